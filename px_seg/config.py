@@ -1,0 +1,223 @@
+"""The configuration of a run: dataclasses that YAML files and flags both fill.
+
+A run starts from the preset of its dataset, `configs/<data.name>.yaml`; a file given with
+--config may leave keys out and overrides the preset; flags override both. The dataclasses
+have no defaults for anything that is part of an experiment's protocol: the presets hold it.
+"""
+
+from argparse import ArgumentParser as PlainParser
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from px_seg.errors import InputError
+
+
+@dataclass
+class DataConfig:
+    """What the run learns from.
+
+    Args:
+        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out as VOC2012 is
+        size: side of the training crop in pixels; of the image, for synthetic data
+        scale: smallest and largest random scaling of a training image
+        evaluation: whole images of any size, or centre_crop: short side resized to `size`, then cropped
+        root: the folder that holds VOCdevkit, or VOC2012 itself
+        train_split: list of training images; train_aug reads SegmentationClassAug
+        val_split: list of evaluation images
+        download: fetch VOC2012 into `root` first
+        workers: processes that read images, on each training process
+        seed: what synthetic data is drawn from; the run's own seed does not change the data
+        train_images: number of training images, for synthetic data
+        val_images: number of evaluation images, for synthetic data
+    """
+
+    name: str
+    size: int
+    scale: list[float]
+    evaluation: str
+    root: str = "data"
+    train_split: str = "train"
+    val_split: str = "val"
+    download: bool = False
+    workers: int = 0
+    seed: int = 0
+    train_images: int = 0
+    val_images: int = 0
+
+
+@dataclass
+class PruningConfig:
+    """The data that data-driven criteria score with.
+
+    Args:
+        batches: number of batches of training images, the same in every round
+        batch_size: images in each
+    """
+
+    batches: int
+    batch_size: int
+
+
+@dataclass
+class OptimizerConfig:
+    """SGD, with one learning rate for the backbone and one for the rest.
+
+    Args:
+        backbone_lr: learning rate of the backbone
+        head_lr: learning rate of decoder and head
+        momentum: momentum of both
+        weight_decay: weight decay of both
+        nesterov: whether the momentum is Nesterov's
+    """
+
+    backbone_lr: float
+    head_lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool = False
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rates fall.
+
+    Args:
+        name: multistep, or poly: (1 - progress) ** power after every update
+        milestones: shares of the training after which multistep multiplies the rates by gamma
+        gamma: factor of multistep
+        power: exponent of poly
+    """
+
+    name: str
+    milestones: list[float]
+    gamma: float
+    power: float
+
+
+@dataclass
+class RunConfig:
+    """One run: prune, fine-tune, evaluate.
+
+    Args:
+        sparsity: share of the backbone's weights to prune, in [0, 1)
+        method: criterion that ranks the weights: px, random or magnitude
+        rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
+        encoder: backbone by its name in segmentation-models-pytorch
+        output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
+        weights: start of the backbone: imagenet, none, or a file of its weights
+        epochs: epochs of fine-tuning
+        batch_size: training images in a batch, on each process
+        seed: of initial weights, data order, augmentation and random pruning
+        data: see below
+        pruning: see below
+        optimizer: see below
+        schedule: see below
+        output_dir: folder for everything the run writes; by default under runs/, named after the run
+        overwrite: replace the run that output_dir holds
+        resume: go on with the run that output_dir holds
+        tracker: also log to this Accelerate tracker, tensorboard for one
+        sync_bn: BatchNorm statistics over all processes (GPUs only)
+        channels_last: channels-last memory format, faster with mixed precision on GPUs
+        threads: CPU threads of each process when there is no GPU; by default an equal share of the cores
+    """
+
+    sparsity: float
+    method: str
+    encoder: str
+    output_stride: int
+    weights: str
+    epochs: int
+    batch_size: int
+    data: DataConfig
+    pruning: PruningConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    rounds: int | None = None
+    seed: int = 0
+    output_dir: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    tracker: str | None = None
+    sync_bn: bool = False
+    channels_last: bool = False
+    threads: int | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as YAML that --config reads back."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
+    """The configuration that a command line asks for.
+
+    `presets` is the folder of YAML files named after datasets. Raises InputError, naming the
+    valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
+    for --help.
+    """
+    parser = ArgumentParser(exit_on_error=False, description=description)
+    parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
+    parser.add_class_arguments(RunConfig)
+    parser.default_config_files = [str(_preset(argv, presets))]
+    try:
+        parsed = parser.instantiate(parser.parse_args(list(argv)))
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        if "unrecognized" in message:
+            message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
+        raise InputError(message) from None
+    return RunConfig(**{field.name: parsed[field.name] for field in fields(RunConfig)})
+
+
+def _preset(argv: Sequence[str], presets: Path) -> Path:
+    first = PlainParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", action="append", default=[])
+    first.add_argument("--data.name", dest="name")
+    given = first.parse_known_args(list(argv))[0]
+    name = given.name
+    for file in given.config:
+        content = _read(Path(file))
+        _reject_unknown(content, RunConfig, file)
+        name = name or content.get("data", {}).get("name")
+    name = name or "synthetic"
+    known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path).get("data", {}).get("name") == path.stem)
+    if name not in known:
+        raise InputError(f"there is no dataset {name!r}: choose one of {', '.join(known)}")
+    return presets / f"{name}.yaml"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise InputError(f"the configuration {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration {file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"the configuration {file} holds no keys")
+    return content
+
+
+def _reject_unknown(content: dict[str, Any], into: type, file: str, prefix: str = "") -> None:
+    known = {field.name: field.type for field in fields(into)}
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(
+                f"{file}: there is no key {prefix}{key}; the valid keys are: {', '.join(prefix + k for k in known)}"
+            )
+        if is_dataclass(known[key]):
+            if not isinstance(value, dict):
+                raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")
+            _reject_unknown(value, known[key], file, f"{prefix}{key}.")
+
+
+def _keys(config: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in fields(config):
+        nested = is_dataclass(field.type)
+        names += _keys(field.type, f"{prefix}{field.name}.") if nested else [prefix + field.name]
+    return names

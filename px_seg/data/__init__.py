@@ -1,0 +1,38 @@
+"""Datasets by name, transforms and loaders."""
+
+from collections.abc import Callable
+
+from px_seg.config import DataConfig
+from px_seg.data.base import IGNORE, Sample, SegmentationData
+from px_seg.data.synthetic import Synthetic
+from px_seg.data.voc import VOC, download
+from px_seg.errors import InputError
+
+__all__ = ["DATASETS", "IGNORE", "VOC", "Sample", "SegmentationData", "Synthetic", "load"]
+
+Splits = tuple[SegmentationData, SegmentationData]
+
+
+def _synthetic(config: DataConfig) -> Splits:
+    train = Synthetic(config.train_split, config.train_images, config.size, config.seed)
+    return train, Synthetic(config.val_split, config.val_images, config.size, config.seed)
+
+
+def _voc2012(config: DataConfig) -> Splits:
+    if config.download:
+        download(config.root)
+    return VOC(config.root, config.train_split), VOC(config.root, config.val_split)
+
+
+DATASETS: dict[str, Callable[[DataConfig], Splits]] = {"synthetic": _synthetic, "voc2012": _voc2012}
+
+
+def load(config: DataConfig) -> Splits:
+    """The train and val data that the configuration names.
+
+    Raises InputError for an unknown name or split and for missing files; what is inside the
+    files shows when they are read, which `px_seg.data.loaders.check` does for all.
+    """
+    if config.name not in DATASETS:
+        raise InputError(f"there is no dataset {config.name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[config.name](config)

@@ -1,0 +1,119 @@
+"""Batches that depend on the seed alone: not on workers, and not on what else draws numbers."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from tqdm.auto import tqdm
+
+from px_seg.data.base import SegmentationData
+from px_seg.data.transforms import Transform
+from px_seg.errors import InputError
+
+Key = tuple[int, int]
+"""An index into a dataset and the seed of the transform applied to that sample."""
+
+
+class Transformed(Dataset):
+    """Samples of `data` as tensors, addressed by (index, seed)."""
+
+    def __init__(self, data: SegmentationData, transform: Transform) -> None:
+        self.data, self.transform = data, transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        index, seed = key
+        return self.transform(self.data[index], seed)
+
+
+class Shuffle(Sampler[Key]):
+    """Every index once an epoch, in an order and with seeds that (seed, epoch) decide."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length)
+        seeds = rng.integers(2**31, size=self.length)
+        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+
+
+def training_loader(data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1) -> DataLoader:
+    """Shuffled full batches; the short last one is dropped, for BatchNorm's sake.
+
+    Raises InputError when the data does not fill one batch on every process.
+    """
+    if len(data) < batch_size * processes:
+        raise InputError(
+            f"{len(data)} training images do not fill one batch of {batch_size} on each of {processes} "
+            "process(es): lower --batch_size"
+        )
+    return DataLoader(
+        data,
+        batch_size,
+        sampler=Shuffle(len(data), seed),
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def evaluation_loader(data: Transformed, batch_size: int, workers: int, process: int, processes: int) -> DataLoader:
+    """This process's share of `data`, every image on exactly one process.
+
+    A batch is a list of (image, labels) pairs, because whole images differ in size.
+    """
+    share = range(process, len(data), processes)
+    return DataLoader(
+        Subset(data, [(index, 0) for index in share]),
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=_one_thread,
+    )
+
+
+def pruning_batches(data: Transformed, batches: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """`batches` batches of augmented training samples, drawn without replacement.
+
+    Held in memory, because every round of pruning walks all of them. Raises InputError when
+    the data has fewer samples than asked for.
+    """
+    wanted = batches * batch_size
+    if not 0 < wanted <= len(data):
+        raise InputError(
+            f"pruning wants {batches} batches of {batch_size} images, the training set has {len(data)}: "
+            "lower --pruning.batches or --pruning.batch_size"
+        )
+    keys = list(Shuffle(len(data), seed))[:wanted]
+    samples = [data[key] for key in tqdm(keys, desc="reading pruning batches", unit="image", leave=False)]
+    groups = [samples[start : start + batch_size] for start in range(0, wanted, batch_size)]
+    return [(torch.stack([s[0] for s in group]), torch.stack([s[1] for s in group])) for group in groups]
+
+
+def check(data: SegmentationData, what: str) -> None:
+    """Read every sample once, so that a damaged file shows now and not after hours of work."""
+    with ThreadPoolExecutor() as pool:
+        reads = pool.map(lambda index: data[index] and None, range(len(data)))
+        for _ in tqdm(reads, desc=f"checking {what}", total=len(data), unit="image", leave=False):
+            pass
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)

@@ -1,0 +1,133 @@
+"""Datasets laid out as Pascal VOC2012 is: photographs, palette masks and lists of names."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from px_seg.data.base import IGNORE, Sample
+from px_seg.errors import InputError
+
+CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+class VOC:
+    """One split of a VOC2012 tree.
+
+    `root` is the folder that holds `VOCdevkit`, or `VOC2012` itself. `split` is a list in
+    `ImageSets/Segmentation`, or `train_aug`: every mask in `SegmentationClassAug` that `val`
+    does not list. A file `classes.txt` in the tree, one name a line and the background first,
+    names the classes of another dataset laid out the same way.
+
+    Raises InputError for a missing tree, an empty or missing split, and images or masks that
+    are missing; reading a sample, for one that is damaged or does not fit its mask.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.folder = find_tree(root)
+        self.classes = _classes(self.folder)
+        self.split = split
+        self.names = _names(self.folder, split)
+        masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
+        self._images = [self.folder / "JPEGImages" / f"{name}.jpg" for name in self.names]
+        self._masks = [self.folder / masks / f"{name}.png" for name in self.names]
+        for image, mask in zip(self._images, self._masks, strict=True):
+            if not image.is_file():
+                raise InputError(f"split {split} lists an image that is missing: {image}")
+            if not mask.is_file():
+                raise InputError(f"the image {image.name} of split {split} has no mask: {mask} is missing")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.asarray(_read(self._images[index]).convert("RGB"))
+        path = self._masks[index]
+        indexed = _read(path)
+        if indexed.mode not in ("P", "L"):
+            raise InputError(f"{path} is a {indexed.mode} image: a mask is a palette PNG of class indices")
+        mask = np.asarray(indexed)
+        if mask.shape != image.shape[:2]:
+            raise InputError(
+                f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"its image {self._images[index].name} {image.shape[1]}x{image.shape[0]}"
+            )
+        stray = mask[(mask >= len(self.classes)) & (mask != IGNORE)]
+        if stray.size:
+            raise InputError(
+                f"{path} holds the label {stray[0]}: labels are 0..{len(self.classes) - 1} "
+                f"({', '.join(self.classes[:2])}, ...) or 255"
+            )
+        return Sample(image, mask)
+
+
+def find_tree(root: str | Path) -> Path:
+    """The VOC2012 folder at or below `root`; InputError naming the places looked at."""
+    places = [Path(root) / "VOCdevkit" / "VOC2012", Path(root) / "VOC2012", Path(root)]
+    for place in places:
+        if (place / "JPEGImages").is_dir():
+            return place
+    raise InputError(
+        f"no VOC2012 tree at {places[0]} or {places[-1]} (a folder with JPEGImages in it): "
+        "name it with --data.root, or fetch VOC2012 there with --data.download true"
+    )
+
+
+def download(root: str | Path) -> None:
+    """Fetch VOC2012 train/val into `root`/VOCdevkit through torchvision, unless it is there."""
+    from torchvision.datasets import VOCSegmentation
+
+    if (Path(root) / "VOCdevkit" / "VOC2012" / "JPEGImages").is_dir():
+        return
+    try:
+        VOCSegmentation(str(root), year="2012", image_set="trainval", download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"VOC2012 could not be downloaded ({error}): fetch VOCtrainval_11-May-2012.tar yourself, "
+            f"unpack it in {root}, and leave --data.download out"
+        ) from None
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    listed = folder / "classes.txt"
+    if not listed.is_file():
+        return CLASSES
+    names = tuple(listed.read_text().split("\n"))
+    names = tuple(name.strip() for name in names if name.strip())
+    if not 2 <= len(names) <= IGNORE:
+        raise InputError(f"{listed} names {len(names)} classes: it takes 2 to {IGNORE}, the background first")
+    return names
+
+
+def _names(folder: Path, split: str) -> list[str]:
+    lists = folder / "ImageSets" / "Segmentation"
+    if split == "train_aug":
+        augmented = folder / "SegmentationClassAug"
+        if not augmented.is_dir():
+            raise InputError(f"split train_aug reads the masks in {augmented}, which is missing")
+        held_out = set(_names(folder, "val"))
+        names = sorted(path.stem for path in augmented.glob("*.png") if path.stem not in held_out)
+        source = augmented
+    else:
+        source = lists / f"{split}.txt"
+        if not source.is_file():
+            found = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+            raise InputError(f"there is no split {split!r}: {source} is missing; the splits there are: {found}")
+        names = source.read_text().split()
+    if not names:
+        raise InputError(f"split {split} is empty: {source}")
+    return names
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise InputError(f"{path} has gone missing") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(f"{path} is not a readable image ({error}): replace it or take it off its list") from None
+    return image

@@ -1,0 +1,48 @@
+"""Devices, processes and trackers, through Accelerate."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+from px_seg.config import RunConfig
+from px_seg.errors import InputError
+
+
+def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
+    """The Accelerator that `accelerate launch`, or torchrun, asked for, logging to the configured tracker.
+
+    Raises InputError for settings that accelerate or the hardware refuses, and for a tracker
+    that does not exist or is not installed.
+    """
+    _check_tracker(config.tracker)
+    try:
+        accelerator = Accelerator(log_with=config.tracker, project_dir=str(folder))
+    except ValueError as error:
+        raise InputError(f"accelerate refuses its settings: {error}") from None
+    if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type != "cuda":
+        raise InputError("sync_bn needs GPUs: leave --sync_bn out")
+    if accelerator.device.type == "cpu":
+        _share_cores(config.threads)
+    return accelerator
+
+
+def _share_cores(threads: int | None) -> None:
+    """Use `threads` CPU threads, or this process's share of the machine's cores.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 when nothing else is asked for, which leaves
+    all cores but one idle on a machine without a GPU.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def _check_tracker(tracker: str | None) -> None:
+    if tracker is None:
+        return
+    if tracker not in LOGGER_TYPE_TO_CLASS:
+        raise InputError(f"there is no tracker {tracker!r}: choose one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+    if tracker not in [str(name) for name in get_available_trackers()]:
+        raise InputError(f"the tracker {tracker} is not installed: pip install {tracker}")

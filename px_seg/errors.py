@@ -1,0 +1,36 @@
+"""Errors that a person should read as one line, not as a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """Something given to px_seg cannot be used.
+
+    The message is one line that names the thing and what to do instead.
+    """
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a weight became NaN or infinite; the message says when."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Within the context of a script, end it with one line where the user can act.
+
+    Exits with status 2 for an InputError, 3 for a TrainingDiverged, 130 for Ctrl-C. Anything
+    else is a defect of the program and keeps its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDiverged as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command with --resume true to go on", file=sys.stderr)
+        sys.exit(130)

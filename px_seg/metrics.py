@@ -1,0 +1,36 @@
+"""Segmentation metrics, all read off one confusion matrix."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """`miou`: mean of `class_iou` over the classes that occur. `pixel_accuracy`: share of right pixels.
+
+    `class_iou` has None for a class that neither truth nor prediction contains.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    class_iou: tuple[float | None, ...]
+
+
+def segmentation_scores(confusion: Tensor) -> SegmentationScores:
+    """Scores from a (C, C) count of pixels, rows by truth and columns by prediction.
+
+    IoU of a class is intersection over union of truth and prediction; the mean is over the
+    classes whose union is not empty, background included (Everingham et al., 2010).
+    Raises ValueError when nothing was counted.
+    """
+    counts = confusion.to(torch.float64).cpu()
+    total = counts.sum().item()
+    if not total:
+        raise ValueError("no labelled pixel was evaluated")
+    hits = counts.diagonal()
+    unions = counts.sum(0) + counts.sum(1) - hits
+    iou = tuple((hit / union if union else None) for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
+    present = [value for value in iou if value is not None]
+    return SegmentationScores(sum(present) / len(present), hits.sum().item() / total, iou)

@@ -1,0 +1,87 @@
+"""Where a backbone's weights come from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import segmentation_models_pytorch as smp
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from px_seg.errors import InputError
+
+
+def load_encoder(encoder: nn.Module, name: str, weights: str) -> None:
+    """Fill `encoder`, an encoder of segmentation-models-pytorch called `name`, in place.
+
+    `weights` is `none`, which leaves it as it is, `imagenet`, the library's own download, or
+    a file: safetensors, or a torch file of tensors, with torchvision's names or the encoder's
+    own. A classifier (`fc.*`) in it is left out; anything else must match, name for name and
+    shape for shape.
+
+    Raises InputError when a file is missing, unreadable or does not match, and when the
+    download fails, naming the ways out. Never falls back on something else.
+    """
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        encoder.load_state_dict(_imagenet(name))
+        return
+    state = _read(Path(weights))
+    _match(encoder, state, weights)
+    encoder.load_state_dict(state)
+
+
+def _imagenet(name: str) -> Mapping[str, Tensor]:
+    try:
+        pretrained = smp.encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
+    except (OSError, HfHubHTTPError) as error:
+        raise InputError(
+            f"the ImageNet weights of {name} could not be downloaded ({' '.join(str(error).split())[:120]}): "
+            "give --weights FILE, or set HF_HOME to a cache folder that has them, or start from "
+            "random weights with --weights none"
+        ) from None
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{name} has no ImageNet weights ({error}): give --weights FILE or --weights none") from None
+    return pretrained.state_dict()
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"--weights takes imagenet, none or a file; there is no file {file}")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise InputError(f"{file} is damaged or holds more than tensors, and is not loaded") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{file} is not a readable file of weights: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{file} is not a plain dictionary of tensors")
+    return state
+
+
+def _match(encoder: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    for name in [name for name in state if name.startswith("fc.")]:
+        del state[name]
+    own = encoder.state_dict()
+    # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    stray = [name for name in state if name not in own]
+    if missing or stray:
+        raise InputError(
+            f"{source} does not fit the encoder: {len(missing)} tensors are missing ({', '.join(missing[:3])}...), "
+            f"{len(stray)} are unknown ({', '.join(stray[:3])}...)"
+        )
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise InputError(
+                f"{source} does not fit the encoder: {name} has shape {tuple(value.shape)}, "
+                f"the encoder's {tuple(own[name].shape)}"
+            )
+    for name in own:
+        state.setdefault(name, own[name])

@@ -1,0 +1,108 @@
+"""The folder a run writes to."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from px_seg.config import RunConfig
+from px_seg.errors import InputError
+
+
+class RunFolder:
+    """The files of one run: config.yaml, masks.safetensors, checkpoint/, metrics.jsonl, results.json, model/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.masks = path / "masks.safetensors"
+        self.checkpoint = path / "checkpoint"
+        self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.json"
+        self.model = path / "model"
+
+    def check(self, config: RunConfig) -> None:
+        """See whether the run may be written here, without touching anything.
+
+        Raises InputError when it holds another run and neither `overwrite` nor `resume` says
+        what to do, when what it holds is not a run at all, and when a run to be resumed is not
+        there, is finished or had another configuration.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--output_dir {self.path} is a file, not a folder")
+        if config.overwrite and config.resume:
+            raise InputError("--overwrite and --resume contradict each other: give one of them")
+        held = any(self.path.iterdir()) if self.path.exists() else False
+        if config.resume:
+            self._check_resumable(config)
+        elif held and not self.config.is_file():
+            raise InputError(f"--output_dir {self.path} holds files that are not a run's: choose another folder")
+        elif held and not config.overwrite:
+            raise InputError(
+                f"--output_dir {self.path} already holds a run: choose another folder, go on with that run "
+                "with --resume true, or replace it with --overwrite true"
+            )
+
+    def open(self, config: RunConfig) -> None:
+        """Delete what a run to be overwritten left, make the folder and write the configuration."""
+        if config.overwrite and self.path.exists():
+            self._clear()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace(config, overwrite=False, resume=False).save(self.config)
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
+
+    def _check_resumable(self, config: RunConfig) -> None:
+        if not self.config.is_file():
+            raise InputError(f"there is no run in {self.path} to resume: leave --resume out")
+        if self.results.is_file():
+            raise InputError(f"the run in {self.path} is finished: there is nothing to resume")
+        former = yaml.safe_load(self.config.read_text())
+        asked = asdict(replace(config, overwrite=False, resume=False))
+        changed = [key for key in asked if former.get(key) != asked[key] and key != "output_dir"]
+        if changed:
+            raise InputError(
+                f"the run in {self.path} had another configuration ({', '.join(changed)} differ): give the same "
+                "one, or another --output_dir"
+            )
+
+    def _clear(self) -> None:
+        """Delete what a run writes, and nothing else that may lie in the folder."""
+        for path in (self.config, self.masks, self.metrics, self.results, *self.path.glob("*.png")):
+            path.unlink(missing_ok=True)
+        for folder in (self.model, *self.path.glob("checkpoint*"), self.path / "px_seg"):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def history(self, until: int | None = None) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; those after epoch `until` are dropped from the file."""
+        if not self.metrics.is_file():
+            return []
+        lines = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        if until is not None:
+            lines = [line for line in lines if line["epoch"] <= until]
+            self.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return lines
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(f"{json.dumps(line)}\n")
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write results.json, which marks the run as complete, and drop the checkpoint."""
+        partial = self.results.with_suffix(".json.new")
+        partial.write_text(json.dumps(results, indent=2))
+        partial.rename(self.results)
+        if self.checkpoint.exists():
+            shutil.rmtree(self.checkpoint)
+
+
+def default_folder(task: str, config: RunConfig) -> Path:
+    """runs/seg/synthetic/px/0.8/seed0, for example."""
+    return Path("runs") / task / config.data.name / config.method / f"{config.sparsity:g}" / f"seed{config.seed}"

@@ -1,0 +1,103 @@
+"""The pictures of a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import nn
+
+from px_seg.data.base import IGNORE
+from px_seg.data.palette import voc_colours
+from px_seg.data.transforms import to_uint8
+from px_seg.pruning import Masks
+from px_seg.tasks import Task
+
+BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
+"""From Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+
+def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[str], title: str) -> None:
+    """Loss, validation scores and learning rates against the epoch.
+
+    `history` has a mapping an epoch, as in metrics.jsonl; `scores` names those to draw.
+    """
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    loss, quality, rates = figure.subplots(1, 3)
+    epochs = [line["epoch"] for line in history]
+    panels = (
+        (loss, {"training loss": "loss"}, "loss"),
+        (quality, {name.replace("_", " ").replace("miou", "mIoU"): name for name in scores}, "on validation images"),
+        (rates, {"backbone": "backbone_lr", "decoder and head": "head_lr"}, "learning rate"),
+    )
+    for axes, lines, ylabel in panels:
+        for (label, key), colour in zip(lines.items(), (BLUE, ORANGE), strict=False):
+            axes.plot(epochs, [line[key] for line in history], "o-", color=colour, markersize=3, label=label)
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend()
+    loss.set_ylim(bottom=0)
+    quality.set_ylim(0, 1)
+    rates.set_ylim(bottom=0)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def layer_densities(path: Path, masks: Masks, title: str) -> None:
+    """One bar per layer, from the input to the output, for the share of its weights that live."""
+    densities = masks.densities()
+    names = [name.removesuffix(".weight") for name in densities]
+    figure = Figure(figsize=(max(7, 0.2 * len(names)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(names)), list(densities.values()), color=BLUE, width=0.8)
+    axes.axhline(masks.density, color=ORANGE, linestyle="--", label=f"all layers together: {masks.density:.2%}")
+    for place, density in enumerate(densities.values()):
+        if density == 0:
+            axes.plot(place, 0, "v", color=RED, clip_on=False)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set(ylabel="weights kept", xlim=(-0.7, len(names) - 0.3), ylim=(0, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    axes.set_title(title)
+    figure.savefig(path, dpi=120)
+
+
+@torch.inference_mode()
+def samples(path: Path, task: Task, model: nn.Module, title: str, count: int = 5) -> None:
+    """Image, truth and prediction of `count` validation images spread over the set.
+
+    Labels are in VOC's colours; void pixels are white in the truth. The model is left in eval mode.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    chosen = np.linspace(0, len(task.val) - 1, min(count, len(task.val))).astype(int).tolist()
+    rows = []
+    for index in chosen:
+        image, truth = task.val[index, 0]
+        predicted = task.predict(model, image[None].to(device))[0].cpu()
+        rows.append((to_uint8(image).numpy(), truth.numpy(), predicted.numpy()))
+
+    colours = voc_colours()
+    colours[IGNORE] = 255
+    figure = Figure(figsize=(2.1 * len(rows), 7.2), layout="constrained")
+    grid = figure.subplots(3, len(rows), squeeze=False)
+    for column, (image, truth, predicted) in enumerate(rows):
+        for axes, picture in zip(grid[:, column], (image, colours[truth], colours[predicted]), strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color(GREY)
+    for axes, label in zip(grid[:, 0], ("image", "truth", "prediction"), strict=True):
+        axes.set_ylabel(label, fontsize=11)
+    shown = sorted({int(label) for _, *labels in rows for part in labels for label in np.unique(part)} - {IGNORE})
+    patches = [Patch(facecolor=colours[label] / 255, edgecolor=GREY, label=task.classes[label]) for label in shown]
+    patches.append(Patch(facecolor="white", edgecolor=GREY, label="void (ignored)"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,234 @@
+"""One run from start to end: prune, fine-tune, evaluate, and write down what came of it."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, set_seed
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from px_seg import pictures
+from px_seg.config import RunConfig
+from px_seg.data.loaders import check, evaluation_loader, pruning_batches, training_loader
+from px_seg.devices import make_accelerator
+from px_seg.errors import InputError, TrainingDiverged
+from px_seg.output import RunFolder, default_folder
+from px_seg.pruning import Criterion, Masks, criterion, exponential, prune
+from px_seg.results import collect, table
+from px_seg.tasks import Task
+from px_seg.training import (
+    check_schedule,
+    fine_tune,
+    load_checkpoint,
+    make_optimizer,
+    make_schedule,
+    save_checkpoint,
+    share_buffers,
+)
+
+
+def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
+    """Carry out the run that `config` describes and return what its results.json holds.
+
+    On several processes every one calls this; only the main one writes and prints, and the
+    others return None. Raises InputError for anything wrong with the configuration or the
+    data, before any pruning or training and before anything is overwritten, and
+    TrainingDiverged when the loss or a weight is no longer finite, naming the last good
+    checkpoint.
+    """
+    ranker = _check(config)
+    folder = RunFolder(Path(config.output_dir) if config.output_dir else default_folder(task_type.name, config))
+    accelerator = make_accelerator(config, folder.path)
+    main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    if main:
+        folder.check(config)
+    with accelerator.main_process_first():
+        task = task_type(config)
+        if main:
+            check(task.train.data, "training images")
+            check(task.val.data, "validation images")
+
+    set_seed(config.seed)
+    model = _build(task, config, accelerator)
+    train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
+    val_loader = evaluation_loader(task.val, config.batch_size, config.data.workers, rank, processes)
+    batches = []
+    if ranker.needs_data and config.sparsity:
+        batches = pruning_batches(task.train, config.pruning.batches, config.pruning.batch_size, config.seed)
+    if main:
+        folder.open(config)
+    accelerator.wait_for_everyone()
+
+    if config.resume and folder.masks.is_file():
+        masks = Masks.load(folder.masks)
+    else:
+        masks = _prune(model, task, batches, ranker, config, accelerator)
+        if main:
+            masks.save(folder.masks)
+    del batches
+
+    if config.tracker:
+        accelerator.init_trackers("px_seg", _flat(asdict(config)))
+    history, scores = _fine_tune(accelerator, model, task, train_loader, val_loader, masks, folder, config)
+    accelerator.end_training()
+    if not main:
+        return None
+
+    model.save_pretrained(folder.model)
+    saved = load_file(folder.model / "model.safetensors")
+    if revived := masks.revived(saved):
+        raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
+    seconds = {
+        "prune": float(masks.metadata["seconds"]),
+        "train": sum(line.get("train_seconds", 0.0) for line in history),
+        "evaluate": sum(line["evaluate_seconds"] for line in history),
+    }
+    environment = {
+        "rounds": int(masks.metadata["rounds"]),
+        "processes": processes,
+        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
+    }
+    results = collect(task, config, scores, saved, model, seconds, environment)
+    _draw(task, model, masks, folder, history, results)
+    folder.finish(results)
+    print(table(results, masks, folder.path))
+    return results
+
+
+def _check(config: RunConfig) -> Criterion:
+    """Refuse what can be refused without data or network; the criterion that will rank."""
+    ranker = criterion(config.method, seed=config.seed)
+    exponential(1 - config.sparsity, ranker.rounds if config.rounds is None else config.rounds)
+    check_schedule(config.schedule)
+    if config.epochs < 0:
+        raise InputError(f"epochs must be at least 0, got {config.epochs}")
+    if config.batch_size < 2 and not config.sync_bn:
+        raise InputError(
+            f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
+            "sees one value a channel in each image"
+        )
+    return ranker
+
+
+def _build(task: Task, config: RunConfig, accelerator: Accelerator) -> nn.Module:
+    model = task.build_model().to(accelerator.device)
+    if config.sync_bn and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def _prune(
+    model: nn.Module, task: Task, batches: list, ranker: Criterion, config: RunConfig, accelerator: Accelerator
+) -> Masks:
+    """Masks of the configured sparsity, the main process's on all."""
+    rounds = ranker.rounds if config.rounds is None else config.rounds
+    started = time.perf_counter()
+    with tqdm(
+        total=rounds, desc=f"pruning by {config.method}", unit="round", disable=not accelerator.is_main_process
+    ) as bar:
+
+        def show(number: int, masks: Masks) -> None:
+            bar.set_postfix(density=f"{masks.density:.2%}", refresh=False)
+            bar.update()
+
+        masks = prune(model, batches, config.sparsity, ranker, task.scope, rounds, on_round=show)
+    shared = {name: broadcast(mask.to(torch.uint8)).bool() for name, mask in masks.items()}
+    return Masks(shared).with_metadata(
+        method=config.method,
+        sparsity=str(config.sparsity),
+        rounds=str(rounds),
+        seed=str(config.seed),
+        encoder=config.encoder,
+        seconds=f"{time.perf_counter() - started:.3f}",
+    )
+
+
+def _fine_tune(
+    accelerator: Accelerator,
+    model: nn.Module,
+    task: Task,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+    masks: Masks,
+    folder: RunFolder,
+    config: RunConfig,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train under the masks, evaluating, logging and checkpointing after every epoch.
+
+    The lines of metrics.jsonl, and the last scores. With no epoch to train, the pruned network
+    is evaluated as it is.
+    """
+    optimizer = make_optimizer(model, task.scope, config.optimizer)
+    prepared, train_loader, stepper = accelerator.prepare(model, train_loader, optimizer)
+    updates = math.ceil(len(train_loader) / accelerator.gradient_accumulation_steps) * config.epochs
+    schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
+    accelerator.register_for_checkpointing(schedule)
+    set_seed(config.seed, device_specific=True)
+    done = load_checkpoint(accelerator, folder.checkpoint) if config.resume and folder.checkpoint.exists() else 0
+    history = folder.history(until=done) if accelerator.is_main_process else []
+
+    scores: dict[str, Any] = {}
+
+    def evaluate(line: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        share_buffers(accelerator, model)
+        scores.update(task.evaluate(model, val_loader, accelerator.device))
+        line |= scores
+        line["evaluate_seconds"] = time.perf_counter() - started
+        history.append(line)
+        if accelerator.is_main_process:
+            folder.log(line)
+        accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=line["epoch"])
+
+    with masks.hold(model, optimizer):
+        if config.epochs == 0:
+            evaluate({"epoch": 0})
+        try:
+            started = time.perf_counter()
+            epochs = range(done + 1, config.epochs + 1)
+            for log in fine_tune(accelerator, prepared, task, train_loader, stepper, schedule, epochs):
+                line = asdict(log) | {"train_seconds": time.perf_counter() - started}
+                evaluate(line)
+                save_checkpoint(accelerator, model, masks, log.epoch, folder.checkpoint)
+                started = time.perf_counter()
+        except TrainingDiverged as error:
+            kept = f"the last good checkpoint is {folder.checkpoint}"
+            if not folder.checkpoint.exists():
+                kept = f"no epoch was completed; the masks are in {folder.masks}"
+            raise TrainingDiverged(f"{error}; {kept}") from None
+    return history, scores
+
+
+def _draw(
+    task: Task,
+    model: nn.Module,
+    masks: Masks,
+    folder: RunFolder,
+    history: list[dict[str, Any]],
+    results: Mapping[str, Any],
+) -> None:
+    title = f"{results['method']}, {results['backbone_sparsity']:.2%} of the backbone pruned, {results['data']['name']}"
+    if results["epochs"]:
+        pictures.curves(folder.path / "curves.png", history, task.metrics, title)
+    pictures.layer_densities(folder.path / "masks.png", masks, title)
+    pictures.samples(folder.path / "samples.png", task, model, title)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names, as trackers want them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

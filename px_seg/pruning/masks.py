@@ -1,0 +1,199 @@
+"""Masks: which weights live."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from px_seg.errors import InputError
+from px_seg.pruning.scope import Scope, prunable
+
+_FORMAT = "px_seg.masks/1"
+
+
+class Masks(Mapping[str, Tensor]):
+    """A mapping from parameter name to a boolean tensor of the parameter's shape; True lives.
+
+    Immutable: every operation that changes a mask returns new Masks. `metadata` holds what
+    the masks came from, as strings, and travels with the file.
+
+    Raises ValueError for a tensor that holds anything but 0 and 1.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        self._masks: dict[str, Tensor] = {}
+        for name, mask in masks.items():
+            live = mask.bool()
+            if mask.dtype != torch.bool and not torch.equal(live.to(mask.dtype), mask):
+                raise ValueError(f"the mask of {name} holds values other than 0 and 1")
+            self._masks[name] = live
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+    @classmethod
+    def ones(cls, model: nn.Module, scope: Scope = None) -> "Masks":
+        """Masks that keep every convolution and linear weight in `scope`, on the weights' devices."""
+        return cls({n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable(model, scope).items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} tensors, {self.kept:,} of {self.total:,} weights live)"
+
+    @property
+    def total(self) -> int:
+        """Number of weights the masks speak of."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that live."""
+        return sum(int(mask.sum()) for mask in self.values())
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that live, in [0, 1]."""
+        return self.kept / self.total
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that are pruned, in [0, 1]."""
+        return 1 - self.density
+
+    def densities(self) -> dict[str, float]:
+        """The density of every tensor, by name."""
+        return {name: int(mask.sum()) / mask.numel() for name, mask in self.items()}
+
+    def with_metadata(self, **metadata: str) -> "Masks":
+        """The same masks with more metadata."""
+        return Masks(self, {**self.metadata, **metadata})
+
+    def keep_top(self, scores: Mapping[str, Tensor], density: float) -> "Masks":
+        """The highest-scoring live weights, ranked over all tensors together.
+
+        Keeps exactly round(density * total) weights. Among equal scores those that come
+        first live, in the order of the tensors and of the elements inside them, so every
+        process and device breaks ties alike. A pruned weight never returns.
+
+        Raises ValueError when a score is missing, misshapen or NaN, or when more weights are
+        asked for than live.
+        """
+        count = round(density * self.total)
+        if not 0 <= count <= self.kept:
+            raise ValueError(f"cannot keep {count} weights: {self.kept} of {self.total} are live")
+        for name, mask in self.items():
+            if name not in scores or scores[name].shape != mask.shape:
+                raise ValueError(f"no score of shape {tuple(mask.shape)} for {name}")
+        live = torch.cat([mask.flatten() for mask in self.values()])
+        ranked = torch.cat([scores[name].flatten() for name in self])[live]
+        if ranked.isnan().any():
+            name = next(n for n in self if scores[n][self[n]].isnan().any())
+            raise ValueError(f"the scores of {name} hold NaN")
+        live[live.clone()] = _top(ranked, count)
+        parts = live.split([mask.numel() for mask in self.values()])
+        return Masks({n: part.view(self[n].shape) for n, part in zip(self, parts, strict=True)}, self.metadata)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise InputError naming the first mask that does not fit the model's parameters."""
+        parameters = dict(model.named_parameters())
+        for name, mask in self.items():
+            if name not in parameters:
+                raise InputError(f"the masks speak of {name}, which the model does not have")
+            if parameters[name].shape != mask.shape:
+                raise InputError(
+                    f"the mask of {name} has shape {tuple(mask.shape)}, the model's weight "
+                    f"{tuple(parameters[name].shape)}"
+                )
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Set the model's pruned weights to 0, in place."""
+        self.check(model)
+        parameters = dict(model.named_parameters())
+        for name, mask in self.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+
+    def revived(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many pruned weights are not 0 in a state dict, by tensor; empty when all hold."""
+        counts = {n: int(weights[n].detach()[~m.to(weights[n].device)].count_nonzero()) for n, m in self.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    @contextmanager
+    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Within the context the pruned weights of `model` stay exactly 0 through training.
+
+        Their gradients are set to 0 as they arrive, so that clipping, norms and optimizer
+        state see a sparse network, and the weights are set to 0 again after every step, which
+        covers optimizers whose update does not vanish with the gradient. `optimizer` is the
+        one whose `step` really runs, not a wrapper.
+        """
+        self.apply(model)
+        parameters = dict(model.named_parameters())
+        pruned = {parameters[n]: ~m.to(parameters[n].device) for n, m in self.items()}
+
+        @torch.no_grad()
+        def silence(*_: object) -> None:
+            for parameter, dead in pruned.items():
+                parameter.masked_fill_(dead, 0)
+
+        handles = [optimizer.register_step_post_hook(silence)]
+        for parameter, dead in pruned.items():
+            if parameter.requires_grad:
+                handles.append(parameter.register_hook(lambda grad, dead=dead: grad.masked_fill(dead, 0)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a safetensors file: one bit a weight, shapes and metadata in the header."""
+        packed = {n: torch.from_numpy(np.packbits(m.cpu().numpy().reshape(-1))) for n, m in self.items()}
+        shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
+        save_file(packed, path, metadata={**self.metadata, "format": _FORMAT, "shapes": shapes})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Masks":
+        """Read a file that `save` wrote; the masks are on the CPU, in the order they were saved.
+
+        Raises InputError when the file is missing, is not a safetensors file or holds no masks.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = dict(file.metadata() or {})
+                if metadata.pop("format", None) != _FORMAT:
+                    raise InputError(f"{path} is a safetensors file, but not one of masks")
+                shapes = {name: tuple(shape) for name, shape in json.loads(metadata.pop("shapes")).items()}
+                bits = {name: file.get_tensor(name) for name in shapes}
+        except FileNotFoundError:
+            raise InputError(f"there is no mask file {path}") from None
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a readable mask file: {error}") from None
+        masks = {}
+        for name, shape in shapes.items():
+            live = np.unpackbits(bits[name], count=int(np.prod(shape))).astype(bool)
+            masks[name] = torch.from_numpy(live).view(shape)
+        return cls(masks, metadata)
+
+
+def _top(values: Tensor, count: int) -> Tensor:
+    """Which `count` of the values, a vector, are the largest; earlier ones win ties."""
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold = values.kthvalue(len(values) - count + 1).values
+    top = values > threshold
+    ties = (values == threshold).nonzero().flatten()
+    top[ties[: count - int(top.sum())]] = True
+    return top

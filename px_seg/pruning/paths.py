@@ -1,0 +1,95 @@
+"""The two path streams of PX, over any module tree built on torch functions.
+
+A bias-free ReLU network is a sum over paths (docs/method.md, section 1). Two quantities of the
+network are wanted, and both are what the network itself computes once its parts are read
+differently:
+
+- path activations g: every kept weight reads 1, the input is squared, and the gates are
+  those of the true network running beside it;
+- path kernel h: every kept weight reads theta**2, the input is all ones, and there are no
+  gates.
+
+Both are had by running the model, unchanged, on a tensor that intercepts every torch function
+and looks up in `px_seg.pruning.rules` what it means for a path. A function without a rule
+raises UnsupportedOperation: nothing is scored in silence.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from px_seg.pruning.rules import UnsupportedOperation
+from px_seg.pruning.scaled import Scaled
+from px_seg.pruning.streams import Activations, Kernel, PathTensor, Weights
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context every module is in eval mode; afterwards each is in its own again."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def path_activations(model: nn.Module, images: Tensor, weights: Weights) -> list[Scaled]:
+    """Sum over the batch of the path activations g (docs/method.md, section 1), one per model output.
+
+    `images`: (N, ...) in the model's dtype and on its device, the model in eval mode. Each
+    result has the shape of one sample's output, (1, ...). Raises UnsupportedOperation naming
+    the module and the operation that has no meaning for paths.
+    """
+    with torch.no_grad():
+        start = Activations.make(Scaled.of(images.square()).normalised(), images, weights)
+        outputs = _walk(model, start)
+        return [Scaled(out.stream.values.sum(0, keepdim=True), out.stream.exponent).normalised() for out in outputs]
+
+
+def path_kernel(model: nn.Module, sample: Tensor, weights: Weights) -> list[Scaled]:
+    """The path kernel h (docs/method.md, section 1): sum over paths into output k of v_p(theta)**2.
+
+    `sample`: any tensor of one sample's shape, (1, ...); only shape, dtype and device count.
+    Each result has the shape of one sample's output and is differentiable with respect to
+    `weights.squares`. Raises UnsupportedOperation as `path_activations` does.
+    """
+    with torch.enable_grad():
+        return [out.stream for out in _walk(model, Kernel.make(Scaled.of(torch.ones_like(sample)), weights))]
+
+
+def _walk(model: nn.Module, start: PathTensor) -> list[PathTensor]:
+    try:
+        outputs = list(_leaves(model(start)))
+    except UnsupportedOperation as error:
+        raise UnsupportedOperation(f"{_module_of(error, model)}: {error}") from None
+    for out in outputs:
+        if not isinstance(out, PathTensor):
+            raise UnsupportedOperation(f"an output of the model carries no paths: it is a {type(out).__name__}")
+    return outputs
+
+
+def _leaves(outputs: Any) -> Iterator[Any]:
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, tuple | list):
+        for part in outputs:
+            yield from _leaves(part)
+    else:
+        yield outputs
+
+
+def _module_of(error: BaseException, model: nn.Module) -> str:
+    """The innermost module that was running, found in the traceback: no hooks are needed."""
+    names = {id(module): name for name, module in model.named_modules()}
+    where, frame = "", error.__traceback__
+    while frame is not None:
+        owner = frame.tb_frame.f_locals.get("self")
+        where = names.get(id(owner), where)
+        frame = frame.tb_next
+    return f"{where or 'the model'} ({type(model.get_submodule(where)).__name__})"

@@ -1,0 +1,193 @@
+"""What each torch function means for a path.
+
+To teach both streams of `px_seg.pruning.paths` another operation, add a rule here, or from
+your own code. An activation function phi needs only its gate phi(u)/u:
+
+    from px_seg.pruning.rules import GATES, RULES, structural
+    GATES[torch.nn.functional.softsign] = lambda u: 1 / (1 + u.abs())
+
+and an operation that averages or rearranges elements, with fixed weights that are not
+negative, needs only its name:
+
+    RULES[torch.roll] = structural
+
+A rule takes the torch function and its arguments, and says what happens in terms of the
+methods of PathTensor, which the two streams implement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from px_seg.pruning.streams import PathTensor
+
+Function = Callable[..., Any]
+
+
+class UnsupportedOperation(TypeError):
+    """The model contains an operation for which paths are not defined."""
+
+
+def label(func: Function) -> str:
+    """The function's name for an error message."""
+    return f"torch's {getattr(func, '__qualname__', func)}".removesuffix(".<locals>.fn")
+
+
+def carries_paths(x: Any) -> bool:
+    """Whether `x` is a PathTensor and not a bias, a number or a gate."""
+    return hasattr(x, "stream")
+
+
+def weighted(func: Function, x: PathTensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs):
+    """Convolutions and linear layers: the weight is read by the stream, the bias is dropped."""
+    return x.weighted(func, weight, bias, args, kwargs)
+
+
+def batch_norm(
+    func: Function,
+    x: PathTensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+):
+    """BatchNorm folded into the weights: a gain of gamma**2 / (var + eps), the shift dropped."""
+    if training or running_var is None:
+        raise UnsupportedOperation(f"{label(func)} with batch statistics is not folded: it needs running statistics")
+    gain = (running_var + eps).reciprocal()
+    if weight is not None:
+        gain = gain * weight.detach().square()
+    return x.scaled_by(func, gain, lambda u: func(u, running_mean, running_var, weight, bias, False, momentum, eps))
+
+
+def structural(func: Function, x: PathTensor, *args, **kwargs):
+    """What averages or rearranges elements with fixed non-negative weights: as is."""
+    return x.moved(func, args, kwargs)
+
+
+def max_pool(func: Function, x: PathTensor, *args, **kwargs):
+    """The element that the true network's maximum took."""
+    kwargs.pop("return_indices", None)
+    return x.selected(func, args, kwargs)
+
+
+def join(func: Function, parts: Iterable[PathTensor], dim: int = 0):
+    """Concatenation: the parts brought to one exponent."""
+    parts = list(parts)
+    if not all(type(part) is type(parts[0]) for part in parts):
+        raise UnsupportedOperation(f"{label(func)} mixes tensors that carry paths with others")
+    return parts[0].joined(func, parts, {"dim": dim})
+
+
+def interpolate(func: Function, x: PathTensor, size=None, scale_factor=None, mode: str = "nearest", *args, **kwargs):
+    """Upsampling, unless it weighs elements negatively."""
+    if mode == "bicubic":
+        raise UnsupportedOperation("bicubic interpolation has negative weights, which paths do not allow")
+    return x.moved(func, (size, scale_factor, mode, *args), kwargs)
+
+
+def pad(func: Function, x: PathTensor, pad, mode: str = "constant", value: float | None = None):
+    """Padding with zeros or with the tensor's own elements."""
+    if mode == "constant" and value:
+        raise UnsupportedOperation(f"padding with {value} adds elements that carry no paths")
+    return x.moved(func, (pad, mode, value), {})
+
+
+def total(func: Function, x: Any, other: Any, **kwargs):
+    """Addition, of two streams or of a stream and a bias."""
+    if kwargs.get("alpha", 1) != 1:
+        raise UnsupportedOperation(f"{label(func)} with alpha has no meaning for paths")
+    first, second = (x, other) if carries_paths(x) else (other, x)
+    return first.added(second, torch.add)
+
+
+def product(func: Function, x: Any, other: Any):
+    """Multiplication by a gate or by a number, which is a gate that is always as open."""
+    first, second = (x, other) if carries_paths(x) else (other, x)
+    return first.shut(func, second)
+
+
+def sigmoid(func: Function, x: PathTensor):
+    """A gate for what it will multiply."""
+    return x.gate(torch.sigmoid)
+
+
+def dropout(func: Function, x: PathTensor, p: float = 0.5, training: bool = True, inplace: bool = False):
+    """Off, as in eval mode."""
+    if training:
+        raise UnsupportedOperation(f"{label(func)} is switched on: paths need a deterministic network")
+    return x
+
+
+def _silu_gate(u: Tensor) -> Tensor:
+    return torch.sigmoid(u)
+
+
+def _leaky_gate(u: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return torch.where(u > 0, 1.0, negative_slope).to(u)
+
+
+def _relu_gate(u: Tensor) -> Tensor:
+    return (u > 0).to(u)
+
+
+def _relu6_gate(u: Tensor) -> Tensor:
+    return _relu_gate(u) * (6 / u.clamp(min=6))
+
+
+def _gelu_gate(u: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        return torch.special.ndtr(u)
+    return 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))
+
+
+GATES: dict[Function, Function] = {
+    F.relu: _relu_gate,
+    torch.relu: _relu_gate,
+    torch.relu_: _relu_gate,
+    Tensor.relu: _relu_gate,
+    Tensor.relu_: _relu_gate,
+    F.relu6: _relu6_gate,
+    F.leaky_relu: _leaky_gate,
+    F.silu: _silu_gate,
+    F.gelu: _gelu_gate,
+    F.hardswish: lambda u: (u / 6 + 0.5).clamp(0, 1),
+}
+"""Activation functions phi by their gate phi(u)/u, called with the function's other arguments."""
+
+OUT_OF_PLACE: dict[Function, Function] = {torch.relu_: torch.relu, Tensor.relu_: torch.relu}
+
+PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__)
+
+RULES: dict[Function, Function] = {
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d, F.linear), weighted),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), weighted),
+    F.batch_norm: batch_norm,
+    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), max_pool),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), max_pool),
+    **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), structural),
+    **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), structural),
+    **dict.fromkeys((torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape), structural),
+    **dict.fromkeys((torch.mean, Tensor.mean, torch.sum, Tensor.sum), structural),
+    **dict.fromkeys((torch.permute, Tensor.permute, torch.transpose, Tensor.transpose), structural),
+    **dict.fromkeys((torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.expand), structural),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.__getitem__), structural),
+    **dict.fromkeys((Tensor.contiguous, Tensor.clone, Tensor.detach), structural),
+    F.interpolate: interpolate,
+    F.pad: pad,
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), join),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__), total),
+    **dict.fromkeys(PRODUCTS, product),
+    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid), sigmoid),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), dropout),
+}
+"""Every torch function that paths can go through. Activation functions are in `GATES`."""

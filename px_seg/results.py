@@ -1,0 +1,93 @@
+"""What a run came to: the contents of results.json, and the table for a terminal."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from px_seg.config import RunConfig
+from px_seg.pruning import Masks, prunable
+from px_seg.pruning.scope import Scope
+from px_seg.tasks import Task
+
+PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
+
+
+def collect(
+    task: Task,
+    config: RunConfig,
+    scores: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    model: nn.Module,
+    seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The contents of results.json.
+
+    Sparsities are counted on `weights`, the saved state dict, over the convolution and linear
+    weights of `model`; `environment` is added as it is.
+    """
+    backbone, whole = _count(weights, model, task.scope), _count(weights, model, None)
+    return {
+        "task": task.name,
+        "method": config.method,
+        "sparsity": config.sparsity,
+        "backbone_sparsity": 1 - backbone["kept"] / backbone["total"],
+        "model_sparsity": 1 - whole["kept"] / whole["total"],
+        **scores,
+        "backbone_weights": backbone,
+        "model_weights": whole,
+        "seed": config.seed,
+        "data": {
+            "name": config.data.name,
+            "root": config.data.root,
+            "classes": len(task.classes),
+            "train": len(task.train),
+            "val": len(task.val),
+            "size": config.data.size,
+            "evaluation": config.data.evaluation,
+        },
+        "encoder": config.encoder,
+        "output_stride": config.output_stride,
+        "weights": config.weights,
+        "epochs": config.epochs,
+        "seconds": dict(seconds),
+        **environment,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dict[str, int]:
+    names = prunable(model, scope)
+    return {
+        "kept": sum(int(weights[name].count_nonzero()) for name in names),
+        "total": sum(weights[name].numel() for name in names),
+    }
+
+
+def table(results: Mapping[str, Any], masks: Masks, folder: Path) -> str:
+    """What a run came to, for a terminal."""
+    parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
+    lines = [
+        f"{results['method']} at sparsity {results['sparsity']:g} on {results['data']['name']}, seed {results['seed']}",
+        f"  {'mIoU':<22}{results['miou']:>8.2%}",
+        f"  {'pixel accuracy':<22}{results['pixel_accuracy']:>8.2%}",
+        "  IoU by class",
+        *(
+            f"    {name:<20}{'absent' if iou is None else f'{iou:.2%}':>8}"
+            for name, iou in results["class_iou"].items()
+        ),
+        "  weights kept",
+        *(
+            f"    {name:<20}{part['kept'] / part['total']:>8.2%}  {part['kept']:,} of {part['total']:,}"
+            for name, part in parts.items()
+        ),
+        "  seconds",
+        *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
+    ]
+    if collapsed := [name for name, density in masks.densities().items() if density == 0]:
+        lines.append(f"  layers without any weight left: {', '.join(collapsed)}")
+    return "\n".join([*lines, f"written to {folder}"])

@@ -1,0 +1,161 @@
+"""Fine-tuning through Accelerate: the loop, its optimizer, its schedule and its checkpoints."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from px_seg.config import OptimizerConfig, ScheduleConfig
+from px_seg.errors import InputError, TrainingDiverged
+from px_seg.pruning import Masks
+from px_seg.tasks import Task
+
+CHECK_EVERY = 20
+"""Updates between two looks at whether the loss is finite: each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one epoch of fine-tuning did: mean loss over all processes, rates at its end."""
+
+    epoch: int
+    loss: float
+    backbone_lr: float
+    head_lr: float
+
+
+def make_optimizer(model: nn.Module, backbone: str, config: OptimizerConfig) -> SGD:
+    """SGD over two groups: the parameters under the module `backbone`, and the others."""
+    inside = [p for name, p in model.named_parameters() if name.startswith(f"{backbone}.")]
+    outside = [p for name, p in model.named_parameters() if not name.startswith(f"{backbone}.")]
+    return SGD(
+        [{"params": inside, "lr": config.backbone_lr}, {"params": outside, "lr": config.head_lr}],
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def _multistep(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
+    return MultiStepLR(optimizer, [round(share * updates) for share in config.milestones], config.gamma)
+
+
+def _poly(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
+    return PolynomialLR(optimizer, updates, config.power)
+
+
+SCHEDULES = {"multistep": _multistep, "poly": _poly}
+
+
+def check_schedule(config: ScheduleConfig) -> None:
+    """Raise InputError for an unknown schedule and for milestones outside (0, 1)."""
+    if config.name not in SCHEDULES:
+        raise InputError(f"there is no schedule {config.name!r}: choose one of {', '.join(SCHEDULES)}")
+    if not all(0 < share < 1 for share in config.milestones):
+        raise InputError(f"schedule.milestones are shares of the training, between 0 and 1: got {config.milestones}")
+
+
+def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
+    """The schedule that the configuration names, over a training of so many updates.
+
+    Raises InputError as `check_schedule` does.
+    """
+    check_schedule(config)
+    return SCHEDULES[config.name](optimizer, config, updates)
+
+
+def fine_tune(
+    accelerator: Accelerator,
+    model: nn.Module,
+    task: Task,
+    loader: DataLoader,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    epochs: range,
+) -> Iterator[EpochLog]:
+    """Train for the given epochs, one EpochLog each; nothing runs until the next is asked for.
+
+    `model`, `loader` and `optimizer` are prepared by `accelerator`; `schedule` is not, and
+    advances with every update that was really made. Raises TrainingDiverged at the first step
+    whose loss is not finite.
+    """
+    for epoch in epochs:
+        model.train()
+        loader.set_epoch(epoch)
+        losses: list[Tensor] = []
+        bar = tqdm(
+            loader, desc=f"epoch {epoch}/{epochs.stop - 1}", unit="batch", disable=not accelerator.is_main_process
+        )
+        for images, labels in bar:
+            with accelerator.accumulate(model):
+                loss = task.loss(model(images), labels)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                schedule.step()
+            losses.append(loss.detach())
+            if len(losses) % CHECK_EVERY == 0:
+                bar.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
+        mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
+        backbone_lr, head_lr = schedule.get_last_lr()
+        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), backbone_lr, head_lr)
+
+
+def _mean_finite(losses: list[Tensor], epoch: int) -> float:
+    values = torch.stack(losses).float()
+    if not values.isfinite().all():
+        step = int((~values.isfinite()).nonzero()[0]) + 1
+        raise TrainingDiverged(f"the loss became {values[step - 1].item()} at epoch {epoch}, step {step}")
+    return values.mean().item()
+
+
+def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the main one's buffers, so that all evaluate, and save, one model.
+
+    Without SyncBatchNorm each process has its own running statistics since its last batch.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer.clone()))
+
+
+def save_checkpoint(accelerator: Accelerator, model: nn.Module, masks: Masks, epoch: int, folder: Path) -> None:
+    """Replace the checkpoint in `folder` by the state after `epoch`, once it is all written.
+
+    Raises TrainingDiverged, and leaves the former checkpoint alone, when a weight is not
+    finite; RuntimeError when a pruned weight is not 0.
+    """
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise TrainingDiverged(f"{name} is no longer finite after epoch {epoch}")
+    if revived := masks.revived(model.state_dict()):
+        raise RuntimeError(f"pruned weights came back to life during epoch {epoch}: {revived}")
+    fresh = folder.with_name(f"{folder.name}.new")
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (fresh / "progress.json").write_text(json.dumps({"epoch": epoch}))
+        former = folder.with_name(f"{folder.name}.old")
+        if folder.exists():
+            folder.rename(former)
+        fresh.rename(folder)
+        if former.exists():
+            shutil.rmtree(former)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
+    """Restore the state that `save_checkpoint` wrote; the epoch after which it was saved."""
+    accelerator.load_state(str(folder))
+    return json.loads((folder / "progress.json").read_text())["epoch"]
