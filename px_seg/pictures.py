@@ -21,6 +21,11 @@ BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
 """From Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 
+def label(score: str) -> str:
+    """How a score of results.json is written for people."""
+    return {"miou": "mIoU"}.get(score, score.replace("_", " "))
+
+
 def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[str], title: str) -> None:
     """Loss, validation scores and learning rates against the epoch.
 
@@ -31,12 +36,13 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[st
     epochs = [line["epoch"] for line in history]
     panels = (
         (loss, {"training loss": "loss"}, "loss"),
-        (quality, {name.replace("_", " ").replace("miou", "mIoU"): name for name in scores}, "on validation images"),
+        (quality, {label(name): name for name in scores}, "on validation images"),
         (rates, {"backbone": "backbone_lr", "decoder and head": "head_lr"}, "learning rate"),
     )
     for axes, lines, ylabel in panels:
-        for (label, key), colour in zip(lines.items(), (BLUE, ORANGE), strict=False):
-            axes.plot(epochs, [line[key] for line in history], "o-", color=colour, markersize=3, label=label)
+        # The second line is dashed, so that the first shows where the two coincide.
+        for (name, key), colour, style in zip(lines.items(), (BLUE, ORANGE), ("o-", "o--"), strict=False):
+            axes.plot(epochs, [line[key] for line in history], style, color=colour, markersize=3, label=name)
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -49,10 +55,13 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[st
     figure.savefig(path, dpi=120)
 
 
-def layer_densities(path: Path, masks: Masks, title: str) -> None:
-    """One bar per layer, from the input to the output, for the share of its weights that live."""
+def layer_densities(path: Path, masks: Masks, scope: str, title: str) -> None:
+    """One bar per layer, from the input to the output, for the share of its weights that live.
+
+    A layer without any is marked by a red triangle. Names are shown without `scope`.
+    """
     densities = masks.densities()
-    names = [name.removesuffix(".weight") for name in densities]
+    names = [name.removesuffix(".weight").removeprefix(f"{scope}.") for name in densities]
     figure = Figure(figsize=(max(7, 0.2 * len(names)), 4.2), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), list(densities.values()), color=BLUE, width=0.8)
@@ -64,7 +73,7 @@ def layer_densities(path: Path, masks: Masks, title: str) -> None:
     axes.set(ylabel="weights kept", xlim=(-0.7, len(names) - 0.3), ylim=(0, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower right", fontsize=9)
     axes.set_title(title)
     figure.savefig(path, dpi=120)
 

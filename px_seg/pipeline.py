@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from px_seg.data.loaders import check, evaluation_loader, pruning_batches, train
 from px_seg.devices import make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.output import RunFolder, default_folder
+from px_seg.progress import bar
 from px_seg.pruning import Criterion, Masks, criterion, exponential, prune
 from px_seg.results import collect, table
 from px_seg.tasks import Task
@@ -132,13 +133,13 @@ def _prune(
     """Masks of the configured sparsity, the main process's on all."""
     rounds = ranker.rounds if config.rounds is None else config.rounds
     started = time.perf_counter()
-    with tqdm(
-        total=rounds, desc=f"pruning by {config.method}", unit="round", disable=not accelerator.is_main_process
-    ) as bar:
+    with bar(
+        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process
+    ) as progress:
 
         def show(number: int, masks: Masks) -> None:
-            bar.set_postfix(density=f"{masks.density:.2%}", refresh=False)
-            bar.update()
+            progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
+            progress.update()
 
         masks = prune(model, batches, config.sparsity, ranker, task.scope, rounds, on_round=show)
     shared = {name: broadcast(mask.to(torch.uint8)).bool() for name, mask in masks.items()}
@@ -187,6 +188,7 @@ def _fine_tune(
         history.append(line)
         if accelerator.is_main_process:
             folder.log(line)
+            tqdm.write(_line(line, config.epochs, task.metrics))
         accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=line["epoch"])
 
     with masks.hold(model, optimizer):
@@ -219,8 +221,16 @@ def _draw(
     title = f"{results['method']}, {results['backbone_sparsity']:.2%} of the backbone pruned, {results['data']['name']}"
     if results["epochs"]:
         pictures.curves(folder.path / "curves.png", history, task.metrics, title)
-    pictures.layer_densities(folder.path / "masks.png", masks, title)
+    pictures.layer_densities(folder.path / "masks.png", masks, task.scope, title)
     pictures.samples(folder.path / "samples.png", task, model, title)
+
+
+def _line(line: Mapping[str, Any], epochs: int, metrics: Sequence[str]) -> str:
+    parts = [f"epoch {line['epoch']}/{epochs}"]
+    if "loss" in line:
+        parts.append(f"loss {line['loss']:.3f}")
+    parts += [f"{pictures.label(name)} {line[name]:.2%}" for name in metrics]
+    return "  ".join([*parts, f"{line.get('train_seconds', 0) + line['evaluate_seconds']:.0f} s"])
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from px_seg.config import OptimizerConfig, ScheduleConfig
 from px_seg.errors import InputError, TrainingDiverged
+from px_seg.progress import bar
 from px_seg.pruning import Masks
 from px_seg.tasks import Task
 
@@ -93,12 +93,10 @@ def fine_tune(
         model.train()
         loader.set_epoch(epoch)
         losses: list[Tensor] = []
-        bar = tqdm(
-            loader, desc=f"epoch {epoch}/{epochs.stop - 1}", unit="batch", disable=not accelerator.is_main_process
-        )
-        for images, labels in bar:
+        batches = bar(loader, desc=f"epoch {epoch}/{epochs.stop - 1}", unit="batch", show=accelerator.is_main_process)
+        for images, targets in batches:
             with accelerator.accumulate(model):
-                loss = task.loss(model(images), labels)
+                loss = task.loss(model(images), targets)
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -106,7 +104,7 @@ def fine_tune(
                 schedule.step()
             losses.append(loss.detach())
             if len(losses) % CHECK_EVERY == 0:
-                bar.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
+                batches.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
         mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
         backbone_lr, head_lr = schedule.get_last_lr()
         yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), backbone_lr, head_lr)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
-from tqdm.auto import tqdm
 
 from px_seg.data.base import SegmentationData
 from px_seg.data.transforms import Transform
 from px_seg.errors import InputError
+from px_seg.progress import bar
 
 Key = tuple[int, int]
 """An index into a dataset and the seed of the transform applied to that sample."""
@@ -100,7 +100,7 @@ def pruning_batches(data: Transformed, batches: int, batch_size: int, seed: int)
             "lower --pruning.batches or --pruning.batch_size"
         )
     keys = list(Shuffle(len(data), seed))[:wanted]
-    samples = [data[key] for key in tqdm(keys, desc="reading pruning batches", unit="image", leave=False)]
+    samples = [data[key] for key in bar(keys, desc="reading pruning batches", unit="image")]
     groups = [samples[start : start + batch_size] for start in range(0, wanted, batch_size)]
     return [(torch.stack([s[0] for s in group]), torch.stack([s[1] for s in group])) for group in groups]
 
@@ -109,7 +109,7 @@ def check(data: SegmentationData, what: str) -> None:
     """Read every sample once, so that a damaged file shows now and not after hours of work."""
     with ThreadPoolExecutor() as pool:
         reads = pool.map(lambda index: data[index] and None, range(len(data)))
-        for _ in tqdm(reads, desc=f"checking {what}", total=len(data), unit="image", leave=False):
+        for _ in bar(reads, desc=f"checking {what}", total=len(data), unit="image"):
             pass
 
 

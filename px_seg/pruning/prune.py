@@ -35,7 +35,8 @@ def prune(
 
     The model is not changed: `masks.apply(model)` prunes it. `batches` are read once and
     walked in every round; `rounds` defaults to the criterion's own number. `on_round` is
-    called after each round with its number, from 1, and the masks so far.
+    called after each round with its number, from 1, and the masks so far. A sparsity of 0 keeps
+    everything and scores nothing.
 
     Raises InputError for a sparsity outside [0, 1), fewer than one round or an empty scope.
     """
@@ -43,6 +44,8 @@ def prune(
         raise InputError("prune needs a criterion, px_seg.PX() for one")
     densities = exponential(1 - sparsity, criterion.rounds if rounds is None else rounds)
     masks = Masks.ones(model, scope)
+    if sparsity == 0:
+        return masks
     batches = list(batches)
     for number, density in enumerate(densities, 1):
         masks = masks.keep_top(criterion.score(model, batches, masks, scope), density)

@@ -1,0 +1,214 @@
+"""A dataset of composed photographs, laid out as Pascal VOC2012, with exact masks.
+
+Photographs of single objects with an alpha channel are laid over photographic backgrounds, so
+the class of every pixel is known. Debian packages both: tuxpaint-stamps-default has the
+objects, mate-backgrounds and gnome-backgrounds have the backgrounds. Objects and backgrounds
+are divided between train and val before anything is composed: val shows nothing that was
+trained on.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from px_seg.data.base import IGNORE
+from px_seg.data.palette import voc_colours
+from px_seg.data.synthetic import SPLITS
+from px_seg.errors import InputError
+from px_seg.progress import bar
+
+PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds", "gnome-backgrounds")
+
+MAMMALS = "animals/mammals"
+CLASSES: dict[str, tuple[str, ...]] = {
+    "cattle": (f"{MAMMALS}/bovines",),
+    "horse or deer": (f"{MAMMALS}/equines", f"{MAMMALS}/deer", f"{MAMMALS}/camel"),
+    "predator": (f"{MAMMALS}/cats", f"{MAMMALS}/dogs", f"{MAMMALS}/bears"),
+    "rodent": (f"{MAMMALS}/rodents",),
+    "bird": ("animals/birds",),
+    "insect": ("animals/insects",),
+    "sea animal": ("animals/fish", "animals/shellfish", f"{MAMMALS}/aquatic"),
+    "fruit": ("food/fruit",),
+    "nut": ("food/nuts",),
+    "vegetable": ("food/vegetables",),
+    "flower": ("plants/flowers",),
+    "tree": ("plants/trees",),
+    "road sign": ("town/roadsigns",),
+    "tool": ("household/tools",),
+    "crockery": ("household/dishes",),
+    "coin": ("symbols/money/euro/coins", "symbols/money/us/coins", "symbols/money/canadian/coins"),
+    "musical instrument": ("hobbies/music",),
+    "planet": ("space/planets", "space/moon"),
+    "sports gear": ("sports",),
+    "vehicle": ("vehicles", "military/vehicles"),
+}
+"""Class names, label 1 first, and the stamp folders they are made of. Drawings are left out."""
+
+_SHOW_A_CLASS = ("FreshFlower", "YellowFlower", "LadyBird", "TwoWings")
+"""Backgrounds with a flower or an insect in them, which would be labelled background."""
+
+
+class Sources(NamedTuple):
+    """What one split is composed of."""
+
+    objects: list[list[Path]]
+    """Photographs with transparency, one list a class."""
+    backgrounds: list[Path]
+
+
+def unpack_packages(folder: Path) -> tuple[Path, Path]:
+    """Download the Debian packages and unpack them in `folder`: (stamps, backgrounds).
+
+    Nothing is installed. Raises InputError where apt-get cannot fetch them.
+    """
+    try:
+        subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=folder, check=True, capture_output=True)
+        for package in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package.name, "unpacked"], cwd=folder, check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename} is not on this machine: unpack Debian's packages {', '.join(PACKAGES)} "
+            "elsewhere and name their folders with --stamps and --backgrounds"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode().strip().splitlines() or ["no reason given"]
+        raise InputError(f"{error.cmd[0]} failed ({reason[-1]}): try `apt-get update` first") from None
+    share = folder / "unpacked" / "usr" / "share"
+    return share / "tuxpaint" / "stamps", share / "backgrounds"
+
+
+def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 0.25) -> dict[str, Sources]:
+    """The photographs of each split, divided at random by `seed`, class by class.
+
+    Raises InputError when a class has fewer than two objects, or there are fewer than two
+    backgrounds: each split needs one.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for name, folders in CLASSES.items():
+        found = sorted(path for folder in folders for path in (stamps / folder).rglob("*.png"))
+        found = [path for path in found if "cartoon" not in path.parts and _is_cut_out(path)]
+        parts.append(_divide(found, val_share, rng, f"objects of class {name} in {stamps}"))
+    scenes = sorted(path for kind in ("*.jpg", "*.webp") for path in backgrounds.rglob(kind))
+    scenes = [path for path in scenes if path.stem not in _SHOW_A_CLASS and _is_large(path)]
+    scenes_train, scenes_val = _divide(scenes, val_share, rng, f"backgrounds in {backgrounds}")
+    return {
+        "train": Sources([train for train, _ in parts], scenes_train),
+        "val": Sources([val for _, val in parts], scenes_val),
+    }
+
+
+def _divide(paths: Sequence[Path], share: float, rng: np.random.Generator, what: str) -> tuple[list[Path], list[Path]]:
+    if len(paths) < 2:
+        raise InputError(f"there are {len(paths)} {what}: it takes two at least")
+    order = [paths[index] for index in rng.permutation(len(paths))]
+    cut = max(1, round(share * len(order)))
+    return order[cut:], order[:cut]
+
+
+def _is_cut_out(path: Path) -> bool:
+    """Whether transparency tells the object from what surrounds it."""
+    opaque = np.asarray(Image.open(path).convert("RGBA"))[..., 3] > 127
+    return 0.05 < opaque.mean() < 0.95
+
+
+def _is_large(path: Path) -> bool:
+    with Image.open(path) as image:
+        return min(image.size) >= 480
+
+
+def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], size: int, seed: int) -> Path:
+    """Compose `counts[split]` images a split into `folder`/VOCdevkit/VOC2012; the tree's path.
+
+    An image is a pure function of the sources, its split, its number, `size` (its longest
+    side) and `seed`.
+    """
+    tree = folder / "VOCdevkit" / "VOC2012"
+    lists = tree / "ImageSets" / "Segmentation"
+    for place in (tree / "JPEGImages", tree / "SegmentationClass", lists):
+        place.mkdir(parents=True, exist_ok=True)
+    (tree / "classes.txt").write_text("\n".join(("background", *CLASSES)) + "\n")
+    palette = voc_colours().flatten().tolist()
+
+    def write(split: str, number: int) -> str:
+        name = f"{split}_{number:05d}"
+        image, mask = compose(sources[split], size, np.random.default_rng((seed, SPLITS[split], number)))
+        image.save(tree / "JPEGImages" / f"{name}.jpg", quality=90)
+        indexed = Image.fromarray(mask)
+        indexed.putpalette(palette)
+        indexed.save(tree / "SegmentationClass" / f"{name}.png")
+        return name
+
+    names: dict[str, list[str]] = {}
+    with ThreadPoolExecutor() as pool:
+        for split, count in counts.items():
+            written = pool.map(lambda number, split=split: write(split, number), range(count))
+            names[split] = list(bar(written, total=count, desc=f"composing {split}", unit="image"))
+    names["trainval"] = [name for split in counts for name in names[split]]
+    for split, listed in names.items():
+        (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")
+    return tree
+
+
+def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """One photograph of one to four objects, later ones over earlier ones, and its labels."""
+    width, height = rng.integers(3 * size // 4, size, 2, endpoint=True).tolist()
+    scene = _crop(_open(sources.backgrounds[rng.integers(len(sources.backgrounds))], "RGB", 1200), width, height, rng)
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(rng.integers(1, 5)):
+        label = int(rng.integers(len(sources.objects)))
+        choices = sources.objects[label]
+        cut_out = _vary(_open(choices[rng.integers(len(choices))], "RGBA", 512), min(width, height), rng)
+        layer = Image.new("RGBA", scene.size)
+        # At least half of the object's width and height stays inside.
+        left = int(rng.integers(-cut_out.width // 2, width - cut_out.width // 2))
+        top = int(rng.integers(-cut_out.height // 2, height - cut_out.height // 2))
+        layer.paste(cut_out, (left, top))
+        scene.paste(layer, mask=layer)
+        opacity = np.asarray(layer)[..., 3]
+        mask[opacity > 25] = IGNORE
+        mask[_eroded(opacity > 127)] = label + 1
+    return scene, mask
+
+
+def _crop(scene: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    zoom = max(width / scene.width, height / scene.height) * rng.uniform(1.0, 1.8)
+    scene = scene.resize((max(width, round(zoom * scene.width)), max(height, round(zoom * scene.height))))
+    left, top = rng.integers(scene.width - width, endpoint=True), rng.integers(scene.height - height, endpoint=True)
+    scene = scene.crop((left, top, left + width, top + height))
+    if rng.random() < 0.5:
+        scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return ImageEnhance.Brightness(scene).enhance(rng.uniform(0.7, 1.2))
+
+
+def _vary(cut_out: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """The object at another size, angle, side, brightness and saturation."""
+    zoom = side * rng.uniform(0.25, 0.7) / max(cut_out.size)
+    cut_out = cut_out.resize((max(8, round(zoom * cut_out.width)), max(8, round(zoom * cut_out.height))))
+    if rng.random() < 0.5:
+        cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    cut_out = cut_out.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC, expand=True)
+    opacity = cut_out.getchannel("A")
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Color):
+        cut_out = enhancer(cut_out).enhance(rng.uniform(0.6, 1.3))
+    cut_out.putalpha(opacity)
+    return cut_out
+
+
+def _eroded(inside: np.ndarray) -> np.ndarray:
+    """Pixels whose four neighbours are inside too; the image's edge counts as inside."""
+    padded = np.pad(inside, 1, constant_values=True)
+    return inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+@lru_cache(maxsize=512)
+def _open(path: Path, mode: str, limit: int) -> Image.Image:
+    image = Image.open(path).convert(mode)
+    image.thumbnail((limit, limit))
+    return image
