@@ -159,18 +159,31 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
     valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
     for --help.
     """
+    argv = _complete_switches(argv)
     parser = ArgumentParser(exit_on_error=False, description=description)
     parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
     parser.add_class_arguments(RunConfig)
     parser.default_config_files = [str(_preset(argv, presets))]
     try:
-        parsed = parser.instantiate(parser.parse_args(list(argv)))
+        parsed = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
         message = " ".join(str(error).split())
         if "unrecognized" in message:
             message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
         raise InputError(message) from None
     return RunConfig(**{field.name: parsed[field.name] for field in fields(RunConfig)})
+
+
+def _complete_switches(argv: Sequence[str]) -> list[str]:
+    """Give a yes-or-no flag that stands alone, like --overwrite, its value."""
+    switches = {f"--{name}" for name, kind in _keys(RunConfig).items() if kind is bool}
+    completed: list[str] = []
+    for place, word in enumerate(argv):
+        completed.append(word)
+        alone = place + 1 == len(argv) or argv[place + 1].startswith("--")
+        if word in switches and alone:
+            completed.append("true")
+    return completed
 
 
 def _preset(argv: Sequence[str], presets: Path) -> Path:
@@ -215,9 +228,10 @@ def _reject_unknown(content: dict[str, Any], into: type, file: str, prefix: str 
             _reject_unknown(value, known[key], file, f"{prefix}{key}.")
 
 
-def _keys(config: type, prefix: str = "") -> list[str]:
-    names = []
+def _keys(config: type, prefix: str = "") -> dict[str, Any]:
+    """Every key of a configuration with its type, nested ones by their dotted names."""
+    keys: dict[str, Any] = {}
     for field in fields(config):
         nested = is_dataclass(field.type)
-        names += _keys(field.type, f"{prefix}{field.name}.") if nested else [prefix + field.name]
-    return names
+        keys |= _keys(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name: field.type}
+    return keys

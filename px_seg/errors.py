@@ -32,5 +32,5 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: training diverged: {error}", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
-        print("interrupted: run the same command with --resume true to go on", file=sys.stderr)
+        print("interrupted: run the same command with --resume to go on", file=sys.stderr)
         sys.exit(130)

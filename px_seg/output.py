@@ -44,7 +44,7 @@ class RunFolder:
         elif held and not config.overwrite:
             raise InputError(
                 f"--output_dir {self.path} already holds a run: choose another folder, go on with that run "
-                "with --resume true, or replace it with --overwrite true"
+                "with --resume, or replace it with --overwrite"
             )
 
     def open(self, config: RunConfig) -> None:

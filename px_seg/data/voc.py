@@ -72,7 +72,7 @@ def find_tree(root: str | Path) -> Path:
             return place
     raise InputError(
         f"no VOC2012 tree at {places[0]} or {places[-1]} (a folder with JPEGImages in it): "
-        "name it with --data.root, or fetch VOC2012 there with --data.download true"
+        "name it with --data.root, or fetch VOC2012 there with --data.download"
     )
 
 

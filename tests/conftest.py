@@ -1,0 +1,58 @@
+"""Small data and small configurations that several tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from px_seg.data.palette import voc_colours
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A VOC2012 tree of eight training and four validation images of several sizes."""
+    return make_voc(tmp_path / "data")
+
+
+def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
+    rng = np.random.default_rng(0)
+    tree = root / "VOCdevkit" / "VOC2012"
+    lists = tree / "ImageSets" / "Segmentation"
+    for folder in (tree / "JPEGImages", tree / "SegmentationClass", lists):
+        folder.mkdir(parents=True)
+    for split, count in {"train": train, "val": val}.items():
+        names = [f"{split}_{number}" for number in range(count)]
+        for number, name in enumerate(names):
+            height, width = 50 + 7 * number, 90 - 5 * number
+            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            mask = np.zeros((height, width), np.uint8)
+            mask[10:30, 10:40] = 1 + number
+            mask[10, 10:40] = 255
+            Image.fromarray(image).save(tree / "JPEGImages" / f"{name}.jpg")
+            indexed = Image.fromarray(mask)
+            indexed.putpalette(voc_colours().flatten().tolist())
+            indexed.save(tree / "SegmentationClass" / f"{name}.png")
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A configuration of a run that takes seconds."""
+    settings = yaml.safe_load((REPOSITORY / "configs" / "synthetic.yaml").read_text())
+    settings |= {"rounds": 2, "epochs": 1, "batch_size": 4}
+    settings["data"] |= {"train_images": 8, "val_images": 5, "size": 32}
+    settings["pruning"] = {"batches": 1, "batch_size": 2}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from px_seg import InputError, Magnitude, Masks, Random, criterion, prunable, prune
+from px_seg.pruning import exponential
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1))
+
+
+def test_only_zero_and_one_is_a_mask() -> None:
+    assert Masks({"a": torch.tensor([0.0, 1.0])})["a"].dtype == torch.bool
+    with pytest.raises(ValueError, match="a holds values other than 0 and 1"):
+        Masks({"a": torch.tensor([0.0, 0.5])})
+
+
+def test_counts() -> None:
+    masks = Masks({"a": torch.tensor([True, False, False]), "b": torch.tensor([[True]])})
+    assert (masks.total, masks.kept, masks.density, masks.sparsity) == (4, 2, 0.5, 0.5)
+    assert masks.densities() == {"a": 1 / 3, "b": 1.0}
+
+
+def test_keep_top_ranks_over_all_tensors() -> None:
+    masks = Masks({"a": torch.ones(3, dtype=torch.bool), "b": torch.ones(2, dtype=torch.bool)})
+    kept = masks.keep_top({"a": torch.tensor([5.0, 1, 3]), "b": torch.tensor([4.0, 2])}, 0.6)
+    assert kept["a"].tolist() == [True, False, True]
+    assert kept["b"].tolist() == [True, False]
+
+
+def test_ties_go_to_the_first_and_the_count_is_exact() -> None:
+    masks = Masks({"a": torch.ones(4, dtype=torch.bool), "b": torch.ones(4, dtype=torch.bool)})
+    kept = masks.keep_top({"a": torch.zeros(4), "b": torch.tensor([1.0, 0, 0, 0])}, 0.5)
+    assert kept["a"].tolist() == [True, True, True, False]
+    assert kept["b"].tolist() == [True, False, False, False]
+
+
+def test_a_pruned_weight_never_returns() -> None:
+    masks = Masks({"a": torch.tensor([False, True, True, True])})
+    assert masks.keep_top({"a": torch.tensor([9.0, 1, 2, 3])}, 0.25)["a"].tolist() == [False, False, False, True]
+    with pytest.raises(ValueError, match="cannot keep 4 weights: 3 of 4"):
+        masks.keep_top({"a": torch.ones(4)}, 1.0)
+
+
+def test_scores_that_cannot_be_ranked_are_refused() -> None:
+    masks = Masks({"a": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="scores of a hold NaN"):
+        masks.keep_top({"a": torch.tensor([1.0, torch.nan, 0, 0])}, 0.5)
+    with pytest.raises(ValueError, match=r"no score of shape \(4,\) for a"):
+        masks.keep_top({"a": torch.ones(3)}, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "many ties", "two values", "sorted", "one outlier"])
+def test_large_selections_equal_a_full_sort(kind: str, generator) -> None:
+    """Large enough for the sampled bracket; a stable sort decides ties the same way."""
+    size = 300_000
+    scores = {
+        "smooth": torch.rand(size, generator=generator),
+        "many ties": torch.randint(0, 7, (size,), generator=generator).float(),
+        "two values": (torch.rand(size, generator=generator) < 0.001).float(),
+        "sorted": torch.arange(size, 0, -1).float(),
+        "one outlier": torch.zeros(size).index_fill(0, torch.tensor([size - 1]), 1.0),
+    }[kind]
+    for density in (1e-5, 0.02, 0.2, 0.5, 0.999):
+        kept = Masks({"a": torch.ones(size, dtype=torch.bool)}).keep_top({"a": scores}, density)["a"]
+        order = scores.sort(descending=True, stable=True).indices[: round(density * size)]
+        assert torch.equal(kept.nonzero().flatten(), order.sort().values)
+
+
+def test_prunable_names_the_weights_in_scope(net: nn.Module) -> None:
+    tree = nn.ModuleDict({"encoder": net, "encoder2": nn.Linear(2, 2)})
+    assert list(prunable(tree, "encoder")) == ["encoder.0.weight", "encoder.3.weight"]
+    assert list(prunable(tree)) == ["encoder.0.weight", "encoder.3.weight", "encoder2.weight"]
+    assert list(prunable(tree, ["encoder.3", "encoder2"])) == ["encoder.3.weight", "encoder2.weight"]
+    with pytest.raises(InputError, match="under 'decoder'; the model's parts are: encoder, encoder2"):
+        prunable(tree, "decoder")
+
+
+def test_prune_keeps_exactly_what_was_asked_and_leaves_the_model_alone(net: nn.Module) -> None:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    seen = []
+    masks = prune(net, (), 0.7, Magnitude(), rounds=5, on_round=lambda number, m: seen.append((number, m.kept)))
+    assert masks.kept == round(0.3 * masks.total)
+    assert seen == [(r, round(0.3 ** (r / 5) * masks.total)) for r in range(1, 6)]
+    weights = torch.cat([weight.flatten() for weight in prunable(net).values()]).abs()
+    live = torch.cat([mask.flatten() for mask in masks.values()])
+    assert weights[live].min() > weights[~live].max()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_random_depends_on_its_seed_alone(net: nn.Module) -> None:
+    first, again, other = (prune(net, (), 0.5, Random(seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "rounds", "message"), [(1.0, 1, "sparsity"), (-0.1, 1, "sparsity"), (0.5, 0, "rounds")]
+)
+def test_impossible_requests_are_refused(net: nn.Module, sparsity: float, rounds: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prune(net, (), sparsity, Magnitude(), rounds=rounds)
+    with pytest.raises(InputError, match="choose one of px, random, magnitude"):
+        criterion("sparkle")
+
+
+def test_the_schedule_ends_at_the_density_asked_for() -> None:
+    densities = exponential(0.2, 100)
+    assert len(densities) == 100
+    assert densities[-1] == 0.2
+    shares = [b / a for a, b in zip([1.0, *densities], densities, strict=False)]
+    assert max(shares) - min(shares) < 1e-12
+
+
+def test_a_file_gives_the_same_masks_back(net: nn.Module, tmp_path) -> None:
+    masks = prune(net, (), 0.5, Random()).with_metadata(method="random")
+    path = tmp_path / "masks.safetensors"
+    masks.save(path)
+    loaded = Masks.load(path)
+    assert list(loaded) == list(masks)
+    assert all(torch.equal(loaded[name], masks[name]) for name in masks)
+    assert loaded.metadata == {"method": "random"}
+    assert path.stat().st_size < masks.total / 8 + 1000
+
+
+def test_files_that_are_no_masks_are_refused(net: nn.Module, tmp_path) -> None:
+    with pytest.raises(InputError, match="no mask file"):
+        Masks.load(tmp_path / "missing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(InputError, match="not a readable mask file"):
+        Masks.load(tmp_path / "text")
+    save_file({"a": torch.ones(1)}, tmp_path / "weights")
+    with pytest.raises(InputError, match="not one of masks"):
+        Masks.load(tmp_path / "weights")
+    with pytest.raises(InputError, match=r"mask of 0.weight has shape \(2,\)"):
+        Masks({"0.weight": torch.ones(2)}).apply(net)
+    with pytest.raises(InputError, match="which the model does not have"):
+        Masks({"1.5.weight": torch.ones(2)}).check(net)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+        lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+        lambda p: torch.optim.Rprop(p, lr=0.1),
+    ],
+)
+def test_pruned_weights_stay_zero_under_any_optimizer(net: nn.Module, make, generator) -> None:
+    # State from before the pruning, momentum above all, must not revive anything either.
+    optimizer = make(net.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        net(torch.randn(4, 3, 8, 8, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    masks = prune(net, (), 0.7, Magnitude())
+    with masks.hold(net, optimizer):
+        for _ in range(5):
+            step()
+            assert masks.revived(net.state_dict()) == {}
+            assert not net[0].weight.grad[~masks["0.weight"]].any()
+    assert net[0].weight[masks["0.weight"]].all()
+    step()
+    assert masks.revived(net.state_dict())

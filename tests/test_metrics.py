@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+from px_seg.metrics import segmentation_scores
+
+
+def test_a_case_computed_by_hand() -> None:
+    """Truth 0 0 1 1 / 2 2 255 0 against prediction 0 1 1 1 / 0 2 2 0, with a class 3 nowhere.
+
+    Class 0: intersection 2 (of 3 true, 3 predicted, one of them on truth 2), union 4.
+    Class 1: intersection 2, union 3. Class 2: intersection 1, union 2. Right: 5 of 7.
+    """
+    truth = torch.tensor([[0, 0, 1, 1], [2, 2, 255, 0]])
+    predicted = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 0]])
+    metric = MulticlassConfusionMatrix(4, ignore_index=255)
+    metric.update(predicted, truth)
+    scores = segmentation_scores(metric.compute())
+    assert scores.class_iou == (2 / 4, 2 / 3, 1 / 2, None)
+    assert scores.miou == pytest.approx((1 / 2 + 2 / 3 + 1 / 2) / 3)
+    assert scores.pixel_accuracy == pytest.approx(5 / 7)
+
+
+def test_agreement_with_torchmetrics(generator) -> None:
+    truth = torch.randint(0, 5, (3, 20, 20), generator=generator)
+    predicted = torch.randint(0, 5, (3, 20, 20), generator=generator)
+    truth[0, :3] = 255
+    jaccard = MulticlassJaccardIndex(5, ignore_index=255)(predicted, truth)
+    confusion = MulticlassConfusionMatrix(5, ignore_index=255)(predicted, truth)
+    assert segmentation_scores(confusion).miou == pytest.approx(jaccard.item(), abs=1e-6)
+
+
+def test_nothing_labelled_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        segmentation_scores(torch.zeros(3, 3))

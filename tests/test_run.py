@@ -1,0 +1,294 @@
+"""Whole runs, small: what they write, what they hold to, and what they refuse."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from torch import nn
+
+from px_seg import InputError, Masks, prunable
+from px_seg.config import parse
+from px_seg.errors import TrainingDiverged
+from px_seg.pipeline import run
+from px_seg.tasks import Segmentation
+
+CONFIGS = REPOSITORY / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def go(*flags: object, task: type[Segmentation] = Segmentation) -> dict:
+    return run(task, parse([str(flag) for flag in flags], CONFIGS, ""))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_what_the_contract_names(tiny, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    results = go("--config", tiny, "--sparsity", 0.9, "--tracker", "tensorboard", "--output_dir", out)
+    written = {path.name for path in out.iterdir()}
+    assert written >= {
+        *("config.yaml", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
+        *("curves.png", "samples.png", "masks.png"),
+    }
+    assert "checkpoint" not in written
+    assert list(out.rglob("events.out.tfevents*"))
+    assert results == json.loads((out / "results.json").read_text())
+    assert results["method"] == "px"
+    assert set(results["seconds"]) == {"prune", "train", "evaluate"}
+    assert results["class_iou"].keys() == set(lines(out)[-1]["class_iou"])
+    assert results["miou"] == lines(out)[-1]["miou"]
+    printed = capsys.readouterr().out
+    for word in ("mIoU", "pixel accuracy", "striped disc", "backbone", "prune", str(out)):
+        assert word in printed
+
+    masks, model = Masks.load(out / "masks.safetensors"), smp.from_pretrained(str(out / "model"))
+    assert list(masks) == list(prunable(model, "encoder"))
+    assert masks.metadata["method"] == "px"
+    assert masks.kept == round(0.1 * masks.total)
+    assert results["backbone_sparsity"] == masks.sparsity
+    weights = torch.cat([w.flatten() for w in prunable(model, None).values()])
+    assert results["model_sparsity"] == pytest.approx((weights == 0).float().mean().item(), abs=1e-6)
+    assert masks.revived(model.state_dict()) == {}
+
+    # The configuration as written makes the same run again.
+    again = go("--config", out / "config.yaml", "--tracker", "null", "--output_dir", tmp_path / "again")
+    assert again["miou"] == results["miou"]
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_lowers_the_loss(tiny, tmp_path) -> None:
+    flags = ("--data.train_images", 32, "--epochs", 6, "--sparsity", 0.5, "--method", "magnitude")
+    go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
+    losses = [line["loss"] for line in lines(tmp_path / "out")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
+    flags = ("--config", CONFIGS / "voc2012.yaml", "--data.root", voc, "--data.workers", 1, "--weights", "none")
+    flags += ("--encoder", "resnet18", "--data.size", 49, "--rounds", 1, "--pruning.batches", 1, "--epochs", 1)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    assert whole["data"] | {"root": ""} == {
+        **{"name": "voc2012", "root": "", "classes": 21, "train": 8, "val": 4},
+        **{"size": 49, "evaluation": "whole"},
+    }
+    crop = go(*flags, "--data.evaluation", "centre_crop", "--epochs", 0, "--output_dir", tmp_path / "crop")
+    assert math.isfinite(crop["miou"])
+
+
+def test_a_padded_image_is_cropped_back(voc) -> None:
+    """The prediction of an image of odd size is the network's on the zero-padded one, where they overlap."""
+    config = parse(["--config", str(CONFIGS / "voc2012.yaml"), "--data.root", str(voc)], CONFIGS, "")
+    task = Segmentation(config)
+
+    class Positions(nn.Module):
+        def forward(self, x):
+            assert x.shape[-2] % 8 == x.shape[-1] % 8 == 0
+            rows = torch.arange(x.shape[-2]).view(1, 1, -1, 1).expand(1, 1, -1, x.shape[-1])
+            return torch.cat([torch.full_like(rows, 50), rows], 1).float()
+
+    predicted = task.predict(Positions(), torch.zeros(1, 3, 61, 37))
+    assert predicted.shape == (1, 61, 37)
+    assert (predicted[0, 51:] == 1).all()
+    assert (predicted[0, :51] == 0).all()
+
+
+def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
+    task = Segmentation(parse(["--config", str(tiny)], CONFIGS, ""))
+    logits = torch.randn(2, 5, 4, 4, generator=generator)
+    labels = torch.randint(0, 5, (2, 4, 4), generator=generator)
+    labels[0] = 255
+    expected = nn.functional.cross_entropy(logits[1:], labels[1:])
+    torch.testing.assert_close(task.loss(logits, labels), expected)
+    assert task.loss(logits, torch.full_like(labels, 255)) == 0
+
+
+@pytest.mark.parametrize("setting", [("MIXED_PRECISION", "bf16"), ("GRADIENT_ACCUMULATION_STEPS", "2")])
+def test_what_the_launcher_was_given_holds(tiny, tmp_path, monkeypatch, setting) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{setting[0]}", setting[1])
+    flags = ("--channels_last", "--optimizer.nesterov", "true", "--sparsity", 0.95)
+    results = go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
+    assert math.isfinite(results["miou"])
+    assert results["mixed_precision"] == ("bf16" if setting[1] == "bf16" else "no")
+    assert results["backbone_sparsity"] == Masks.load(tmp_path / "out" / "masks.safetensors").sparsity
+
+
+class Interrupted(Segmentation):
+    """Stops in the middle of the third epoch, as Ctrl-C would."""
+
+    steps = 0
+
+    def loss(self, logits, labels):
+        self.steps += 1
+        if self.steps == 6:
+            raise KeyboardInterrupt
+        return super().loss(logits, labels)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--epochs", 4)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--output_dir", tmp_path / "cut", task=Interrupted)
+    with pytest.raises(InputError, match="another configuration \\(sparsity differ"):
+        go(*flags, "--sparsity", 0.1, "--resume", "--output_dir", tmp_path / "cut")
+    resumed = go(*flags, "--resume", "--output_dir", tmp_path / "cut")
+    assert resumed["miou"] == whole["miou"]
+    losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("whole", "cut")]
+    assert losses[0] == losses[1]
+    with pytest.raises(InputError, match="finished"):
+        go(*flags, "--resume", "--output_dir", tmp_path / "cut")
+
+
+class Diverging(Segmentation):
+    """The loss turns NaN at the first step of the second epoch."""
+
+    steps = 0
+
+    def loss(self, logits, labels):
+        self.steps += 1
+        return super().loss(logits, labels) * (math.nan if self.steps == 3 else 1)
+
+
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(TrainingDiverged, match=r"nan at epoch 2, step 1; the last good checkpoint is .*checkpoint"):
+        go("--config", tiny, "--epochs", 3, "--output_dir", out, task=Diverging)
+    saved = load_file(out / "checkpoint" / "model.safetensors")
+    assert all(value.isfinite().all() for value in saved.values())
+    assert Masks.load(out / "masks.safetensors").revived(saved) == {}
+    assert [line["epoch"] for line in lines(out)] == [1]
+    with pytest.raises(TrainingDiverged, match=r"epoch 1.*; no epoch was completed; the masks are in"):
+        go("--config", tiny, "--optimizer.head_lr", 1e38, "--output_dir", tmp_path / "none")
+
+
+def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
+    out = tmp_path / "out"
+    flags = ("--config", tiny, "--epochs", 0, "--method", "random", "--output_dir", out)
+    go(*flags)
+    (out / "notes.txt").write_text("mine")
+    before = (out / "results.json").read_text()
+    with pytest.raises(InputError, match=r"already holds a run.*--overwrite"):
+        go(*flags)
+    # Everything else is checked before anything is deleted.
+    with pytest.raises(InputError, match="there is no file"):
+        go(*flags, "--overwrite", "--weights", "nowhere.pth")
+    assert (out / "results.json").read_text() == before
+    go(*flags, "--overwrite", "--seed", 1)
+    assert json.loads((out / "results.json").read_text())["seed"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="there is no run"):
+        go(*flags[:-1], tmp_path / "new", "--resume")
+    with pytest.raises(InputError, match="not a run's"):
+        go(*flags[:-1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sparsity", "1.0"], r"sparsity must be in \[0, 1\), got 1"),
+        (["--sparsity", "-0.5"], r"sparsity must be in \[0, 1\), got -0.5"),
+        (["--sparsity", "much"], "sparsity"),
+        (["--method", "sparkle"], "no method 'sparkle': choose one of px, random, magnitude"),
+        (["--data.name", "coco"], "no dataset 'coco': choose one of synthetic, voc2012"),
+        (["--encoder", "resnet5O"], "no encoder 'resnet5O': did you mean resnet50"),
+        (["--sparsiti", "0.5"], r"sparsiti.*the valid keys are: sparsity, method"),
+        (["--data.sise", "64"], r"data.sise.*data.size"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--epochs", "-1"], "epochs must be at least 0"),
+        (["--batch_size", "1"], "batch_size must be at least 2"),
+        (["--batch_size", "500"], "do not fill one batch of 500"),
+        (["--pruning.batches", "500"], "lower --pruning.batches"),
+        (["--schedule.name", "cosine"], "no schedule 'cosine': choose one of multistep, poly"),
+        (["--schedule.milestones", "[50]"], "between 0 and 1"),
+        (["--data.evaluation", "half"], "choose one of whole, centre_crop"),
+        (["--data.scale", "[2, 1]"], "the smaller first"),
+        (["--tracker", "notebook"], "no tracker 'notebook': choose one of"),
+        (["--weights", "nowhere.pth"], "no file nowhere.pth"),
+        (
+            ["--data.name", "voc2012", "--data.root", "nowhere"],
+            r"no VOC2012 tree at nowhere/VOCdevkit.*--data.download",
+        ),
+        (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        go("--output_dir", tmp_path / "out", *flags)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_keys_in_a_file_are_named(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    for content, message in {
+        "sparsiti: 0.5": "there is no key sparsiti; the valid keys are: sparsity, method",
+        "data: {nmae: voc2012}": "there is no key data.nmae; the valid keys are: data.name",
+        "data: synthetic": "data takes keys of its own",
+        "data: [": "is not YAML",
+        "just words": "holds no keys",
+    }.items():
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            parse(["--config", str(path)], CONFIGS, "")
+
+
+def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {name: voc2012, root: there}\nepochs: 3\n")
+    config = parse(["--config", str(path), "--epochs", "5"], CONFIGS, "")
+    paper = yaml.safe_load((CONFIGS / "voc2012.yaml").read_text())
+    assert (config.data.name, config.data.root, config.epochs) == ("voc2012", "there", 5)
+    assert (config.output_stride, config.data.size) == (paper["output_stride"], paper["data"]["size"]) == (8, 513)
+    assert parse([], CONFIGS, "").data.name == "synthetic"
+
+
+def script(*flags: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "seg.py"), *map(str, flags)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+def test_the_script_ends_bad_input_with_status_two_and_one_line() -> None:
+    done = script("--sparsity", "1.5")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "error: sparsity must be in [0, 1), got 1.5"
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
+    """Five validation images over two processes: without training the scores are the same."""
+    two = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511")
+    for epochs in (0, 1):
+        flags = ("--config", tiny, "--sparsity", 0.9, "--batch_size", 2, "--epochs", epochs)
+        alone = go(*flags, "--output_dir", tmp_path / f"alone{epochs}")
+        done = script(*flags, "--output_dir", tmp_path / f"two{epochs}", launcher=two, ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr
+        shared = json.loads((tmp_path / f"two{epochs}" / "results.json").read_text())
+        assert (alone["processes"], shared["processes"]) == (1, 2)
+        masks = [Masks.load(tmp_path / f"{name}{epochs}" / "masks.safetensors") for name in ("alone", "two")]
+        agreeing = sum(int((masks[0][name] == masks[1][name]).sum()) for name in masks[0])
+        assert agreeing / masks[0].total > 0.9999
+        if epochs == 0:
+            assert shared["miou"] == pytest.approx(alone["miou"], abs=1e-4)
+            assert shared["pixel_accuracy"] == pytest.approx(alone["pixel_accuracy"], abs=1e-4)
+        # The epoch's line and the table, from the main process alone.
+        assert done.stdout.count("mIoU") == 2
