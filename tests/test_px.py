@@ -46,7 +46,7 @@ class Branching(nn.Module):
         true, index = F.max_pool2d(true.relu(), 3, 2, 1, return_indices=True)
         g = g.flatten(2).gather(2, index.flatten(2)).view_as(true)
         u = F.conv2d(true, self.left.weight * live["left"], None, 1, 2, 2, 3)
-        gate = torch.where(u > 0, 1.0, 0.1)
+        gate = torch.full_like(u, 0.1).masked_fill(u > 0, 1)
         sum_true = F.leaky_relu(u, 0.1) + F.avg_pool2d(
             F.conv2d(true, self.right.weight * live["right"], self.right.bias), 3, 1, 1
         )

@@ -216,7 +216,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--epochs", "-1"], "epochs must be at least 0"),
         (["--batch_size", "1"], "batch_size must be at least 2"),
-        (["--batch_size", "500"], "do not fill one batch of 500"),
+        (["--batch_size", "5000"], "do not fill one batch of 5000"),
         (["--pruning.batches", "500"], "lower --pruning.batches"),
         (["--schedule.name", "cosine"], "no schedule 'cosine': choose one of multistep, poly"),
         (["--schedule.milestones", "[50]"], "between 0 and 1"),

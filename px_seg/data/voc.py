@@ -44,12 +44,12 @@ class VOC:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = np.asarray(_read(self._images[index]).convert("RGB"))
+        image = np.array(_read(self._images[index]).convert("RGB"))
         path = self._masks[index]
         indexed = _read(path)
         if indexed.mode not in ("P", "L"):
             raise InputError(f"{path} is a {indexed.mode} image: a mask is a palette PNG of class indices")
-        mask = np.asarray(indexed)
+        mask = np.array(indexed)
         if mask.shape != image.shape[:2]:
             raise InputError(
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, "

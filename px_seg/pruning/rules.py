@@ -133,7 +133,7 @@ def _silu_gate(u: Tensor) -> Tensor:
 
 
 def _leaky_gate(u: Tensor, negative_slope: float = 0.01) -> Tensor:
-    return torch.where(u > 0, 1.0, negative_slope).to(u)
+    return torch.where(u > 0, u.new_ones(()), negative_slope)
 
 
 def _relu_gate(u: Tensor) -> Tensor:
