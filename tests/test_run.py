@@ -114,7 +114,7 @@ def test_a_padded_image_is_cropped_back(voc) -> None:
 
 def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
     task = Segmentation(parse(["--config", str(tiny)], CONFIGS, ""))
-    logits = torch.randn(2, 5, 4, 4, generator=generator)
+    logits = torch.randn(2, 7, 4, 4, generator=generator)
     labels = torch.randint(0, 5, (2, 4, 4), generator=generator)
     labels[0] = 255
     expected = nn.functional.cross_entropy(logits[1:], labels[1:])

@@ -19,8 +19,12 @@ def _disc(u: Field, v: Field) -> Field:
     return np.hypot(u, v) - 1.0
 
 
-def _triangle(u: Field, v: Field) -> Field:
-    return np.maximum(np.abs(u) * 0.866 + v * 0.5, -v) - 0.7
+def _ring(u: Field, v: Field) -> Field:
+    return np.abs(np.hypot(u, v) - 0.75) - 0.27
+
+
+def _bar(u: Field, v: Field) -> Field:
+    return np.maximum(np.abs(u) - 1.3, np.abs(v) - 0.42)
 
 
 def _stripes(u: Field, v: Field) -> Field:
@@ -33,7 +37,8 @@ def _checks(u: Field, v: Field) -> Field:
 
 SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "disc": _disc,
-    "triangle": _triangle,
+    "ring": _ring,
+    "bar": _bar,
 }
 """Signed distance to the outline, negative inside, on coordinates where the radius is 1."""
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from os import PathLike
 
 import numpy as np
@@ -57,10 +58,10 @@ class Masks(Mapping[str, Tensor]):
         """Number of weights the masks speak of."""
         return sum(mask.numel() for mask in self.values())
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Number of weights that live."""
-        return sum(int(mask.sum()) for mask in self.values())
+        return sum(int(mask.count_nonzero()) for mask in self.values())
 
     @property
     def density(self) -> float:
@@ -74,7 +75,7 @@ class Masks(Mapping[str, Tensor]):
 
     def densities(self) -> dict[str, float]:
         """The density of every tensor, by name."""
-        return {name: int(mask.sum()) / mask.numel() for name, mask in self.items()}
+        return {name: int(mask.count_nonzero()) / mask.numel() for name, mask in self.items()}
 
     def with_metadata(self, **metadata: str) -> "Masks":
         """The same masks with more metadata."""
@@ -87,7 +88,7 @@ class Masks(Mapping[str, Tensor]):
         first live, in the order of the tensors and of the elements inside them, so every
         process and device breaks ties alike. A pruned weight never returns.
 
-        Raises ValueError when a score is missing, misshapen or NaN, or when more weights are
+        Raises ValueError when a score is missing, misshapen, NaN or -infinity, or when more weights are
         asked for than live.
         """
         count = round(density * self.total)
@@ -97,12 +98,11 @@ class Masks(Mapping[str, Tensor]):
             if name not in scores or scores[name].shape != mask.shape:
                 raise ValueError(f"no score of shape {tuple(mask.shape)} for {name}")
         live = torch.cat([mask.flatten() for mask in self.values()])
-        ranked = torch.cat([scores[name].flatten() for name in self])[live]
-        if ranked.isnan().any():
-            name = next(n for n in self if scores[n][self[n]].isnan().any())
-            raise ValueError(f"the scores of {name} hold NaN")
-        live[live.clone()] = _top(ranked, count)
-        parts = live.split([mask.numel() for mask in self.values()])
+        ranked = torch.cat([scores[name].flatten() for name in self]).masked_fill_(~live, -torch.inf)
+        if ranked.gt(-torch.inf).count_nonzero() != self.kept:
+            name = next(n for n in self if not scores[n][self[n]].gt(-torch.inf).all())
+            raise ValueError(f"the scores of {name} hold NaN or -infinity")
+        parts = (_top(ranked, count) & live).split([mask.numel() for mask in self.values()])
         return Masks({n: part.view(self[n].shape) for n, part in zip(self, parts, strict=True)}, self.metadata)
 
     def check(self, model: nn.Module) -> None:
@@ -195,7 +195,7 @@ def _top(values: Tensor, count: int) -> Tensor:
     threshold = _kth_largest(values, count)
     top = values > threshold
     ties = (values == threshold).nonzero().flatten()
-    top[ties[: count - int(top.sum())]] = True
+    top[ties[: count - int(top.count_nonzero())]] = True
     return top
 
 
@@ -210,7 +210,7 @@ def _kth_largest(values: Tensor, k: int) -> Tensor:
     place, slack = k * len(sample) // size, 2**10
     high = sample[max(0, place - slack)]
     low = sample[min(len(sample) - 1, place + slack)]
-    above = int((values > high).sum())
+    above = int((values > high).count_nonzero())
     inside = values[(values >= low) & (values <= high)]
     if above < k <= above + len(inside):
         return inside.kthvalue(len(inside) - (k - above) + 1).values
