@@ -5,9 +5,9 @@ A run starts from the preset of its dataset, `configs/<data.name>.yaml`; a file 
 have no defaults for anything that is part of an experiment's protocol: the presets hold it.
 """
 
-from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,18 +160,36 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
     for --help.
     """
     argv = _complete_switches(argv)
+    for file in _config_files(argv):
+        _reject_unknown(_read(file), RunConfig, file)
+    config = _parse_over(presets / "synthetic.yaml", argv, description)
+    if config.data.name != "synthetic":
+        known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path)["data"]["name"] == path.stem)
+        if config.data.name not in known:
+            raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
+        config = _parse_over(presets / f"{config.data.name}.yaml", argv, description)
+    return config
+
+
+def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfig:
     parser = ArgumentParser(exit_on_error=False, description=description)
     parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
     parser.add_class_arguments(RunConfig)
-    parser.default_config_files = [str(_preset(argv, presets))]
+    parser.default_config_files = [str(preset)]
     try:
-        parsed = parser.instantiate(parser.parse_args(argv))
+        parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:
         message = " ".join(str(error).split())
         if "unrecognized" in message:
             message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
         raise InputError(message) from None
     return RunConfig(**{field.name: parsed[field.name] for field in fields(RunConfig)})
+
+
+def _config_files(argv: Sequence[str]) -> list[Path]:
+    following = [value for word, value in pairwise(argv) if word == "--config"]
+    joined = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    return [Path(file) for file in (*following, *joined)]
 
 
 def _complete_switches(argv: Sequence[str]) -> list[str]:
@@ -186,23 +204,6 @@ def _complete_switches(argv: Sequence[str]) -> list[str]:
     return completed
 
 
-def _preset(argv: Sequence[str], presets: Path) -> Path:
-    first = PlainParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", action="append", default=[])
-    first.add_argument("--data.name", dest="name")
-    given = first.parse_known_args(list(argv))[0]
-    name = given.name
-    for file in given.config:
-        content = _read(Path(file))
-        _reject_unknown(content, RunConfig, file)
-        name = name or content.get("data", {}).get("name")
-    name = name or "synthetic"
-    known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path).get("data", {}).get("name") == path.stem)
-    if name not in known:
-        raise InputError(f"there is no dataset {name!r}: choose one of {', '.join(known)}")
-    return presets / f"{name}.yaml"
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
@@ -215,7 +216,7 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _reject_unknown(content: dict[str, Any], into: type, file: str, prefix: str = "") -> None:
+def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str = "") -> None:
     known = {field.name: field.type for field in fields(into)}
     for key, value in content.items():
         if key not in known:

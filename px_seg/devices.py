@@ -1,10 +1,11 @@
 """Devices, processes and trackers, through Accelerate."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from px_seg.config import RunConfig
@@ -18,8 +19,15 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     that does not exist or is not installed.
     """
     _check_tracker(config.tracker)
+    if config.threads is not None and config.threads < 1:
+        raise InputError(f"threads must be at least 1, got {config.threads}")
     try:
-        accelerator = Accelerator(log_with=config.tracker, project_dir=str(folder))
+        accelerator = Accelerator(
+            log_with=config.tracker,
+            project_dir=str(folder),
+            # The other processes wait while the main one fetches and checks the data.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+        )
     except ValueError as error:
         raise InputError(f"accelerate refuses its settings: {error}") from None
     if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type != "cuda":
@@ -33,8 +41,10 @@ def _share_cores(threads: int | None) -> None:
     """Use `threads` CPU threads, or this process's share of the machine's cores.
 
     `accelerate launch` sets OMP_NUM_THREADS=1 when nothing else is asked for, which leaves
-    all cores but one idle on a machine without a GPU.
+    all cores but one idle on a machine without a GPU; any other value was the user's wish.
     """
+    if threads is None and os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 

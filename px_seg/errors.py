@@ -17,8 +17,10 @@ class TrainingDiverged(RuntimeError):
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Within the context of a script, end it with one line where the user can act.
+
+    `interrupted` is what to say after Ctrl-C.
 
     Exits with status 2 for an InputError, 3 for a TrainingDiverged, 130 for Ctrl-C. Anything
     else is a defect of the program and keeps its traceback.
@@ -32,5 +34,5 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: training diverged: {error}", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
-        print("interrupted: run the same command with --resume to go on", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)

@@ -25,7 +25,7 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
     classes whose union is not empty, background included (Everingham et al., 2010).
     Raises ValueError when nothing was counted.
     """
-    counts = confusion.to(torch.float64).cpu()
+    counts = confusion.cpu().to(torch.float64)
     total = counts.sum().item()
     if not total:
         raise ValueError("no labelled pixel was evaluated")

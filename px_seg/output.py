@@ -12,6 +12,15 @@ import yaml
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 
+TRACKED = "px_seg"
+"""The project name under which trackers log, and the folder that TensorBoard's files go to."""
+
+OPERATIONAL = (
+    *("output_dir", "overwrite", "resume", "threads", "tracker"),
+    *("data.root", "data.download", "data.workers"),
+)
+"""Settings that change how a run is carried out and not what comes of it."""
+
 
 class RunFolder:
     """The files of one run: config.yaml, masks.safetensors, checkpoint/, metrics.jsonl, results.json, model/."""
@@ -62,9 +71,8 @@ class RunFolder:
             raise InputError(f"there is no run in {self.path} to resume: leave --resume out")
         if self.results.is_file():
             raise InputError(f"the run in {self.path} is finished: there is nothing to resume")
-        former = yaml.safe_load(self.config.read_text())
-        asked = asdict(replace(config, overwrite=False, resume=False))
-        changed = [key for key in asked if former.get(key) != asked[key] and key != "output_dir"]
+        former, asked = flat(yaml.safe_load(self.config.read_text())), flat(asdict(config))
+        changed = [key for key in asked if former.get(key) != asked[key] and key not in OPERATIONAL]
         if changed:
             raise InputError(
                 f"the run in {self.path} had another configuration ({', '.join(changed)} differ): give the same "
@@ -73,11 +81,12 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else that may lie in the folder."""
-        for path in (self.config, self.masks, self.metrics, self.results, *self.path.glob("*.png")):
+        for path in (self.config, self.masks, self.metrics, self.results):
             path.unlink(missing_ok=True)
-        for folder in (self.model, *self.path.glob("checkpoint*"), self.path / "px_seg"):
-            if folder.exists():
-                shutil.rmtree(folder)
+        for picture in ("curves", "masks", "samples"):
+            (self.path / f"{picture}.png").unlink(missing_ok=True)
+        for name in ("model", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def history(self, until: int | None = None) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; those after epoch `until` are dropped from the file."""
@@ -104,5 +113,14 @@ class RunFolder:
 
 
 def default_folder(task: str, config: RunConfig) -> Path:
-    """runs/seg/synthetic/px/0.8/seed0, for example."""
-    return Path("runs") / task / config.data.name / config.method / f"{config.sparsity:g}" / f"seed{config.seed}"
+    """runs/seg/synthetic/resnet18/px/0.8/seed0, for example."""
+    data, encoder = config.data.name, config.encoder.replace("/", "-")
+    return Path("runs") / task / data / encoder / config.method / f"{config.sparsity:g}" / f"seed{config.seed}"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    names: dict[str, Any] = {}
+    for key, value in tree.items():
+        names |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return names

@@ -4,18 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import nn
+from torch import Tensor
 
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
-from px_seg.data.transforms import to_uint8
 from px_seg.pruning import Masks
-from px_seg.tasks import Task
 
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
 """From Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -78,34 +74,28 @@ def layer_densities(path: Path, masks: Masks, scope: str, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-@torch.inference_mode()
-def samples(path: Path, task: Task, model: nn.Module, title: str, count: int = 5) -> None:
-    """Image, truth and prediction of `count` validation images spread over the set.
+def segmentations(
+    path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor]], classes: Sequence[str], title: str
+) -> None:
+    """Images (H, W, 3) uint8 over their true and predicted labels (H, W), one column each.
 
-    Labels are in VOC's colours; void pixels are white in the truth. The model is left in eval mode.
+    Labels are in VOC's colours, named in a legend; void pixels are white in the truth.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    chosen = np.linspace(0, len(task.val) - 1, min(count, len(task.val))).astype(int).tolist()
-    rows = []
-    for index in chosen:
-        image, truth = task.val[index, 0]
-        predicted = task.predict(model, image[None].to(device))[0].cpu()
-        rows.append((to_uint8(image).numpy(), truth.numpy(), predicted.numpy()))
-
     colours = voc_colours()
     colours[IGNORE] = 255
     figure = Figure(figsize=(2.1 * len(rows), 7.2), layout="constrained")
     grid = figure.subplots(3, len(rows), squeeze=False)
     for column, (image, truth, predicted) in enumerate(rows):
-        for axes, picture in zip(grid[:, column], (image, colours[truth], colours[predicted]), strict=True):
+        for axes, picture in zip(
+            grid[:, column], (image, colours[truth.numpy()], colours[predicted.numpy()]), strict=True
+        ):
             axes.imshow(picture, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color(GREY)
-    for axes, label in zip(grid[:, 0], ("image", "truth", "prediction"), strict=True):
-        axes.set_ylabel(label, fontsize=11)
-    shown = sorted({int(label) for _, *labels in rows for part in labels for label in np.unique(part)} - {IGNORE})
-    patches = [Patch(facecolor=colours[label] / 255, edgecolor=GREY, label=task.classes[label]) for label in shown]
+    for axes, name in zip(grid[:, 0], ("image", "truth", "prediction"), strict=True):
+        axes.set_ylabel(name, fontsize=11)
+    shown = sorted({int(name) for _, *labels in rows for part in labels for name in part.unique()} - {IGNORE})
+    patches = [Patch(facecolor=colours[index] / 255, edgecolor=GREY, label=classes[index]) for index in shown]
     patches.append(Patch(facecolor="white", edgecolor=GREY, label="void (ignored)"))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
     figure.suptitle(title)

@@ -17,16 +17,18 @@ from tqdm.auto import tqdm
 
 from px_seg import pictures
 from px_seg.config import RunConfig
-from px_seg.data.loaders import check, evaluation_loader, pruning_batches, training_loader
+from px_seg.data.loaders import check, check_pruning_batches, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
-from px_seg.output import RunFolder, default_folder
+from px_seg.output import TRACKED, RunFolder, default_folder, flat
 from px_seg.progress import bar
 from px_seg.pruning import Criterion, Masks, criterion, exponential, prune
 from px_seg.results import collect, table
 from px_seg.tasks import Task
 from px_seg.training import (
+    check_optimizer,
     check_schedule,
+    find_checkpoint,
     fine_tune,
     load_checkpoint,
     make_optimizer,
@@ -48,28 +50,37 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     ranker = _check(config)
     folder = RunFolder(Path(config.output_dir) if config.output_dir else default_folder(task_type.name, config))
     accelerator = make_accelerator(config, folder.path)
-    main, rank, processes = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    main, processes = accelerator.is_main_process, accelerator.num_processes
+    task_type.check(config, synchronised=config.sync_bn and processes > 1)
     if main:
         folder.check(config)
     with accelerator.main_process_first():
         task = task_type(config)
+    scoring = ranker.needs_data and config.sparsity > 0
+    if scoring:
+        check_pruning_batches(len(task.train), config.pruning.batches, config.pruning.batch_size)
+    train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
+    val_loader = evaluation_loader(
+        task.val, config.batch_size, config.data.workers, accelerator.process_index, processes
+    )
+    set_seed(config.seed)
+    model = _build(task, config, accelerator)
+    with accelerator.main_process_first():
         if main:
             check(task.train.data, "training images")
             check(task.val.data, "validation images")
-
-    set_seed(config.seed)
-    model = _build(task, config, accelerator)
-    train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
-    val_loader = evaluation_loader(task.val, config.batch_size, config.data.workers, rank, processes)
     batches = []
-    if ranker.needs_data and config.sparsity:
-        batches = pruning_batches(task.train, config.pruning.batches, config.pruning.batch_size, config.seed)
+    if scoring:
+        batches = pruning_batches(task.train, config.pruning.batches, config.pruning.batch_size, config.seed, main)
+        # A trial on one image: what the method cannot score shows before anything is written.
+        ranker.score(model, [batches[0][0][:1]], scope=task.scope)
     if main:
         folder.open(config)
     accelerator.wait_for_everyone()
 
     if config.resume and folder.masks.is_file():
         masks = Masks.load(folder.masks)
+        masks.check(model)
     else:
         masks = _prune(model, task, batches, ranker, config, accelerator)
         if main:
@@ -77,7 +88,11 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     del batches
 
     if config.tracker:
-        accelerator.init_trackers("px_seg", _flat(asdict(config)))
+        settings = {
+            key: value if isinstance(value, int | float | str) else str(value)
+            for key, value in flat(asdict(config)).items()
+        }
+        accelerator.init_trackers(TRACKED, settings)
     history, scores = _fine_tune(accelerator, model, task, train_loader, val_loader, masks, folder, config)
     accelerator.end_training()
     if not main:
@@ -99,24 +114,27 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
         "mixed_precision": accelerator.mixed_precision,
     }
     results = collect(task, config, scores, saved, model, seconds, environment)
+    summary = table(task, results, masks, folder.path)
     _draw(task, model, masks, folder, history, results)
     folder.finish(results)
-    print(table(results, masks, folder.path))
+    print(summary)
     return results
 
 
 def _check(config: RunConfig) -> Criterion:
-    """Refuse what can be refused without data or network; the criterion that will rank."""
+    """Refuse what can be refused without task, data or network; the criterion that will rank."""
+    if config.seed < 0:
+        raise InputError(f"seed must be at least 0, got {config.seed}")
     ranker = criterion(config.method, seed=config.seed)
     exponential(1 - config.sparsity, ranker.rounds if config.rounds is None else config.rounds)
+    check_optimizer(config.optimizer)
     check_schedule(config.schedule)
     if config.epochs < 0:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
-    if config.batch_size < 2 and not config.sync_bn:
-        raise InputError(
-            f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
-            "sees one value a channel in each image"
-        )
+    if config.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    if config.data.workers < 0:
+        raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
     return ranker
 
 
@@ -132,6 +150,7 @@ def _prune(
 ) -> Masks:
     """Masks of the configured sparsity, the main process's on all."""
     rounds = ranker.rounds if config.rounds is None else config.rounds
+    rounds = rounds if config.sparsity else 0
     started = time.perf_counter()
     with bar(
         total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process
@@ -141,7 +160,7 @@ def _prune(
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
             progress.update()
 
-        masks = prune(model, batches, config.sparsity, ranker, task.scope, rounds, on_round=show)
+        masks = prune(model, batches, config.sparsity, ranker, task.scope, max(rounds, 1), on_round=show)
     shared = {name: broadcast(mask.to(torch.uint8)).bool() for name, mask in masks.items()}
     return Masks(shared).with_metadata(
         method=config.method,
@@ -174,7 +193,8 @@ def _fine_tune(
     schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
     accelerator.register_for_checkpointing(schedule)
     set_seed(config.seed, device_specific=True)
-    done = load_checkpoint(accelerator, folder.checkpoint) if config.resume and folder.checkpoint.exists() else 0
+    checkpoint = find_checkpoint(accelerator, folder.checkpoint) if config.resume else None
+    done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
     history = folder.history(until=done) if accelerator.is_main_process else []
 
     scores: dict[str, Any] = {}
@@ -207,6 +227,9 @@ def _fine_tune(
             if not folder.checkpoint.exists():
                 kept = f"no epoch was completed; the masks are in {folder.masks}"
             raise TrainingDiverged(f"{error}; {kept}") from None
+        if not scores:
+            # A run that was stopped after its last epoch: the checkpoint holds the trained model.
+            scores.update(task.evaluate(model, val_loader, accelerator.device))
     return history, scores
 
 
@@ -218,11 +241,12 @@ def _draw(
     history: list[dict[str, Any]],
     results: Mapping[str, Any],
 ) -> None:
-    title = f"{results['method']}, {results['backbone_sparsity']:.2%} of the backbone pruned, {results['data']['name']}"
+    pruned = f"{results['method']}, {results['backbone_sparsity']:.2%} of the backbone pruned"
+    title = f"{pruned if results['sparsity'] else 'dense'}, {results['data']['name']}"
     if results["epochs"]:
         pictures.curves(folder.path / "curves.png", history, task.metrics, title)
     pictures.layer_densities(folder.path / "masks.png", masks, task.scope, title)
-    pictures.samples(folder.path / "samples.png", task, model, title)
+    task.draw(folder.path, model, title)
 
 
 def _line(line: Mapping[str, Any], epochs: int, metrics: Sequence[str]) -> str:
@@ -231,14 +255,3 @@ def _line(line: Mapping[str, Any], epochs: int, metrics: Sequence[str]) -> str:
         parts.append(f"loss {line['loss']:.3f}")
     parts += [f"{pictures.label(name)} {line[name]:.2%}" for name in metrics]
     return "  ".join([*parts, f"{line.get('train_seconds', 0) + line['evaluate_seconds']:.0f} s"])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names, as trackers want them."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat

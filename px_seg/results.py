@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from px_seg.config import RunConfig
+from px_seg.pictures import label
 from px_seg.pruning import Masks, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
@@ -68,18 +69,13 @@ def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dic
     }
 
 
-def table(results: Mapping[str, Any], masks: Masks, folder: Path) -> str:
+def table(task: Task, results: Mapping[str, Any], masks: Masks, folder: Path) -> str:
     """What a run came to, for a terminal."""
     parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
     lines = [
         f"{results['method']} at sparsity {results['sparsity']:g} on {results['data']['name']}, seed {results['seed']}",
-        f"  {'mIoU':<22}{results['miou']:>8.2%}",
-        f"  {'pixel accuracy':<22}{results['pixel_accuracy']:>8.2%}",
-        "  IoU by class",
-        *(
-            f"    {name:<20}{'absent' if iou is None else f'{iou:.2%}':>8}"
-            for name, iou in results["class_iou"].items()
-        ),
+        *(f"  {label(name):<22}{results[name]:>8.2%}" for name in task.metrics),
+        *task.report(results),
         "  weights kept",
         *(
             f"    {name:<20}{part['kept'] / part['total']:>8.2%}  {part['kept']:,} of {part['total']:,}"

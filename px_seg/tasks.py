@@ -1,6 +1,7 @@
 """A task is data, network, loss and metric. Tasks differ here and nowhere else."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +14,14 @@ from px_seg import data
 from px_seg.config import RunConfig
 from px_seg.data.base import IGNORE
 from px_seg.data.loaders import Transformed
-from px_seg.data.transforms import evaluation, training
+from px_seg.data.transforms import Transform, evaluation, to_uint8, training
+from px_seg.errors import InputError
 from px_seg.metrics import segmentation_scores
-from px_seg.models import build_segmenter
+from px_seg.models import build_segmenter, check_segmenter
+from px_seg.pictures import segmentations
+
+SAMPLES = 5
+"""How many validation images samples.png shows."""
 
 
 class Task(Protocol):
@@ -30,6 +36,16 @@ class Task(Protocol):
     train: Transformed
     val: Transformed
 
+    def __init__(self, config: RunConfig) -> None:
+        """Find the data. Raises InputError when it is not there."""
+
+    @staticmethod
+    def check(config: RunConfig, synchronised: bool) -> None:
+        """Raise InputError for settings that need neither data nor network to be refused.
+
+        `synchronised` says whether BatchNorm sees the batches of several processes.
+        """
+
     def build_model(self) -> nn.Module:
         """The dense network at its start; what is random comes from torch's global generator."""
 
@@ -41,6 +57,12 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
         """Scores over the images of all processes, under the names that results.json uses."""
+
+    def report(self, scores: Mapping[str, Any]) -> list[str]:
+        """The scores beyond `metrics`, as lines of the table for a terminal."""
+
+    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
+        """Write the pictures that show what the model does on validation data."""
 
 
 class Segmentation:
@@ -55,11 +77,29 @@ class Segmentation:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.stride = config.output_stride
+        train_transform, val_transform = self._transforms(config)
         train, val = data.load(config.data)
         self.classes = train.classes
-        self.stride = config.output_stride
-        self.train = Transformed(train, training(config.data.size, tuple(config.data.scale), self.stride))
-        self.val = Transformed(val, evaluation(config.data.evaluation, config.data.size))
+        self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
+
+    @staticmethod
+    def _transforms(config: RunConfig) -> tuple[Transform, Transform]:
+        size = config.data.size
+        if size < 1:
+            raise InputError(f"data.size must be at least 1, got {size}")
+        train = training(size, config.data.scale, config.output_stride)
+        return train, evaluation(config.data.evaluation, size)
+
+    @staticmethod
+    def check(config: RunConfig, synchronised: bool) -> None:
+        check_segmenter(config.encoder, config.weights, config.output_stride)
+        Segmentation._transforms(config)
+        if config.batch_size < 2 and not synchronised:
+            raise InputError(
+                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
+                "sees one value a channel in each image; --sync_bn on several GPUs lifts this"
+            )
 
     def build_model(self) -> nn.Module:
         """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
@@ -101,6 +141,25 @@ class Segmentation:
             "pixel_accuracy": scores.pixel_accuracy,
             "class_iou": dict(zip(self.classes, scores.class_iou, strict=True)),
         }
+
+    def report(self, scores: Mapping[str, Any]) -> list[str]:
+        rows = (
+            f"    {name:<20}{'absent' if iou is None else f'{iou:.2%}':>8}" for name, iou in scores["class_iou"].items()
+        )
+        return ["  IoU by class", *rows]
+
+    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
+        """samples.png: images, truth and prediction."""
+        last = len(self.val) - 1
+        chosen = sorted({round(last * place / (SAMPLES - 1)) for place in range(SAMPLES)})
+        device = next(model.parameters()).device
+        model.eval()
+        rows = []
+        with torch.inference_mode():
+            for index in chosen:
+                image, truth = self.val[index, 0]
+                rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
+        segmentations(folder / "samples.png", rows, self.classes, title)
 
 
 def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -46,6 +46,14 @@ def make_optimizer(model: nn.Module, backbone: str, config: OptimizerConfig) -> 
     )
 
 
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Raise InputError for settings that SGD refuses."""
+    try:
+        make_optimizer(nn.ModuleDict({"backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)}), "backbone", config)
+    except ValueError as error:
+        raise InputError(f"optimizer: {error}") from None
+
+
 def _multistep(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
     return MultiStepLR(optimizer, [round(share * updates) for share in config.milestones], config.gamma)
 
@@ -86,8 +94,9 @@ def fine_tune(
     """Train for the given epochs, one EpochLog each; nothing runs until the next is asked for.
 
     `model`, `loader` and `optimizer` are prepared by `accelerator`; `schedule` is not, and
-    advances with every update that was really made. Raises TrainingDiverged at the first step
-    whose loss is not finite.
+    advances with every update that was really made. Raises TrainingDiverged naming the first
+    step whose loss is not finite; it is looked for every `CHECK_EVERY` steps, and before an
+    epoch is reported.
     """
     for epoch in epochs:
         model.train()
@@ -131,6 +140,9 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 def save_checkpoint(accelerator: Accelerator, model: nn.Module, masks: Masks, epoch: int, folder: Path) -> None:
     """Replace the checkpoint in `folder` by the state after `epoch`, once it is all written.
 
+    Beside Accelerate's own files it holds progress.json: the epoch, and the launch settings
+    that the optimizer's and the schedule's state depend on.
+
     Raises TrainingDiverged, and leaves the former checkpoint alone, when a weight is not
     finite; RuntimeError when a pruned weight is not 0.
     """
@@ -143,17 +155,49 @@ def save_checkpoint(accelerator: Accelerator, model: nn.Module, masks: Masks, ep
     accelerator.save_state(str(fresh))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (fresh / "progress.json").write_text(json.dumps({"epoch": epoch}))
-        former = folder.with_name(f"{folder.name}.old")
+        (fresh / "progress.json").write_text(json.dumps({"epoch": epoch, **_launch(accelerator)}))
+        former = _former(folder)
+        shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             folder.rename(former)
         fresh.rename(folder)
-        if former.exists():
-            shutil.rmtree(former)
+        shutil.rmtree(former, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def find_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
+    """The newest complete checkpoint at `folder`, or None.
+
+    A run killed while it replaced its checkpoint has the former one still beside it. Raises
+    InputError when the checkpoint is of another number of processes, gradient accumulation or
+    precision: its schedule counts other updates.
+    """
+    for place in (folder, _former(folder)):
+        if (place / "progress.json").is_file():
+            progress = json.loads((place / "progress.json").read_text())
+            for setting, now in _launch(accelerator).items():
+                if progress[setting] != now:
+                    raise InputError(
+                        f"{place} was written with {setting} {progress[setting]}, this launch has {now}: "
+                        "resume with the same accelerate settings"
+                    )
+            return place
+    return None
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
     """Restore the state that `save_checkpoint` wrote; the epoch after which it was saved."""
     accelerator.load_state(str(folder))
     return json.loads((folder / "progress.json").read_text())["epoch"]
+
+
+def _launch(accelerator: Accelerator) -> dict[str, int | str]:
+    return {
+        "processes": accelerator.num_processes,
+        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def _former(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")

@@ -37,8 +37,12 @@ def main() -> None:
         if stamps is None:
             stamps, backgrounds = unpack_packages(Path(unpacked))
         sources = find_sources(stamps, backgrounds, given.seed)
-        tree = build(given.out, sources, {"train": given.train, "val": given.val}, given.size, given.seed)
-    print(f"{given.train} train and {given.val} val images of {len(CLASSES)} classes in {tree}")
+        # Composed aside, so that an interrupted run leaves nothing that looks finished.
+        given.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=given.out) as aside:
+            build(Path(aside), sources, {"train": given.train, "val": given.val}, given.size, given.seed)
+            (Path(aside) / "VOCdevkit").rename(given.out / "VOCdevkit")
+    print(f"{given.train} train and {given.val} val images of {len(CLASSES)} classes in {given.out / 'VOCdevkit'}")
 
 
 if __name__ == "__main__":

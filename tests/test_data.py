@@ -4,7 +4,14 @@ import torch
 from PIL import Image
 
 from px_seg import InputError
-from px_seg.data.loaders import Transformed, check, evaluation_loader, pruning_batches, training_loader
+from px_seg.data.loaders import (
+    Transformed,
+    check,
+    check_pruning_batches,
+    evaluation_loader,
+    pruning_batches,
+    training_loader,
+)
 from px_seg.data.palette import voc_colours
 from px_seg.data.synthetic import Synthetic
 from px_seg.data.transforms import MEAN, STD, evaluation, to_uint8, training
@@ -62,6 +69,8 @@ class TestSynthetic:
             Synthetic("test", 4)
         with pytest.raises(InputError, match="at least 32"):
             Synthetic("train", 4, size=16)
+        with pytest.raises(InputError, match="val_images must be at least 1"):
+            Synthetic("val", 0)
 
 
 class TestVOC:
@@ -85,6 +94,7 @@ class TestVOC:
             Image.fromarray(np.asarray(mask)).save(augmented / f"{name}.png")
         data = VOC(voc, "train_aug")
         assert data.names == ["train_0", "train_5"]
+        assert VOC(voc, "train_aug", held_out="train").names == ["val_1"]
         assert set(np.unique(data[1].mask)) == {0, 6, 255}
 
     def test_classes_can_be_named(self, voc) -> None:
@@ -212,7 +222,9 @@ class TestLoaders:
         with pytest.raises(InputError, match=r"10 training images do not fill one batch of 6 on each of 2"):
             training_loader(data, 6, 0, 0, processes=2)
         with pytest.raises(InputError, match=r"3 batches of 4 images, the training set has 10"):
-            pruning_batches(data, 3, 4, 0)
+            check_pruning_batches(10, 3, 4)
+        with pytest.raises(InputError, match=r"must be at least 1, got -2 and -3"):
+            check_pruning_batches(10, -2, -3)
 
     @pytest.mark.parametrize("processes", [1, 2, 3])
     def test_every_image_is_evaluated_once(self, processes: int) -> None:

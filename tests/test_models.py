@@ -87,5 +87,7 @@ def test_unknown_encoders_and_strides_are_refused() -> None:
         build_segmenter("resnet51", weights="none")
     with pytest.raises(InputError, match="no encoder 'tu-nothing'"):
         build_segmenter("tu-nothing", weights="none")
+    with pytest.raises(InputError, match="cannot be built on vgg11 at stride 16"):
+        build_segmenter("vgg11", weights="none")
     with pytest.raises(InputError, match="output_stride must be 8 or 16, got 32"):
         build_segmenter("resnet18", weights="none", output_stride=32)

@@ -150,6 +150,54 @@ def test_float32_survives_a_bound_beyond_its_range(generator) -> None:
         torch.testing.assert_close(score.double() / small, double[name] / total, rtol=1e-4, atol=1e-12)
 
 
+class TwoDepths(nn.Module):
+    """A short branch beside a deep one whose path activations pass float32's range on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 16), nn.Linear(32, 2)
+        self.deep = nn.Sequential(*(nn.Sequential(nn.Linear(128 if n else 16, 128), nn.ReLU()) for n in range(40)))
+        self.last = nn.Linear(128, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.cat([x, self.last(self.deep(x))], 1))
+
+
+def test_a_dead_branch_does_not_drown_a_live_one(generator) -> None:
+    net, x = TwoDepths(), torch.randn(3, 16, generator=generator)
+    masks = {"last.weight": torch.zeros(16, 128, dtype=torch.bool)}
+    single, double = PX().score(net, [x], masks), PX().score(net.double(), [x.double()], masks)
+    assert (single["stem.weight"] > 0).all()
+    for name, score in single.items():
+        torch.testing.assert_close(score.double(), double[name], rtol=1e-4, atol=0)
+
+
+def test_a_network_without_a_path_is_refused(generator) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.randn(3, 4, generator=generator)
+    with pytest.raises(InputError, match="no path from the input to the output is left"):
+        PX().score(net, [x], {"1.weight": torch.zeros(2, 4, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()),
+        *(nn.ReLU(inplace=True), nn.SiLU(inplace=True), nn.Hardtanh(-2, 0.5)),
+    ],
+    ids=str,
+)
+def test_gates_are_the_activation_over_its_input(layer: nn.Module, generator) -> None:
+    """Between two identity layers the score of the last weight is x^2 gate^2 summed over samples."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), layer, nn.Linear(1, 1, bias=False)).double()
+    net[0].weight.data.fill_(1)
+    net[2].weight.data.fill_(1)
+    u = torch.linspace(-8, 8, 33, dtype=torch.float64)[:, None]
+    u = u[u != 0][:, None]
+    expected = layer(u.clone()).square().sum()
+    torch.testing.assert_close(PX().score(net, [u])["2.weight"].sum(), expected, rtol=1e-12, atol=0)
+
+
 def test_the_model_comes_back_untouched(generator) -> None:
     net, x = Branching(), torch.randn(2, 3, 16, 16, generator=generator)
     net.train()

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from px_seg import InputError, Masks, prunable
 from px_seg.config import parse
@@ -122,14 +123,29 @@ def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
     assert task.loss(logits, torch.full_like(labels, 255)) == 0
 
 
-@pytest.mark.parametrize("setting", [("MIXED_PRECISION", "bf16"), ("GRADIENT_ACCUMULATION_STEPS", "2")])
-def test_what_the_launcher_was_given_holds(tiny, tmp_path, monkeypatch, setting) -> None:
-    monkeypatch.setenv(f"ACCELERATE_{setting[0]}", setting[1])
-    flags = ("--channels_last", "--optimizer.nesterov", "true", "--sparsity", 0.95)
+def test_mixed_precision_keeps_pruned_weights_at_zero(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    flags = ("--channels_last", "--optimizer.nesterov", "--sparsity", 0.95, "--epochs", 2)
     results = go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
     assert math.isfinite(results["miou"])
-    assert results["mixed_precision"] == ("bf16" if setting[1] == "bf16" else "no")
+    assert results["mixed_precision"] == "bf16"
     assert results["backbone_sparsity"] == Masks.load(tmp_path / "out" / "masks.safetensors").sparsity
+
+
+@pytest.mark.parametrize(("accumulation", "updates"), [("1", 8), ("2", 4), ("3", 4)])
+def test_gradients_accumulate_as_the_launcher_was_told(tiny, tmp_path, monkeypatch, accumulation, updates) -> None:
+    """Two epochs of four batches; an epoch's last batches make an update even if fewer."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", accumulation)
+    made = []
+    handle = register_optimizer_step_post_hook(lambda *_: made.append(1))
+    flags = ("--method", "random", "--batch_size", 2, "--epochs", 2)
+    try:
+        go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
+    finally:
+        handle.remove()
+    assert len(made) == updates
+    rates = [line["head_lr"] for line in lines(tmp_path / "out")]
+    assert rates == pytest.approx([0.1 * 0.5**0.9, 0])
 
 
 class Interrupted(Segmentation):
@@ -159,6 +175,35 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -
         go(*flags, "--resume", "--output_dir", tmp_path / "cut")
 
 
+class Unfinished(Segmentation):
+    """Stops after the last epoch, before anything is written of it."""
+
+    def draw(self, folder, model, title):
+        raise KeyboardInterrupt
+
+
+def test_a_run_stopped_at_its_very_end_can_be_finished(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    logged = lines(tmp_path / "out")[-1]
+    # Killed in the middle of replacing the checkpoint: the former one is still there.
+    (tmp_path / "out" / "checkpoint").rename(tmp_path / "out" / "checkpoint.old")
+    results = go(*flags, "--resume", "--threads", 1)
+    assert results["miou"] == pytest.approx(logged["miou"], abs=1e-3)
+    assert len(lines(tmp_path / "out")) == 1
+
+
+def test_a_run_is_not_resumed_under_another_launch(tiny, tmp_path, monkeypatch) -> None:
+    flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    with pytest.raises(InputError, match="gradient_accumulation_steps 1, this launch has 2"):
+        go(*flags, "--resume")
+
+
 class Diverging(Segmentation):
     """The loss turns NaN at the first step of the second epoch."""
 
@@ -186,6 +231,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--epochs", 0, "--method", "random", "--output_dir", out)
     go(*flags)
     (out / "notes.txt").write_text("mine")
+    (out / "mine.png").write_text("mine")
     before = (out / "results.json").read_text()
     with pytest.raises(InputError, match=r"already holds a run.*--overwrite"):
         go(*flags)
@@ -195,7 +241,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
     assert (out / "results.json").read_text() == before
     go(*flags, "--overwrite", "--seed", 1)
     assert json.loads((out / "results.json").read_text())["seed"] == 1
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "notes.txt").read_text() == (out / "mine.png").read_text() == "mine"
     with pytest.raises(InputError, match="there is no run"):
         go(*flags[:-1], tmp_path / "new", "--resume")
     with pytest.raises(InputError, match="not a run's"):
@@ -222,6 +268,14 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--schedule.milestones", "[50]"], "between 0 and 1"),
         (["--data.evaluation", "half"], "choose one of whole, centre_crop"),
         (["--data.scale", "[2, 1]"], "the smaller first"),
+        (["--data.size", "0"], "data.size must be at least 1"),
+        (["--data.scale", "[0.5]"], "must be two factors"),
+        (["--data.val_images", "0"], "data.val_images must be at least 1"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--optimizer.momentum", "-1"], "optimizer: Invalid momentum"),
+        (["--optimizer.nesterov", "--optimizer.momentum", "0"], "optimizer: Nesterov"),
+        (["--encoder", "mit_b0"], "has no meaning for paths"),
         (["--tracker", "notebook"], "no tracker 'notebook': choose one of"),
         (["--weights", "nowhere.pth"], "no file nowhere.pth"),
         (
@@ -260,6 +314,7 @@ def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
     assert (config.data.name, config.data.root, config.epochs) == ("voc2012", "there", 5)
     assert (config.output_stride, config.data.size) == (paper["output_stride"], paper["data"]["size"]) == (8, 513)
     assert parse([], CONFIGS, "").data.name == "synthetic"
+    assert parse(["--data", '{"name": "voc2012"}'], CONFIGS, "").encoder == paper["encoder"]
 
 
 def script(*flags: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
@@ -274,21 +329,38 @@ def test_the_script_ends_bad_input_with_status_two_and_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
 def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
     """Five validation images over two processes: without training the scores are the same."""
-    two = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511")
-    for epochs in (0, 1):
-        flags = ("--config", tiny, "--sparsity", 0.9, "--batch_size", 2, "--epochs", epochs)
-        alone = go(*flags, "--output_dir", tmp_path / f"alone{epochs}")
-        done = script(*flags, "--output_dir", tmp_path / f"two{epochs}", launcher=two, ACCELERATE_USE_CPU="true")
-        assert done.returncode == 0, done.stderr
-        shared = json.loads((tmp_path / f"two{epochs}" / "results.json").read_text())
-        assert (alone["processes"], shared["processes"]) == (1, 2)
-        masks = [Masks.load(tmp_path / f"{name}{epochs}" / "masks.safetensors") for name in ("alone", "two")]
-        agreeing = sum(int((masks[0][name] == masks[1][name]).sum()) for name in masks[0])
-        assert agreeing / masks[0].total > 0.9999
-        if epochs == 0:
-            assert shared["miou"] == pytest.approx(alone["miou"], abs=1e-4)
-            assert shared["pixel_accuracy"] == pytest.approx(alone["pixel_accuracy"], abs=1e-4)
-        # The epoch's line and the table, from the main process alone.
-        assert done.stdout.count("mIoU") == 2
+    flags = ("--config", tiny, "--sparsity", 0.9, "--epochs", 0)
+    alone = go(*flags, "--output_dir", tmp_path / "alone")
+    done = script(*flags, "--output_dir", tmp_path / "two", launcher=TWO, ACCELERATE_USE_CPU="true")
+    assert done.returncode == 0, done.stderr
+    shared = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert (alone["processes"], shared["processes"]) == (1, 2)
+    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("alone", "two")]
+    agreeing = sum(int((masks[0][name] == masks[1][name]).sum()) for name in masks[0])
+    assert agreeing / masks[0].total > 0.9999
+    assert shared["miou"] == pytest.approx(alone["miou"], abs=1e-4)
+    assert shared["pixel_accuracy"] == pytest.approx(alone["pixel_accuracy"], abs=1e-4)
+    # The epoch's line and the table, from the main process alone.
+    assert done.stdout.count("mIoU") == 2
+
+
+def test_two_processes_train_one_model_on_different_images(tmp_path) -> None:
+    worker = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, *TWO, str(worker), str(tmp_path)]
+    done = subprocess.run(
+        command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for epoch in ("1", "2"):
+        assert len(first["images"][epoch]) == len(second["images"][epoch]) == 4
+        assert not set(first["images"][epoch]) & set(second["images"][epoch])
+    assert first["images"]["1"] != first["images"]["2"]
+    assert first["weights"] == second["weights"]
+    assert first["buffers"] == second["buffers"]
+    assert first["revived"] == second["revived"] == {}

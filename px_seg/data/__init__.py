@@ -1,5 +1,6 @@
 """Datasets by name, transforms and loaders."""
 
+import warnings
 from collections.abc import Callable
 
 from px_seg.config import DataConfig
@@ -21,7 +22,12 @@ def _synthetic(config: DataConfig) -> Splits:
 def _voc2012(config: DataConfig) -> Splits:
     if config.download:
         download(config.root)
-    return VOC(config.root, config.train_split), VOC(config.root, config.val_split)
+    train, val = VOC(config.root, config.train_split, held_out=config.val_split), VOC(config.root, config.val_split)
+    if shared := set(train.names) & set(val.names):
+        warnings.warn(
+            f"{len(shared)} images are in both {train.split} and {val.split}: the scores will flatter", stacklevel=2
+        )
+    return train, val
 
 
 DATASETS: dict[str, Callable[[DataConfig], Splits]] = {"synthetic": _synthetic, "voc2012": _voc2012}

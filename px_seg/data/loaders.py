@@ -87,20 +87,27 @@ def evaluation_loader(data: Transformed, batch_size: int, workers: int, process:
     )
 
 
-def pruning_batches(data: Transformed, batches: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """`batches` batches of augmented training samples, drawn without replacement.
-
-    Held in memory, because every round of pruning walks all of them. Raises InputError when
-    the data has fewer samples than asked for.
-    """
-    wanted = batches * batch_size
-    if not 0 < wanted <= len(data):
+def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:
+    """Raise InputError unless a training set of `length` images fills the batches asked for."""
+    if min(batches, batch_size) < 1:
+        raise InputError(f"pruning.batches and pruning.batch_size must be at least 1, got {batches} and {batch_size}")
+    if batches * batch_size > length:
         raise InputError(
-            f"pruning wants {batches} batches of {batch_size} images, the training set has {len(data)}: "
+            f"pruning wants {batches} batches of {batch_size} images, the training set has {length}: "
             "lower --pruning.batches or --pruning.batch_size"
         )
+
+
+def pruning_batches(
+    data: Transformed, batches: int, batch_size: int, seed: int, show: bool = True
+) -> list[tuple[Tensor, Tensor]]:
+    """`batches` batches of augmented training samples, drawn without replacement.
+
+    Held in memory, because every round of pruning walks all of them.
+    """
+    wanted = batches * batch_size
     keys = list(Shuffle(len(data), seed))[:wanted]
-    samples = [data[key] for key in bar(keys, desc="reading pruning batches", unit="image")]
+    samples = [data[key] for key in bar(keys, desc="reading pruning batches", unit="image", show=show)]
     groups = [samples[start : start + batch_size] for start in range(0, wanted, batch_size)]
     return [(torch.stack([s[0] for s in group]), torch.stack([s[1] for s in group])) for group in groups]
 

@@ -19,7 +19,6 @@ from PIL import Image, ImageEnhance
 
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
-from px_seg.data.synthetic import SPLITS
 from px_seg.errors import InputError
 from px_seg.progress import bar
 
@@ -49,6 +48,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "vehicle": ("vehicles", "military/vehicles"),
 }
 """Class names, label 1 first, and the stamp folders they are made of. Drawings are left out."""
+
+SPLITS = {"train": 0, "val": 1}
+"""The splits, and the number that each one's random stream starts from."""
 
 _SHOW_A_CLASS = ("FreshFlower", "YellowFlower", "LadyBird", "TwoWings")
 """Backgrounds with a flower or an insect in them, which would be labelled background."""

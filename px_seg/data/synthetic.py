@@ -53,8 +53,8 @@ SPLITS = {"train": 0, "val": 1}
 class Synthetic:
     """`length` images of `size` x `size`, each a pure function of (seed, split, index).
 
-    The splits draw from separate random streams. Raises InputError for an unknown split or
-    an image too small to hold a texture.
+    The splits draw from separate random streams. Raises InputError for an unknown split, no
+    images, a negative seed, or images too small to show a texture.
     """
 
     classes = CLASSES
@@ -64,6 +64,10 @@ class Synthetic:
             raise InputError(f"synthetic data has no split {split!r}: choose one of {', '.join(SPLITS)}")
         if size < 32:
             raise InputError(f"synthetic images of {size} pixels cannot show a texture: use at least 32")
+        if length < 1:
+            raise InputError(f"data.{split}_images must be at least 1, got {length}")
+        if seed < 0:
+            raise InputError(f"data.seed must be at least 0, got {seed}")
         self.split, self.length, self.size, self.seed = split, length, size, seed
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """From a sample to tensors, through albumentations. Nothing else in the project imports it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 # albumentations asks the network for its newest version when imported.
@@ -37,15 +37,15 @@ class _Pipeline:
         return done["image"], done["mask"].to(torch.int64)
 
 
-def training(size: int, scale: tuple[float, float], stride: int) -> Transform:
+def training(size: int, scale: Sequence[float], stride: int) -> Transform:
     """Random scale, random crop of `size` and random flip, a pure function of sample and seed.
 
     `scale` bounds the factor, 1 meaning unchanged. What the image does not cover, and what
     rounds `size` up to a multiple of `stride`, is the mean colour and ignored by the loss.
     """
-    low, high = scale
-    if not 0 < low <= high:
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise InputError(f"data.scale must be two factors, the smaller first, got {list(scale)}")
+    low, high = scale
     fill = {"fill": tuple(255 * mean for mean in MEAN), "fill_mask": IGNORE, "border_mode": cv2.BORDER_CONSTANT}
     return _Pipeline(
         A.RandomScale((low - 1, high - 1), interpolation=cv2.INTER_LINEAR, p=1),

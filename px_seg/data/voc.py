@@ -18,19 +18,19 @@ class VOC:
     """One split of a VOC2012 tree.
 
     `root` is the folder that holds `VOCdevkit`, or `VOC2012` itself. `split` is a list in
-    `ImageSets/Segmentation`, or `train_aug`: every mask in `SegmentationClassAug` that `val`
-    does not list. A file `classes.txt` in the tree, one name a line and the background first,
+    `ImageSets/Segmentation`, or `train_aug`: every mask in `SegmentationClassAug` that the
+    list `held_out` does not name. A file `classes.txt` in the tree, one name a line and the background first,
     names the classes of another dataset laid out the same way.
 
     Raises InputError for a missing tree, an empty or missing split, and images or masks that
     are missing; reading a sample, for one that is damaged or does not fit its mask.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, held_out: str = "val") -> None:
         self.folder = find_tree(root)
         self.classes = _classes(self.folder)
         self.split = split
-        self.names = _names(self.folder, split)
+        self.names = _names(self.folder, split, held_out)
         masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
         self._images = [self.folder / "JPEGImages" / f"{name}.jpg" for name in self.names]
         self._masks = [self.folder / masks / f"{name}.png" for name in self.names]
@@ -66,7 +66,7 @@ class VOC:
 
 def find_tree(root: str | Path) -> Path:
     """The VOC2012 folder at or below `root`; InputError naming the places looked at."""
-    places = [Path(root) / "VOCdevkit" / "VOC2012", Path(root) / "VOC2012", Path(root)]
+    places = _places(root)
     for place in places:
         if (place / "JPEGImages").is_dir():
             return place
@@ -76,11 +76,15 @@ def find_tree(root: str | Path) -> Path:
     )
 
 
+def _places(root: str | Path) -> list[Path]:
+    return [Path(root) / "VOCdevkit" / "VOC2012", Path(root) / "VOC2012", Path(root)]
+
+
 def download(root: str | Path) -> None:
-    """Fetch VOC2012 train/val into `root`/VOCdevkit through torchvision, unless it is there."""
+    """Fetch VOC2012 train/val into `root`/VOCdevkit through torchvision, unless a tree is there."""
     from torchvision.datasets import VOCSegmentation
 
-    if (Path(root) / "VOCdevkit" / "VOC2012" / "JPEGImages").is_dir():
+    if any((place / "JPEGImages").is_dir() for place in _places(root)):
         return
     try:
         VOCSegmentation(str(root), year="2012", image_set="trainval", download=True)
@@ -102,14 +106,14 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _names(folder: Path, split: str) -> list[str]:
+def _names(folder: Path, split: str, held_out: str) -> list[str]:
     lists = folder / "ImageSets" / "Segmentation"
     if split == "train_aug":
         augmented = folder / "SegmentationClassAug"
         if not augmented.is_dir():
             raise InputError(f"split train_aug reads the masks in {augmented}, which is missing")
-        held_out = set(_names(folder, "val"))
-        names = sorted(path.stem for path in augmented.glob("*.png") if path.stem not in held_out)
+        evaluated = set(_names(folder, held_out, held_out))
+        names = sorted(path.stem for path in augmented.glob("*.png") if path.stem not in evaluated)
         source = augmented
     else:
         source = lists / f"{split}.txt"

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.models.weights import load_encoder
+from px_seg.models.weights import check_weights, load_encoder
 
 ATROUS_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18)}
 """ASPP rates by output stride (Chen et al., 2018, section 4): they cover the same area."""
@@ -22,26 +22,31 @@ def build_segmenter(
     `imagenet`, `none` (random), or a file; see `px_seg.models.weights.load_encoder`. The rest
     starts random, from torch's global generator.
 
-    Raises InputError for an unknown encoder, an output stride other than 8 and 16, and
-    weights that cannot be had.
+    Raises InputError for an encoder that is unknown or cannot be dilated, an output stride
+    other than 8 and 16, and weights that cannot be had.
     """
-    if output_stride not in ATROUS_RATES:
-        raise InputError(f"output_stride must be 8 or 16, got {output_stride}")
-    _check_encoder(encoder)
-    model = smp.DeepLabV3Plus(
-        encoder_name=encoder,
-        # The weights are loaded below: a model saved with this argument set to a name would
-        # need the network again to be read back.
-        encoder_weights=None,
-        encoder_output_stride=output_stride,
-        decoder_atrous_rates=ATROUS_RATES[output_stride],
-        classes=classes,
-    )
+    check_segmenter(encoder, weights, output_stride)
+    try:
+        model = smp.DeepLabV3Plus(
+            encoder_name=encoder,
+            # The weights are loaded below: a model saved with this argument set to a name would
+            # need the network again to be read back.
+            encoder_weights=None,
+            encoder_output_stride=output_stride,
+            decoder_atrous_rates=ATROUS_RATES[output_stride],
+            classes=classes,
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"DeepLabV3+ cannot be built on {encoder} at stride {output_stride}: {error}") from None
     load_encoder(model.encoder, encoder, weights)
     return model
 
 
-def _check_encoder(encoder: str) -> None:
+def check_segmenter(encoder: str, weights: str, output_stride: int) -> None:
+    """Raise InputError for an unknown encoder or stride, or weights in a file that is not there."""
+    if output_stride not in ATROUS_RATES:
+        raise InputError(f"output_stride must be 8 or 16, got {output_stride}")
+    check_weights(weights)
     if encoder.startswith("tu-"):
         known = [f"tu-{name}" for name in timm.list_models()]
         valid = encoder.split(".")[0] in known

@@ -6,12 +6,17 @@ from pickle import UnpicklingError
 
 import segmentation_models_pytorch as smp
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+
+
+def check_weights(weights: str) -> None:
+    """Raise InputError unless `weights` is `none`, `imagenet` or a file that exists."""
+    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+        raise InputError(f"--weights takes imagenet, none or a file; there is no file {weights}")
 
 
 def load_encoder(encoder: nn.Module, name: str, weights: str) -> None:
@@ -38,20 +43,20 @@ def load_encoder(encoder: nn.Module, name: str, weights: str) -> None:
 def _imagenet(name: str) -> Mapping[str, Tensor]:
     try:
         pretrained = smp.encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
-    except (OSError, HfHubHTTPError) as error:
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{name} has no ImageNet weights ({error}): give --weights FILE or --weights none") from None
+    except Exception as error:
+        # What a failed download raises depends on the HTTP library under the hub's client.
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded ({' '.join(str(error).split())[:120]}): "
             "give --weights FILE, or set HF_HOME to a cache folder that has them, or start from "
             "random weights with --weights none"
-        ) from None
-    except (KeyError, RuntimeError) as error:
-        raise InputError(f"{name} has no ImageNet weights ({error}): give --weights FILE or --weights none") from None
+        ) from error
     return pretrained.state_dict()
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise InputError(f"--weights takes imagenet, none or a file; there is no file {file}")
+    check_weights(str(file))
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -89,8 +89,9 @@ class PX(Criterion):
         shape. Where R itself leaves the range of the dtype, all scores are divided by one
         common power of two.
 
-        Raises ValueError for no batches, samples of different shapes or a non-finite R, and
-        UnsupportedOperation, naming module and operation, where paths are not defined.
+        Raises ValueError for no batches, samples of different shapes or a non-finite R,
+        InputError when the masks leave no path, and UnsupportedOperation, naming module and
+        operation, where paths are not defined.
         """
         scored = prunable(model, scope)
         weights = Weights(model, masks or {}, scored)
@@ -105,6 +106,8 @@ class PX(Criterion):
         bound = torch.stack(parts).sum()
         if not bound.isfinite():
             raise ValueError("PX: the trace bound is not finite: the weights or the images hold NaN or infinity")
+        if bound == 0:
+            raise InputError("PX: no path from the input to the output is left: ask for a lower sparsity")
         leaves = list(weights.squares.values())
         gradients = torch.autograd.grad(bound, leaves, allow_unused=True)
         unit = _representable(bound.detach(), int(exponent))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -159,10 +160,15 @@ class Masks(Mapping[str, Tensor]):
                 handle.remove()
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file: one bit a weight, shapes and metadata in the header."""
+        """Write a safetensors file: one bit a weight, shapes and metadata in the header.
+
+        The file appears whole or not at all.
+        """
         packed = {n: torch.from_numpy(np.packbits(m.cpu().numpy().reshape(-1))) for n, m in self.items()}
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
-        save_file(packed, path, metadata={**self.metadata, "format": _FORMAT, "shapes": shapes})
+        partial = Path(f"{path}.new")
+        save_file(packed, partial, metadata={**self.metadata, "format": _FORMAT, "shapes": shapes})
+        partial.replace(path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Masks":

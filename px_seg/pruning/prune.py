@@ -24,9 +24,9 @@ def exponential(density: float, rounds: int) -> list[float]:
 
 def prune(
     model: nn.Module,
-    batches: Batches = (),
-    sparsity: float = 0.8,
-    criterion: Criterion | None = None,
+    batches: Batches,
+    sparsity: float,
+    criterion: Criterion,
     scope: Scope = None,
     rounds: int | None = None,
     on_round: Callable[[int, Masks], None] | None = None,
@@ -40,8 +40,6 @@ def prune(
 
     Raises InputError for a sparsity outside [0, 1), fewer than one round or an empty scope.
     """
-    if criterion is None:
-        raise InputError("prune needs a criterion, px_seg.PX() for one")
     densities = exponential(1 - sparsity, criterion.rounds if rounds is None else rounds)
     masks = Masks.ones(model, scope)
     if sparsity == 0:

@@ -24,13 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from px_seg.errors import InputError
+
 if TYPE_CHECKING:
     from px_seg.pruning.streams import PathTensor
 
 Function = Callable[..., Any]
 
 
-class UnsupportedOperation(TypeError):
+class UnsupportedOperation(InputError):
     """The model contains an operation for which paths are not defined."""
 
 
@@ -140,8 +142,15 @@ def _relu_gate(u: Tensor) -> Tensor:
     return (u > 0).to(u)
 
 
+def _hardtanh_gate(u: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    if not min_val <= 0 <= max_val:
+        raise UnsupportedOperation(f"hardtanh between {min_val} and {max_val} is not 0 at 0")
+    at_zero = u.new_tensor(float(min_val < 0))
+    return torch.where(u == 0, at_zero, u.clamp(min_val, max_val) / u)
+
+
 def _relu6_gate(u: Tensor) -> Tensor:
-    return _relu_gate(u) * (6 / u.clamp(min=6))
+    return _hardtanh_gate(u, 0.0, 6.0)
 
 
 def _gelu_gate(u: Tensor, approximate: str = "none") -> Tensor:
@@ -157,6 +166,7 @@ GATES: dict[Function, Function] = {
     Tensor.relu: _relu_gate,
     Tensor.relu_: _relu_gate,
     F.relu6: _relu6_gate,
+    F.hardtanh: _hardtanh_gate,
     F.leaky_relu: _leaky_gate,
     F.silu: _silu_gate,
     F.gelu: _gelu_gate,

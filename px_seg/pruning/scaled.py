@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_NOTHING = -(2**24)
+
 
 class Scaled(NamedTuple):
     """The tensor `values * 2**exponent`."""
@@ -24,17 +26,23 @@ class Scaled(NamedTuple):
         return cls(values, torch.zeros((), dtype=torch.int32, device=values.device))
 
     def normalised(self) -> "Scaled":
-        """The same tensor with its largest value in [0.5, 1), unless all are 0."""
-        shift = torch.frexp(self.values.detach().amax()).exponent.clamp(min=-126)
-        return Scaled(self.values * torch.exp2(-shift.to(self.values.dtype)), self.exponent + shift)
+        """The same tensor with its largest value in [0.5, 1), unless all are 0.
+
+        Zeros take the smallest exponent, so that they never decide that of a sum.
+        """
+        largest = self.values.detach().amax()
+        shift = torch.frexp(largest).exponent.clamp(min=-126)
+        exponent = torch.where(largest == 0, _NOTHING, self.exponent + shift)
+        return Scaled(self.values * torch.exp2(-shift.to(self.values.dtype)), exponent.to(torch.int32))
 
 
 def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], Tensor]:
-    """The values of several tensors at one common exponent, the largest of theirs.
+    """The values of several tensors at one common exponent, that of the largest value in any.
 
-    What falls below the dtype's range by this is smaller than the largest value of another
-    part by more than the dtype can tell apart.
+    What falls below the dtype's range by this is smaller than that value by more than the
+    dtype can tell apart.
     """
+    parts = [part.normalised() for part in parts]
     exponent = torch.stack([part.exponent for part in parts]).amax()
     return [p.values * torch.exp2((p.exponent - exponent).to(p.values.dtype)) for p in parts], exponent
 

@@ -1,0 +1,58 @@
+"""Two epochs of training under torchrun; each rank writes down what it saw and what came of it."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from conftest import REPOSITORY
+
+from px_seg import Magnitude, prune
+from px_seg.config import parse
+from px_seg.data.loaders import training_loader
+from px_seg.tasks import Segmentation
+from px_seg.training import fine_tune, make_optimizer, make_schedule, share_buffers
+
+FLAGS = ["--data.train_images", "8", "--data.val_images", "2", "--data.size", "32", "--batch_size", "2"]
+
+
+class Watched(Segmentation):
+    """Remembers which label maps the loss was computed on."""
+
+    def loss(self, logits, labels):
+        seen.setdefault(epoch, []).extend(hashlib.md5(part.numpy().tobytes()).hexdigest() for part in labels)
+        return super().loss(logits, labels)
+
+
+def digest(tensors) -> str:
+    return hashlib.md5(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+accelerator = Accelerator()
+torch.set_num_threads(1)
+config = parse(FLAGS, REPOSITORY / "configs", "")
+task = Watched(config)
+set_seed(0)
+model = task.build_model()
+masks = prune(model, (), 0.9, Magnitude(), task.scope)
+optimizer = make_optimizer(model, task.scope, config.optimizer)
+loader = training_loader(task.train, config.batch_size, 0, 0, accelerator.num_processes)
+prepared, loader, stepper = accelerator.prepare(model, loader, optimizer)
+schedule = make_schedule(optimizer, config.schedule, 4)
+seen: dict[int, list[str]] = {}
+epoch = 1
+with masks.hold(model, optimizer):
+    for log in fine_tune(accelerator, prepared, task, loader, stepper, schedule, range(1, 3)):
+        epoch = log.epoch + 1
+share_buffers(accelerator, model)
+result = {
+    "images": seen,
+    "weights": digest(model.parameters()),
+    "buffers": digest(model.buffers()),
+    "revived": masks.revived(model.state_dict()),
+}
+(Path(sys.argv[1]) / f"{accelerator.process_index}.json").write_text(json.dumps(result))
+accelerator.end_training()
