@@ -161,12 +161,17 @@ class TwoDepths(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(torch.cat([x, self.last(self.deep(x))], 1))
+        return self.head(torch.cat([x, self.last(self.deep(x)).relu()], 1))
 
 
-def test_a_dead_branch_does_not_drown_a_live_one(generator) -> None:
+@pytest.mark.parametrize("end", ["pruned", "gated"])
+def test_a_dead_branch_does_not_drown_a_live_one(generator, end: str) -> None:
     net, x = TwoDepths(), torch.randn(3, 16, generator=generator)
-    masks = {"last.weight": torch.zeros(16, 128, dtype=torch.bool)}
+    masks = {}
+    if end == "pruned":
+        masks = {"last.weight": torch.zeros(16, 128, dtype=torch.bool)}
+    else:
+        net.last.bias.data.fill_(-1e9)
     single, double = PX().score(net, [x], masks), PX().score(net.double(), [x.double()], masks)
     assert (single["stem.weight"] > 0).all()
     for name, score in single.items():
