@@ -113,10 +113,10 @@ class RunConfig:
         epochs: epochs of fine-tuning
         batch_size: training images in a batch, on each process
         seed: of initial weights, data order, augmentation and random pruning
-        data: see below
-        pruning: see below
-        optimizer: see below
-        schedule: see below
+        data: what the run learns from
+        pruning: the data that data-driven criteria score with
+        optimizer: SGD, with one learning rate for the backbone and one for the rest
+        schedule: how the learning rates fall
         output_dir: folder for everything the run writes; by default under runs/, named after the run
         overwrite: replace the run that output_dir holds
         resume: go on with the run that output_dir holds
@@ -172,7 +172,8 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
 
 
 def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfig:
-    parser = ArgumentParser(exit_on_error=False, description=description)
+    # The first paragraph: argparse would run the examples after it together.
+    parser = ArgumentParser(exit_on_error=False, description=description.split("\n\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
     parser.add_class_arguments(RunConfig)
     parser.default_config_files = [str(preset)]

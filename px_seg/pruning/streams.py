@@ -71,8 +71,8 @@ _METADATA = {
 class PathTensor(torch.Tensor):
     """A stream at one point of the network; a torch function of it follows `RULES`.
 
-    The tensor itself serves for shape, dtype and device. The subclasses say what the five kinds of
-    operation do to their stream.
+    The tensor itself serves for shape, dtype and device only. The subclasses say what each kind of
+    operation does to their stream.
     """
 
     stream: Scaled
