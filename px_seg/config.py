@@ -7,7 +7,7 @@ have no defaults for anything that is part of an experiment's protocol: the pres
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
     valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
     for --help.
     """
-    argv = _complete_switches(argv)
+    argv = _files_first(_complete_switches(argv))
     for file in _config_files(argv):
         _reject_unknown(_read(file), RunConfig, file)
     config = _parse_over(presets / "synthetic.yaml", argv, description)
@@ -185,6 +185,19 @@ def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfi
             message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
         raise InputError(message) from None
     return RunConfig(**{field.name: parsed[field.name] for field in fields(RunConfig)})
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """The same words with --config in front: flags override files wherever they stand."""
+    files, flags = [], []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files.append(word)
+            files.extend(islice(words, 1))
+        else:
+            (files if word.startswith("--config=") else flags).append(word)
+    return files + flags
 
 
 def _config_files(argv: Sequence[str]) -> list[Path]:

@@ -1,15 +1,20 @@
 """Devices, processes and trackers, through Accelerate."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import broadcast_object_list
 
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
+
+T = TypeVar("T")
 
 
 def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
@@ -19,8 +24,8 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     that does not exist or is not installed.
     """
     _check_tracker(config.tracker)
-    if config.threads is not None and config.threads < 1:
-        raise InputError(f"threads must be at least 1, got {config.threads}")
+    if config.threads is not None and not 1 <= config.threads <= 1024:
+        raise InputError(f"threads must be at least 1 and at most 1024, got {config.threads}")
     try:
         accelerator = Accelerator(
             log_with=config.tracker,
@@ -35,6 +40,24 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     if accelerator.device.type == "cpu":
         _share_cores(config.threads)
     return accelerator
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What `work` returns, done by the main process before the others begin.
+
+    An InputError of the main process is raised on all, so that none is left waiting for it.
+    """
+    done: list[T] = []
+    failure: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            done.append(work())
+        except InputError as error:
+            failure = [str(error)]
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise InputError(failure[0])
+    return done[0] if done else work()
 
 
 def _share_cores(threads: int | None) -> None:

@@ -41,6 +41,10 @@ class RunFolder:
         what to do, when what it holds is not a run at all, and when a run to be resumed is not
         there, is finished or had another configuration.
         """
+        try:
+            self.path.exists()
+        except (OSError, ValueError) as error:
+            raise InputError(f"--output_dir {str(self.path)[:80]!r} cannot be a folder: {error}"[:200]) from None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {self.path} is a file, not a folder")
         if config.overwrite and config.resume:
@@ -48,7 +52,7 @@ class RunFolder:
         held = any(self.path.iterdir()) if self.path.exists() else False
         if config.resume:
             self._check_resumable(config)
-        elif held and not self.config.is_file():
+        elif held and not self._former():
             raise InputError(f"--output_dir {self.path} holds files that are not a run's: choose another folder")
         elif held and not config.overwrite:
             raise InputError(
@@ -62,16 +66,27 @@ class RunFolder:
             self._clear()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace(config, overwrite=False, resume=False).save(self.config)
+            if not config.resume:
+                replace(config, overwrite=False, resume=False).save(self.config)
         except OSError as error:
             raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
+
+    def _former(self) -> dict[str, Any]:
+        """The configuration that the folder holds; empty when there is none, or not a run's."""
+        try:
+            held = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return held if isinstance(held, dict) and {"sparsity", "method", "data"} <= held.keys() else {}
 
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.config.is_file():
             raise InputError(f"there is no run in {self.path} to resume: leave --resume out")
         if self.results.is_file():
             raise InputError(f"the run in {self.path} is finished: there is nothing to resume")
-        former, asked = flat(yaml.safe_load(self.config.read_text())), flat(asdict(config))
+        former, asked = flat(self._former()), flat(asdict(config))
+        if not former:
+            raise InputError(f"{self.config} is damaged: start again with --overwrite")
         changed = [key for key in asked if former.get(key) != asked[key] and key not in OPERATIONAL]
         if changed:
             raise InputError(
@@ -92,10 +107,16 @@ class RunFolder:
         """The lines of metrics.jsonl; those after epoch `until` are dropped from the file."""
         if not self.metrics.is_file():
             return []
-        lines = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        lines = []
+        for text in self.metrics.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                # A run killed while it wrote leaves half a line; what follows was never logged.
+                break
         if until is not None:
             lines = [line for line in lines if line["epoch"] <= until]
-            self.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+            _replace(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines))
         return lines
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -105,11 +126,16 @@ class RunFolder:
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write results.json, which marks the run as complete, and drop the checkpoint."""
-        partial = self.results.with_suffix(".json.new")
-        partial.write_text(json.dumps(results, indent=2))
-        partial.rename(self.results)
+        _replace(self.results, json.dumps(results, indent=2))
         if self.checkpoint.exists():
             shutil.rmtree(self.checkpoint)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, as it was or as it is to be."""
+    partial = path.with_name(f"{path.name}.new")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def default_folder(task: str, config: RunConfig) -> Path:

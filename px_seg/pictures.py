@@ -97,6 +97,8 @@ def segmentations(
     shown = sorted({int(name) for _, *labels in rows for part in labels for name in part.unique()} - {IGNORE})
     patches = [Patch(facecolor=colours[index] / 255, edgecolor=GREY, label=classes[index]) for index in shown]
     patches.append(Patch(facecolor="white", edgecolor=GREY, label="void (ignored)"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
+    legend = figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from px_seg import pictures
 from px_seg.config import RunConfig
 from px_seg.data.loaders import check, check_pruning_batches, evaluation_loader, pruning_batches, training_loader
-from px_seg.devices import make_accelerator
+from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.output import TRACKED, RunFolder, default_folder, flat
 from px_seg.progress import bar
-from px_seg.pruning import Criterion, Masks, criterion, exponential, prune
+from px_seg.pruning import Criterion, Masks, criterion, exponential, prunable, prune
 from px_seg.results import collect, table
 from px_seg.tasks import Task
 from px_seg.training import (
@@ -48,14 +48,14 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     checkpoint.
     """
     ranker = _check(config)
-    folder = RunFolder(Path(config.output_dir) if config.output_dir else default_folder(task_type.name, config))
+    folder = RunFolder(
+        Path(config.output_dir).expanduser() if config.output_dir else default_folder(task_type.name, config)
+    )
     accelerator = make_accelerator(config, folder.path)
     main, processes = accelerator.is_main_process, accelerator.num_processes
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
-    if main:
-        folder.check(config)
-    with accelerator.main_process_first():
-        task = task_type(config)
+    main_first(accelerator, lambda: folder.check(config) if main else None)
+    task = main_first(accelerator, lambda: task_type(config))
     scoring = ranker.needs_data and config.sparsity > 0
     if scoring:
         check_pruning_batches(len(task.train), config.pruning.batches, config.pruning.batch_size)
@@ -65,10 +65,7 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     )
     set_seed(config.seed)
     model = _build(task, config, accelerator)
-    with accelerator.main_process_first():
-        if main:
-            check(task.train.data, "training images")
-            check(task.val.data, "validation images")
+    main_first(accelerator, lambda: _check_data(task) if main else None)
     batches = []
     if scoring:
         batches = pruning_batches(task.train, config.pruning.batches, config.pruning.batch_size, config.seed, main)
@@ -79,8 +76,7 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     accelerator.wait_for_everyone()
 
     if config.resume and folder.masks.is_file():
-        masks = Masks.load(folder.masks)
-        masks.check(model)
+        masks = _resumed_masks(model, folder, task, config)
     else:
         masks = _prune(model, task, batches, ranker, config, accelerator)
         if main:
@@ -123,8 +119,10 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
 
 def _check(config: RunConfig) -> Criterion:
     """Refuse what can be refused without task, data or network; the criterion that will rank."""
-    if config.seed < 0:
-        raise InputError(f"seed must be at least 0, got {config.seed}")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
+    if config.output_dir == "":
+        raise InputError("--output_dir is empty: name a folder, or leave it out")
     ranker = criterion(config.method, seed=config.seed)
     exponential(1 - config.sparsity, ranker.rounds if config.rounds is None else config.rounds)
     check_optimizer(config.optimizer)
@@ -145,6 +143,22 @@ def _build(task: Task, config: RunConfig, accelerator: Accelerator) -> nn.Module
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
+def _check_data(task: Task) -> None:
+    check(task.train.data, "training images")
+    check(task.val.data, "validation images")
+
+
+def _resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:
+    """The masks of the run to be resumed, held to the model and to what was asked for."""
+    masks = Masks.load(folder.masks)
+    masks.check(model)
+    asked = {"method": config.method, "sparsity": str(config.sparsity), "seed": str(config.seed)}
+    fits = asked.items() <= masks.metadata.items() and list(masks) == list(prunable(model, task.scope))
+    if not fits or masks.kept != round((1 - config.sparsity) * masks.total):
+        raise InputError(f"{folder.masks} is damaged or another run's: delete it, and --resume prunes again")
+    return masks
+
+
 def _prune(
     model: nn.Module, task: Task, batches: list, ranker: Criterion, config: RunConfig, accelerator: Accelerator
 ) -> Masks:
@@ -153,7 +167,7 @@ def _prune(
     rounds = rounds if config.sparsity else 0
     started = time.perf_counter()
     with bar(
-        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process
+        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process and rounds > 0
     ) as progress:
 
         def show(number: int, masks: Masks) -> None:

@@ -24,6 +24,10 @@ SAMPLES = 5
 """How many validation images samples.png shows."""
 
 
+LARGEST = 8192
+"""Side of a training crop, in pixels, above which the number is taken for a mistake."""
+
+
 class Task(Protocol):
     """What pruning, training and reporting ask of a task."""
 
@@ -86,8 +90,8 @@ class Segmentation:
     @staticmethod
     def _transforms(config: RunConfig) -> tuple[Transform, Transform]:
         size = config.data.size
-        if size < 1:
-            raise InputError(f"data.size must be at least 1, got {size}")
+        if not 1 <= size <= LARGEST:
+            raise InputError(f"data.size must be at least 1 and at most {LARGEST}, got {size}")
         train = training(size, config.data.scale, config.output_stride)
         return train, evaluation(config.data.evaluation, size)
 

@@ -52,6 +52,8 @@ def check_optimizer(config: OptimizerConfig) -> None:
         make_optimizer(nn.ModuleDict({"backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)}), "backbone", config)
     except ValueError as error:
         raise InputError(f"optimizer: {error}") from None
+    if min(config.backbone_lr, config.head_lr) < 0 or config.momentum >= 1:
+        raise InputError("optimizer: learning rates are at least 0, and momentum is below 1")
 
 
 def _multistep(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
@@ -66,11 +68,13 @@ SCHEDULES = {"multistep": _multistep, "poly": _poly}
 
 
 def check_schedule(config: ScheduleConfig) -> None:
-    """Raise InputError for an unknown schedule and for milestones outside (0, 1)."""
+    """Raise InputError for an unknown schedule and for settings that make no schedule."""
     if config.name not in SCHEDULES:
         raise InputError(f"there is no schedule {config.name!r}: choose one of {', '.join(SCHEDULES)}")
     if not all(0 < share < 1 for share in config.milestones):
         raise InputError(f"schedule.milestones are shares of the training, between 0 and 1: got {config.milestones}")
+    if min(config.gamma, config.power) <= 0:
+        raise InputError(f"schedule.gamma and schedule.power must be positive, got {config.gamma} and {config.power}")
 
 
 def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
@@ -173,12 +177,12 @@ def find_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
     precision: its schedule counts other updates.
     """
     for place in (folder, _former(folder)):
-        if (place / "progress.json").is_file():
-            progress = json.loads((place / "progress.json").read_text())
+        if place.exists():
+            progress = _progress(place)
             for setting, now in _launch(accelerator).items():
-                if progress[setting] != now:
+                if progress.get(setting) != now:
                     raise InputError(
-                        f"{place} was written with {setting} {progress[setting]}, this launch has {now}: "
+                        f"{place} was written with {setting} {progress.get(setting)}, this launch has {now}: "
                         "resume with the same accelerate settings"
                     )
             return place
@@ -186,9 +190,30 @@ def find_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
-    """Restore the state that `save_checkpoint` wrote; the epoch after which it was saved."""
-    accelerator.load_state(str(folder))
-    return json.loads((folder / "progress.json").read_text())["epoch"]
+    """Restore the state that `save_checkpoint` wrote; the epoch after which it was saved.
+
+    Raises InputError when a file of it is damaged.
+    """
+    try:
+        accelerator.load_state(str(folder))
+    except Exception as error:
+        # Truncated files surface as whatever the format's reader stumbles over.
+        raise InputError(f"{_damaged(folder)} ({type(error).__name__})") from error
+    return _progress(folder)["epoch"]
+
+
+def _progress(folder: Path) -> dict[str, int | str]:
+    try:
+        progress = json.loads((folder / "progress.json").read_text())
+    except (OSError, ValueError):
+        progress = {}
+    if "epoch" not in progress:
+        raise InputError(_damaged(folder))
+    return progress
+
+
+def _damaged(folder: Path) -> str:
+    return f"the checkpoint {folder} is damaged: delete it, and --resume trains again from the masks"
 
 
 def _launch(accelerator: Accelerator) -> dict[str, int | str]:

@@ -26,6 +26,10 @@ def main() -> None:
     parser.add_argument("--backgrounds", type=Path, help="folder of large photographs, searched through")
     given = parser.parse_args()
 
+    if given.out.exists() and not given.out.is_dir():
+        raise InputError(f"{given.out} is a file, not a folder")
+    if given.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {given.seed}")
     if (given.out / "VOCdevkit").exists():
         raise InputError(f"{given.out} already holds a VOCdevkit: choose another folder")
     if (given.stamps is None) != (given.backgrounds is None):

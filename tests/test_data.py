@@ -138,6 +138,34 @@ class TestVOC:
         with pytest.raises(InputError, match=r"train_3.png holds the label 77: labels are 0..20"):
             check(VOC(voc, "train"), "train")
 
+    def test_a_split_without_any_label_is_refused(self, voc) -> None:
+        for path in (tree(voc) / "SegmentationClass").glob("val_*.png"):
+            Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+        with pytest.raises(InputError, match="no pixel of the val images has a label"):
+            check(VOC(voc, "val"), "val images")
+
+    def test_lists_are_read_line_by_line_and_hold_each_name_once(self, voc) -> None:
+        listed = tree(voc) / "ImageSets" / "Segmentation" / "val.txt"
+        listed.write_bytes(b"\xef\xbb\xbfval_0\r\n\r\nval_2\r\n")
+        assert VOC(voc, "val").names == ["val_0", "val_2"]
+        listed.write_text("val_0\nval_1\nval_0\n")
+        with pytest.raises(InputError, match=r"val.txt lists val_0 twice"):
+            VOC(voc, "val")
+        listed.write_text("my cat\n")
+        with pytest.raises(InputError, match=r"missing: .*my cat.jpg"):
+            VOC(voc, "val")
+        with pytest.raises(InputError, match="cannot be train_aug"):
+            VOC(voc, "train_aug", held_out="train_aug")
+
+    def test_images_that_would_be_misread_are_refused(self, voc) -> None:
+        path = tree(voc) / "JPEGImages" / "train_1.jpg"
+        Image.fromarray(np.zeros((57, 85), np.uint16)).save(path, format="PNG")
+        with pytest.raises(InputError, match=r"train_1.jpg has more than 8 bits"):
+            VOC(voc, "train")[1]
+        Image.new("RGB", (3, 50)).save(path)
+        with pytest.raises(InputError, match=r"train_1.jpg is 3x50 pixels"):
+            VOC(voc, "train")[1]
+
     def test_a_coloured_mask_is_refused(self, voc) -> None:
         path = tree(voc) / "SegmentationClass" / "train_3.png"
         Image.open(path).convert("RGB").save(path)

@@ -63,7 +63,7 @@ def test_unusable_weights_are_refused(tmp_path, capsys) -> None:
     torch.save(wide, path)
     refused(r"conv1.weight has shape \(1, 3, 7, 7\)", str(path))
     torch.save({"state_dict": {}}, path)
-    refused("not a plain dictionary of tensors", str(path))
+    refused("not a plain dictionary of tensors by name", str(path))
     torch.save({"conv1.weight": Malicious()}, path)
     refused("holds more than tensors", str(path))
     path.write_bytes(b"PK\x03\x04 cut off")

@@ -194,6 +194,36 @@ def test_a_run_stopped_at_its_very_end_can_be_finished(tiny, tmp_path) -> None:
     assert len(lines(tmp_path / "out")) == 1
 
 
+def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
+    out = tmp_path / "out"
+    flags = ("--config", tiny, "--method", "random", "--output_dir", out, "--resume")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags[:-1], task=Unfinished)
+    (out / "checkpoint" / "optimizer.bin").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
+        go(*flags)
+    (out / "checkpoint" / "progress.json").write_text('{"epo')
+    with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
+        go(*flags)
+    masks = Masks.load(out / "masks.safetensors")
+    Masks({name: torch.ones_like(mask) for name, mask in masks.items()}, masks.metadata).save(out / "masks.safetensors")
+    with pytest.raises(InputError, match="damaged or another run's: delete it"):
+        go(*flags)
+    (out / "config.yaml").write_text("[")
+    with pytest.raises(InputError, match=r"config.yaml is damaged: start again with --overwrite"):
+        go(*flags)
+
+
+def test_half_a_line_of_metrics_is_dropped(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    with (tmp_path / "out" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lo')
+    go(*flags, "--resume")
+    assert [line["epoch"] for line in lines(tmp_path / "out")] == [1]
+
+
 def test_a_run_is_not_resumed_under_another_launch(tiny, tmp_path, monkeypatch) -> None:
     flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
@@ -273,6 +303,14 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--data.val_images", "0"], "data.val_images must be at least 1"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--seed", "4294967296"], "below"),
+        (["--rounds", "999999999999"], "at most 10000"),
+        (["--data.size", "1000000"], "at most 8192"),
+        (["--schedule.power", "-1"], "must be positive"),
+        (["--optimizer.backbone_lr", "-1"], "learning rates are at least 0"),
+        (["--data.val_split", "train"], "are both train"),
+        (["--output_dir", "x" * 300], "cannot be a folder"),
+        (["--output_dir", ""], "output_dir is empty"),
         (["--optimizer.momentum", "-1"], "optimizer: Invalid momentum"),
         (["--optimizer.nesterov", "--optimizer.momentum", "0"], "optimizer: Nesterov"),
         (["--encoder", "mit_b0"], "has no meaning for paths"),
@@ -314,6 +352,7 @@ def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
     assert (config.data.name, config.data.root, config.epochs) == ("voc2012", "there", 5)
     assert (config.output_stride, config.data.size) == (paper["output_stride"], paper["data"]["size"]) == (8, 513)
     assert parse([], CONFIGS, "").data.name == "synthetic"
+    assert parse(["--epochs=7", "--config", str(path)], CONFIGS, "").epochs == 7
     assert parse(["--data", '{"name": "voc2012"}'], CONFIGS, "").encoder == paper["encoder"]
 
 
@@ -347,6 +386,15 @@ def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
     assert shared["pixel_accuracy"] == pytest.approx(alone["pixel_accuracy"], abs=1e-4)
     # The epoch's line and the table, from the main process alone.
     assert done.stdout.count("mIoU") == 2
+
+
+def test_an_error_of_the_main_process_ends_all_without_a_traceback(tmp_path) -> None:
+    flags = ("--data.name", "voc2012", "--data.root", tmp_path)
+    done = script(*flags, launcher=TWO, ACCELERATE_USE_CPU="true")
+    assert done.returncode != 0
+    assert "\nerror: no VOC2012 tree" in f"\n{done.stderr}"
+    assert "[rank 1] error: no VOC2012 tree" in done.stderr
+    assert "pipeline.py" not in done.stderr
 
 
 def test_two_processes_train_one_model_on_different_images(tmp_path) -> None:

@@ -15,6 +15,8 @@ Splits = tuple[SegmentationData, SegmentationData]
 
 
 def _synthetic(config: DataConfig) -> Splits:
+    if config.train_split == config.val_split:
+        raise InputError(f"data.train_split and data.val_split are both {config.val_split}: synthetic data has two")
     train = Synthetic(config.train_split, config.train_images, config.size, config.seed)
     return train, Synthetic(config.val_split, config.val_images, config.size, config.seed)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from px_seg.data.base import SegmentationData
+from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.transforms import Transform
 from px_seg.errors import InputError
 from px_seg.progress import bar
@@ -113,11 +113,15 @@ def pruning_batches(
 
 
 def check(data: SegmentationData, what: str) -> None:
-    """Read every sample once, so that a damaged file shows now and not after hours of work."""
+    """Read every sample once, so that a damaged file shows now and not after hours of work.
+
+    Raises InputError for the first sample that cannot be used, and when none has a labelled pixel.
+    """
     with ThreadPoolExecutor() as pool:
-        reads = pool.map(lambda index: data[index] and None, range(len(data)))
-        for _ in bar(reads, desc=f"checking {what}", total=len(data), unit="image"):
-            pass
+        reads = pool.map(lambda index: bool((data[index].mask != IGNORE).any()), range(len(data)))
+        labelled = sum(bar(reads, desc=f"checking {what}", total=len(data), unit="image"))
+    if not labelled:
+        raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
 
 
 def _one_thread(worker: int) -> None:

@@ -116,7 +116,10 @@ def _divide(paths: Sequence[Path], share: float, rng: np.random.Generator, what:
 
 def _is_cut_out(path: Path) -> bool:
     """Whether transparency tells the object from what surrounds it."""
-    opaque = np.asarray(Image.open(path).convert("RGBA"))[..., 3] > 127
+    try:
+        opaque = np.asarray(Image.open(path).convert("RGBA"))[..., 3] > 127
+    except OSError as error:
+        raise InputError(f"{path} is not a readable image: {error}") from None
     return 0.05 < opaque.mean() < 0.95
 
 

@@ -43,8 +43,8 @@ def training(size: int, scale: Sequence[float], stride: int) -> Transform:
     `scale` bounds the factor, 1 meaning unchanged. What the image does not cover, and what
     rounds `size` up to a multiple of `stride`, is the mean colour and ignored by the loss.
     """
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise InputError(f"data.scale must be two factors, the smaller first, got {list(scale)}")
+    if len(scale) != 2 or not 1 / 8 <= scale[0] <= scale[1] <= 8:
+        raise InputError(f"data.scale must be two factors between 1/8 and 8, the smaller first, got {list(scale)}")
     low, high = scale
     fill = {"fill": tuple(255 * mean for mean in MEAN), "fill_mask": IGNORE, "border_mode": cv2.BORDER_CONSTANT}
     return _Pipeline(

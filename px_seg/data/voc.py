@@ -14,6 +14,10 @@ CLASSES = (
 )
 
 
+SMALLEST = 8
+"""The shortest side of an image, in pixels, that can still be scaled down and cropped."""
+
+
 class VOC:
     """One split of a VOC2012 tree.
 
@@ -44,7 +48,14 @@ class VOC:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = np.array(_read(self._images[index]).convert("RGB"))
+        photograph = _read(self._images[index])
+        if photograph.mode.startswith(("I", "F")):
+            raise InputError(f"{self._images[index]} has more than 8 bits a channel: convert it to 8")
+        if min(photograph.size) < SMALLEST:
+            raise InputError(
+                f"{self._images[index]} is {photograph.width}x{photograph.height} pixels: it takes {SMALLEST} a side"
+            )
+        image = np.array(photograph.convert("RGB"))
         path = self._masks[index]
         indexed = _read(path)
         if indexed.mode not in ("P", "L"):
@@ -77,7 +88,8 @@ def find_tree(root: str | Path) -> Path:
 
 
 def _places(root: str | Path) -> list[Path]:
-    return [Path(root) / "VOCdevkit" / "VOC2012", Path(root) / "VOC2012", Path(root)]
+    folder = Path(root).expanduser()
+    return [folder / "VOCdevkit" / "VOC2012", folder / "VOC2012", folder]
 
 
 def download(root: str | Path) -> None:
@@ -99,8 +111,9 @@ def _classes(folder: Path) -> tuple[str, ...]:
     listed = folder / "classes.txt"
     if not listed.is_file():
         return CLASSES
-    names = tuple(listed.read_text().split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
+    names = tuple(_lines(listed))
+    if len(set(names)) < len(names):
+        raise InputError(f"{listed} names a class twice")
     if not 2 <= len(names) <= IGNORE:
         raise InputError(f"{listed} names {len(names)} classes: it takes 2 to {IGNORE}, the background first")
     return names
@@ -109,6 +122,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
 def _names(folder: Path, split: str, held_out: str) -> list[str]:
     lists = folder / "ImageSets" / "Segmentation"
     if split == "train_aug":
+        if held_out == "train_aug":
+            raise InputError("data.val_split cannot be train_aug, which is what val does not list")
         augmented = folder / "SegmentationClassAug"
         if not augmented.is_dir():
             raise InputError(f"split train_aug reads the masks in {augmented}, which is missing")
@@ -120,10 +135,20 @@ def _names(folder: Path, split: str, held_out: str) -> list[str]:
         if not source.is_file():
             found = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
             raise InputError(f"there is no split {split!r}: {source} is missing; the splits there are: {found}")
-        names = source.read_text().split()
+        names = _lines(source)
     if not names:
         raise InputError(f"split {split} is empty: {source}")
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise InputError(f"{source} lists {twice} twice")
     return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable UTF-8 text file: {error}") from None
 
 
 def _read(path: Path) -> Image.Image:

@@ -6,7 +6,6 @@ from pickle import UnpicklingError
 
 import segmentation_models_pytorch as smp
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -63,10 +62,13 @@ def _read(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InputError(f"{file} is damaged or holds more than tensors, and is not loaded") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{file} is not a readable file of weights: {' '.join(str(error).split())[:160]}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} is not a plain dictionary of tensors")
+    except Exception as error:
+        # A file that is no archive at all fails in the unpickler, in ways of its own.
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{file} is not a readable file of weights: {reason}") from error
+    plain = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not plain:
+        raise InputError(f"{file} is not a plain dictionary of tensors by name")
     return state
 
 
@@ -78,15 +80,18 @@ def _match(encoder: nn.Module, state: dict[str, Tensor], source: str) -> None:
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     stray = [name for name in state if name not in own]
     if missing or stray:
-        raise InputError(
-            f"{source} does not fit the encoder: {len(missing)} tensors are missing ({', '.join(missing[:3])}...), "
-            f"{len(stray)} are unknown ({', '.join(stray[:3])}...)"
-        )
+        groups = {"missing": missing, "unknown": stray}
+        told = [
+            f"{len(names)} tensors are {what} ({', '.join(names[:3])}...)" for what, names in groups.items() if names
+        ]
+        raise InputError(f"{source} does not fit the encoder: {', '.join(told)}")
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise InputError(
                 f"{source} does not fit the encoder: {name} has shape {tuple(value.shape)}, "
                 f"the encoder's {tuple(own[name].shape)}"
             )
+        if value.is_floating_point() != own[name].is_floating_point() or not value.isfinite().all():
+            raise InputError(f"{source} does not fit the encoder: {name} is of another type, or holds NaN or infinity")
     for name in own:
         state.setdefault(name, own[name])

@@ -9,16 +9,18 @@ from px_seg.pruning.criteria import Batches, Criterion
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.scope import Scope
 
+MOST_ROUNDS = 10_000
+
 
 def exponential(density: float, rounds: int) -> list[float]:
     """d_r = density**(r/rounds) for r = 1..rounds: the same share pruned in every round.
 
-    Raises InputError unless 0 < density <= 1 and rounds >= 1.
+    Raises InputError unless 0 < density <= 1 and 1 <= rounds <= 10,000.
     """
     if not 0 < density <= 1:
         raise InputError(f"sparsity must be in [0, 1), got {1 - density:g}")
-    if rounds < 1:
-        raise InputError(f"rounds must be at least 1, got {rounds}")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(f"rounds must be at least 1 and at most {MOST_ROUNDS}, got {rounds}")
     return [density ** (r / rounds) for r in range(1, rounds + 1)]
 
 
