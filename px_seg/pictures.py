@@ -54,7 +54,8 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[st
 def layer_densities(path: Path, masks: Masks, scope: str, title: str) -> None:
     """One bar per layer, from the input to the output, for the share of its weights that live.
 
-    A layer without any is marked by a red triangle. Names are shown without `scope`.
+    A layer without any is marked by a red triangle; a bar too low to see has its number. Names are
+    shown without `scope`.
     """
     densities = masks.densities()
     names = [name.removesuffix(".weight").removeprefix(f"{scope}.") for name in densities]
@@ -65,6 +66,8 @@ def layer_densities(path: Path, masks: Masks, scope: str, title: str) -> None:
     for place, density in enumerate(densities.values()):
         if density == 0:
             axes.plot(place, 0, "v", color=RED, clip_on=False)
+        elif density < 0.02:
+            axes.text(place, density + 0.02, f"{density:.2%}", rotation=90, ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set(ylabel="weights kept", xlim=(-0.7, len(names) - 0.3), ylim=(0, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

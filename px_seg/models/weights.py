@@ -47,7 +47,7 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
     except Exception as error:
         # What a failed download raises depends on the HTTP library under the hub's client.
         raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded ({' '.join(str(error).split())[:120]}): "
+            f"the ImageNet weights of {name} could not be downloaded ({' '.join(str(error).split())[:160].strip(' .')}): "
             "give --weights FILE, or set HF_HOME to a cache folder that has them, or start from "
             "random weights with --weights none"
         ) from error
