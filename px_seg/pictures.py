@@ -90,7 +90,7 @@ def segmentations(
     grid = figure.subplots(3, len(rows), squeeze=False)
     for column, (image, truth, predicted) in enumerate(rows):
         for axes, picture in zip(
-            grid[:, column], (image, colours[truth.numpy()], colours[predicted.numpy()]), strict=True
+            grid[:, column], (image.numpy(), colours[truth.numpy()], colours[predicted.numpy()]), strict=True
         ):
             axes.imshow(picture, interpolation="nearest")
             axes.set(xticks=[], yticks=[])

@@ -46,8 +46,9 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
         raise InputError(f"{name} has no ImageNet weights ({error}): give --weights FILE or --weights none") from None
     except Exception as error:
         # What a failed download raises depends on the HTTP library under the hub's client.
+        reason = " ".join(str(error).split())[:160].strip(" .")
         raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded ({' '.join(str(error).split())[:160].strip(' .')}): "
+            f"the ImageNet weights of {name} could not be downloaded ({reason}): "
             "give --weights FILE, or set HF_HOME to a cache folder that has them, or start from "
             "random weights with --weights none"
         ) from error
