@@ -94,7 +94,8 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     if not main:
         return None
 
-    model.save_pretrained(folder.model)
+    card = {"method": config.method, "sparsity": config.sparsity, **{name: scores[name] for name in task.metrics}}
+    model.save_pretrained(folder.model, dataset=config.data.name, metrics=card)
     saved = load_file(folder.model / "model.safetensors")
     if revived := masks.revived(saved):
         raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")

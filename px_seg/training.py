@@ -26,7 +26,7 @@ CHECK_EVERY = 20
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one epoch of fine-tuning did: mean loss over all processes, rates at its end."""
+    """What one epoch of fine-tuning did: mean loss over all processes, rates of its last update."""
 
     epoch: int
     loss: float
@@ -106,6 +106,7 @@ def fine_tune(
         model.train()
         loader.set_epoch(epoch)
         losses: list[Tensor] = []
+        rates = schedule.get_last_lr()
         batches = bar(loader, desc=f"epoch {epoch}/{epochs.stop - 1}", unit="batch", show=accelerator.is_main_process)
         for images, targets in batches:
             with accelerator.accumulate(model):
@@ -114,13 +115,13 @@ def fine_tune(
                 optimizer.step()
                 optimizer.zero_grad()
             if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                rates = schedule.get_last_lr()
                 schedule.step()
             losses.append(loss.detach())
             if len(losses) % CHECK_EVERY == 0:
                 batches.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
         mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
-        backbone_lr, head_lr = schedule.get_last_lr()
-        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), backbone_lr, head_lr)
+        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), *rates)
 
 
 def _mean_finite(losses: list[Tensor], epoch: int) -> float:
