@@ -390,11 +390,12 @@ def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
 
 
 def test_an_error_of_the_main_process_ends_all_without_a_traceback(tmp_path) -> None:
-    flags = ("--data.name", "voc2012", "--data.root", tmp_path)
-    done = script(*flags, launcher=TWO, ACCELERATE_USE_CPU="true")
+    """Only the main process looks at the output folder, so the other learns of it from there."""
+    (tmp_path / "notes.txt").write_text("mine")
+    done = script("--output_dir", tmp_path, launcher=TWO, ACCELERATE_USE_CPU="true")
     assert done.returncode != 0
-    assert "\nerror: no VOC2012 tree" in f"\n{done.stderr}"
-    assert "[rank 1] error: no VOC2012 tree" in done.stderr
+    assert f"\nerror: --output_dir {tmp_path} holds files" in f"\n{done.stderr}"
+    assert f"[rank 1] error: --output_dir {tmp_path} holds files" in done.stderr
     assert "pipeline.py" not in done.stderr
 
 

@@ -2,9 +2,9 @@
 
 Photographs of single objects with an alpha channel are laid over photographic backgrounds, so
 the class of every pixel is known. Debian packages both: tuxpaint-stamps-default has the
-objects, mate-backgrounds and gnome-backgrounds have the backgrounds. Objects and backgrounds
-are divided between train and val before anything is composed: val shows nothing that was
-trained on.
+objects, mate-backgrounds and gnome-backgrounds have the backgrounds. The
+files are divided between train and val before anything is composed. Some are variants of one
+picture (mirrored, or a light and a dark shade), and the division does not keep these together.
 """
 
 import subprocess

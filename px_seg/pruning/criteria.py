@@ -1,5 +1,6 @@
 """Criteria: what a weight is worth. A criterion only scores; `prune` ranks and masks."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -136,9 +137,8 @@ def _summed_activations(model: nn.Module, batches: Batches, weights: Weights) ->
 
 def _representable(bound: Tensor, exponent: int) -> float:
     """2**exponent where the true bound fits its dtype with room to spare, otherwise 1."""
-    limit = 0.9 * torch.finfo(bound.dtype).max
     magnitude = int(torch.frexp(bound).exponent) + exponent
-    largest = int(torch.frexp(torch.tensor(limit, dtype=torch.float64)).exponent)
+    largest = math.frexp(torch.finfo(bound.dtype).max)[1]
     return 2.0**exponent if abs(magnitude) < largest - 1 and abs(exponent) < 1000 else 1.0
 
 
