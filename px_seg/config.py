@@ -52,15 +52,19 @@ class DataConfig:
 
 @dataclass
 class PruningConfig:
-    """The data that data-driven criteria score with.
+    """The data that data-driven criteria score with, and how px reads the network.
 
     Args:
-        batches: number of batches of training images, the same in every round
+        batches: number of batches of training images, the same in every round; processes share them
         batch_size: images in each
+        bn: how px reads BatchNorm: fold, or batch as the authors' released program does
+        precision: of px's walk: float64, float32, tf32 (NVIDIA GPUs) or bfloat16; by default the weights' own
     """
 
     batches: int
     batch_size: int
+    bn: str = "fold"
+    precision: str | None = None
 
 
 @dataclass

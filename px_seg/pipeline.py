@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from px_seg import pictures
-from px_seg.config import RunConfig
+from px_seg.config import PruningConfig, RunConfig
 from px_seg.data.loaders import check, check_pruning_batches, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
@@ -68,9 +68,13 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     main_first(accelerator, lambda: _check_data(task) if main else None)
     batches = []
     if scoring:
-        batches = pruning_batches(task.train, config.pruning.batches, config.pruning.batch_size, config.seed, main)
-        # A trial on one image: what the method cannot score shows before anything is written.
-        ranker.score(model, [batches[0][0][:1]], scope=task.scope)
+        asked = config.pruning
+        batches = pruning_batches(
+            task.train, asked.batches, asked.batch_size, config.seed, accelerator.process_index, processes
+        )
+        trial = batches[0][0][:1] if main else None
+        # On one image: what the method cannot score shows before anything is written.
+        main_first(accelerator, lambda: ranker.score(model, [trial], scope=task.scope) if main else None)
     if main:
         folder.open(config)
     accelerator.wait_for_everyone()
@@ -124,7 +128,9 @@ def _check(config: RunConfig) -> Criterion:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
     if config.output_dir == "":
         raise InputError("--output_dir is empty: name a folder, or leave it out")
-    ranker = criterion(config.method, seed=config.seed)
+    defaults = PruningConfig(config.pruning.batches, config.pruning.batch_size)
+    chosen = {n: v for n, v in asdict(config.pruning).items() if v != getattr(defaults, n)}
+    ranker = criterion(config.method, seed=config.seed, **chosen)
     exponential(1 - config.sparsity, ranker.rounds if config.rounds is None else config.rounds)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule)
@@ -151,8 +157,7 @@ def _check_data(task: Task) -> None:
 
 def _resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:
     """The masks of the run to be resumed, held to the model and to what was asked for."""
-    masks = Masks.load(folder.masks)
-    masks.check(model)
+    masks = Masks.load(folder.masks, model)
     asked = {"method": config.method, "sparsity": str(config.sparsity), "seed": str(config.seed)}
     fits = asked.items() <= masks.metadata.items() and list(masks) == list(prunable(model, task.scope))
     if not fits or masks.kept != round((1 - config.sparsity) * masks.total):
@@ -163,7 +168,7 @@ def _resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunC
 def _prune(
     model: nn.Module, task: Task, batches: list, ranker: Criterion, config: RunConfig, accelerator: Accelerator
 ) -> Masks:
-    """Masks of the configured sparsity, the main process's on all."""
+    """Masks of the configured sparsity, from the batches of all processes and the same on all."""
     rounds = ranker.rounds if config.rounds is None else config.rounds
     rounds = rounds if config.sparsity else 0
     started = time.perf_counter()
@@ -175,12 +180,10 @@ def _prune(
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
             progress.update()
 
-        masks = prune(model, batches, config.sparsity, ranker, task.scope, max(rounds, 1), on_round=show)
-    shared = {name: broadcast(mask.to(torch.uint8)).bool() for name, mask in masks.items()}
-    return Masks(shared).with_metadata(
+        group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
+        masks = prune(model, batches, config.sparsity, ranker, task.scope, max(rounds, 1), show, group)
+    return masks.with_metadata(
         method=config.method,
-        sparsity=str(config.sparsity),
-        rounds=str(rounds),
         seed=str(config.seed),
         encoder=config.encoder,
         seconds=f"{time.perf_counter() - started:.3f}",

@@ -118,13 +118,16 @@ def test_the_schedule_ends_at_the_density_asked_for() -> None:
 
 
 def test_a_file_gives_the_same_masks_back(net: nn.Module, tmp_path) -> None:
-    masks = prune(net, (), 0.5, Random()).with_metadata(method="random")
+    masks = prune(net, (), 0.5, Random(seed=7), scope=(name for name in ("0", "3"))).with_metadata(data="none")
     path = tmp_path / "masks.safetensors"
     masks.save(path)
     loaded = Masks.load(path)
     assert list(loaded) == list(masks)
     assert all(torch.equal(loaded[name], masks[name]) for name in masks)
-    assert loaded.metadata == {"method": "random"}
+    assert loaded.metadata == {
+        **{"criterion": "Random", "settings": '{"seed": 7}', "sparsity": "0.5", "rounds": "1"},
+        **{"scope": '["0", "3"]', "data": "none"},
+    }
     assert path.stat().st_size < masks.total / 8 + 1000
 
 

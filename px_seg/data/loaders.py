@@ -99,17 +99,24 @@ def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:
 
 
 def pruning_batches(
-    data: Transformed, batches: int, batch_size: int, seed: int, show: bool = True
+    data: Transformed, batches: int, batch_size: int, seed: int, process: int = 0, processes: int = 1
 ) -> list[tuple[Tensor, Tensor]]:
-    """`batches` batches of augmented training samples, drawn without replacement.
+    """This process's share of `batches` batches of augmented training samples, drawn without replacement.
 
     Held in memory, because every round of pruning walks all of them.
     """
-    wanted = batches * batch_size
-    keys = list(Shuffle(len(data), seed))[:wanted]
-    samples = [data[key] for key in bar(keys, desc="reading pruning batches", unit="image", show=show)]
-    groups = [samples[start : start + batch_size] for start in range(0, wanted, batch_size)]
-    return [(torch.stack([s[0] for s in group]), torch.stack([s[1] for s in group])) for group in groups]
+    keys = list(Shuffle(len(data), seed))
+    groups = [keys[number * batch_size : (number + 1) * batch_size] for number in range(batches)][process::processes]
+    with bar(
+        total=len(groups) * batch_size, desc="reading pruning batches", unit="image", show=process == 0
+    ) as progress:
+
+        def read(key: Key) -> tuple[Tensor, Tensor]:
+            progress.update()
+            return data[key]
+
+        shares = [[read(key) for key in group] for group in groups]
+    return [(torch.stack([s[0] for s in share]), torch.stack([s[1] for s in share])) for share in shares]
 
 
 def check(data: SegmentationData, what: str) -> None:

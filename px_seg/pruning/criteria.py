@@ -1,22 +1,19 @@
 """Criteria: what a weight is worth. A criterion only scores; `prune` ranks and masks."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.paths import evaluating, path_activations, path_kernel
-from px_seg.pruning.scaled import Scaled, add, align
+from px_seg.pruning.bound import FOLD, Batches, Streams, path_bound
+from px_seg.pruning.precision import PRECISIONS
+from px_seg.pruning.released import BatchActivations, BatchKernel
 from px_seg.pruning.scope import Scope, prunable
-from px_seg.pruning.streams import Weights
-
-Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
-"""Image tensors (N, C, H, W), or pairs that begin with one."""
+from px_seg.pruning.sharing import Group
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,18 @@ class Criterion(ABC):
 
     @abstractmethod
     def score(
-        self, model: nn.Module, batches: Batches = (), masks: Mapping[str, Tensor] | None = None, scope: Scope = None
+        self,
+        model: nn.Module,
+        batches: Batches = (),
+        masks: Mapping[str, Tensor] | None = None,
+        scope: Scope = None,
+        group: Group = None,
     ) -> dict[str, Tensor]:
         """One score per weight in `scope`, by parameter name, each of its parameter's shape.
 
-        `masks` are those in force; weights they do not cover are live. The model comes back
-        as it was.
+        `masks` are those in force; weights they do not cover are live. `batches` are those of
+        this process, and the score is over those of all processes in the torch.distributed
+        `group`, None for this process alone. The model comes back as it was.
         """
 
 
@@ -49,7 +52,7 @@ class Criterion(ABC):
 class Random(Criterion):
     """Uniform in [0, 1) from the seed, the same on every device. Needs no data."""
 
-    def score(self, model, batches=(), masks=None, scope=None):
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
         generator = torch.Generator().manual_seed(self.seed)
         return {n: torch.rand(w.shape, generator=generator).to(w.device) for n, w in prunable(model, scope).items()}
 
@@ -58,7 +61,7 @@ class Random(Criterion):
 class Magnitude(Criterion):
     """|theta| (Han et al., 2015). Needs no data."""
 
-    def score(self, model, batches=(), masks=None, scope=None):
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
         return {name: weight.detach().abs() for name, weight in prunable(model, scope).items()}
 
 
@@ -71,82 +74,57 @@ class PX(Criterion):
     depend on the data, so g is summed over all samples first and one backward pass at batch
     one gives all scores.
 
-    `bn="fold"` reads a BatchNorm by its running statistics as part of the weights.
+    `bn="fold"` reads a BatchNorm by its running statistics as part of the weights. `bn="batch"`
+    reads the network as the authors' released program does (`px_seg.pruning.released`): for
+    comparison with it, and in float64, because it is badly conditioned.
+
+    `precision` is that of the walk: "float64", "float32", "tf32" (NVIDIA GPUs) or "bfloat16";
+    without it, the weights' own. What follows the walk is at least float32.
     """
 
     bn: str = "fold"
+    precision: str | None = None
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bn != "fold":
-            raise InputError(f"PX knows no bn={self.bn!r}: the one way to read a BatchNorm is 'fold'")
+        if self.bn not in _READINGS:
+            raise InputError(f"PX knows no bn={self.bn!r}: choose one of {', '.join(_READINGS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise InputError(f"PX knows no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
-    def score(self, model, batches=(), masks=None, scope=None):
-        """The scores S_j >= 0 of the weights in `scope`, in the weights' dtype.
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores S_j >= 0 of the weights in `scope`, in at least float32.
 
         R is taken at all outputs of the whole model whatever the scope. All samples have one
         shape. Where R itself leaves the range of the dtype, all scores are divided by one
         common power of two.
 
         Raises ValueError for no batches, samples of different shapes or a non-finite R,
-        InputError when the masks leave no path, and UnsupportedOperation, naming module and
-        operation, where paths are not defined.
+        InputError when the masks do not fit or leave no path, and UnsupportedOperation, naming
+        module and operation, where paths are not defined.
         """
-        scored = prunable(model, scope)
-        weights = Weights(model, masks or {}, scored)
-        with evaluating(model):
-            activations, sample = _summed_activations(model, batches, weights)
-            kernel = path_kernel(model, sample, weights)
-        products = [
-            Scaled((g.values * h.values).sum(), g.exponent + h.exponent)
-            for g, h in zip(activations, kernel, strict=True)
-        ]
-        parts, exponent = align(products)
-        bound = torch.stack(parts).sum()
-        if not bound.isfinite():
-            raise ValueError("PX: the trace bound is not finite: the weights or the images hold NaN or infinity")
-        if bound == 0:
-            raise InputError("PX: no path from the input to the output is left: ask for a lower sparsity")
-        leaves = list(weights.squares.values())
-        gradients = torch.autograd.grad(bound, leaves, allow_unused=True)
-        unit = _representable(bound.detach(), int(exponent))
+        bound = path_bound(model, batches, masks, scope, _READINGS[self.bn], self.precision, group)
+        unit, zero = bound.unit(), torch.zeros((), dtype=bound.total.dtype, device=bound.total.device)
         return {
-            name: torch.zeros_like(square) if gradient is None else square.detach() * gradient * unit
-            for (name, square), gradient in zip(weights.squares.items(), gradients, strict=True)
+            name: torch.addcmul(zero, square, gradient, value=unit, out=gradient).abs_()
+            for (name, square), gradient in zip(bound.squares.items(), bound.gradients.values(), strict=True)
         }
 
 
-def _summed_activations(model: nn.Module, batches: Batches, weights: Weights) -> tuple[list[Scaled], Tensor]:
-    """Path activations summed over all samples, one per output, and a sample to shape h by."""
-    like = next(model.parameters())
-    total: list[Scaled] = []
-    shape = None
-    for batch in batches:
-        images = (batch if isinstance(batch, Tensor) else batch[0]).to(like)
-        if shape is not None and images.shape[1:] != shape:
-            raise ValueError(f"PX needs samples of one shape: got {tuple(shape)} and {tuple(images.shape[1:])}")
-        shape = images.shape[1:]
-        outputs = path_activations(model, images, weights)
-        total = [add(a, b) for a, b in zip(total, outputs, strict=True)] if total else outputs
-    if shape is None:
-        raise ValueError("PX scores with data: give it at least one batch")
-    return total, torch.ones((1, *shape), dtype=like.dtype, device=like.device)
-
-
-def _representable(bound: Tensor, exponent: int) -> float:
-    """2**exponent where the true bound fits its dtype with room to spare, otherwise 1."""
-    magnitude = int(torch.frexp(bound).exponent) + exponent
-    largest = math.frexp(torch.finfo(bound.dtype).max)[1]
-    return 2.0**exponent if abs(magnitude) < largest - 1 and abs(exponent) < 1000 else 1.0
+_READINGS: dict[str, Streams] = {"fold": FOLD, "batch": Streams(BatchActivations, BatchKernel)}
 
 
 CRITERIA: dict[str, type[Criterion]] = {"px": PX, "random": Random, "magnitude": Magnitude}
 
 
 def criterion(name: str, **settings: Any) -> Criterion:
-    """The criterion of that name; `settings` go to its constructor. InputError if unknown."""
+    """The criterion of that name; `settings` go to its constructor. InputError if either is unknown."""
     if name not in CRITERIA:
         raise InputError(f"there is no method {name!r}: choose one of {', '.join(CRITERIA)}")
+    known = [field.name for field in fields(CRITERIA[name])]
+    for setting in settings:
+        if setting not in known:
+            raise InputError(f"the method {name} has no setting {setting}; it has {', '.join(known)}")
     return CRITERIA[name](**settings)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.pruning.ranking import top, unrankable
 from px_seg.pruning.scope import Scope, prunable
 
 _FORMAT = "px_seg.masks/1"
@@ -98,25 +99,14 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.items():
             if name not in scores or scores[name].shape != mask.shape:
                 raise ValueError(f"no score of shape {tuple(mask.shape)} for {name}")
-        live = torch.cat([mask.flatten() for mask in self.values()])
-        ranked = torch.cat([scores[name].flatten() for name in self]).masked_fill_(~live, -torch.inf)
-        if ranked.gt(-torch.inf).count_nonzero() != self.kept:
-            name = next(n for n in self if not scores[n][self[n]].gt(-torch.inf).all())
-            raise ValueError(f"the scores of {name} hold NaN or -infinity")
-        parts = (_top(ranked, count) & live).split([mask.numel() for mask in self.values()])
-        return Masks({n: part.view(self[n].shape) for n, part in zip(self, parts, strict=True)}, self.metadata)
+        ranked, live = [scores[name] for name in self], list(self.values())
+        if places := unrankable(ranked, live):
+            raise ValueError(f"the scores of {list(self)[places[0]]} hold NaN or -infinity")
+        return Masks(dict(zip(self, top(ranked, live, count), strict=True)), self.metadata)
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError naming the first mask that does not fit the model's parameters."""
-        parameters = dict(model.named_parameters())
-        for name, mask in self.items():
-            if name not in parameters:
-                raise InputError(f"the masks speak of {name}, which the model does not have")
-            if parameters[name].shape != mask.shape:
-                raise InputError(
-                    f"the mask of {name} has shape {tuple(mask.shape)}, the model's weight "
-                    f"{tuple(parameters[name].shape)}"
-                )
+        check_fit(self, dict(model.named_parameters()))
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -171,10 +161,11 @@ class Masks(Mapping[str, Tensor]):
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> "Masks":
+    def load(cls, path: str | PathLike[str], model: nn.Module | None = None) -> "Masks":
         """Read a file that `save` wrote; the masks are on the CPU, in the order they were saved.
 
-        Raises InputError when the file is missing, is not a safetensors file or holds no masks.
+        Raises InputError when the file is missing, is not a safetensors file or holds no masks, and
+        naming the tensor when one does not fit `model`.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -191,33 +182,21 @@ class Masks(Mapping[str, Tensor]):
         for name, shape in shapes.items():
             live = np.unpackbits(bits[name], count=int(np.prod(shape))).astype(bool)
             masks[name] = torch.from_numpy(live).view(shape)
-        return cls(masks, metadata)
+        loaded = cls(masks, metadata)
+        if model is not None:
+            try:
+                loaded.check(model)
+            except InputError as error:
+                raise InputError(f"{path} is not for this model: {error}") from None
+        return loaded
 
 
-def _top(values: Tensor, count: int) -> Tensor:
-    """Which `count` of the values, a vector, are the largest; earlier ones win ties."""
-    if count == 0:
-        return torch.zeros_like(values, dtype=torch.bool)
-    threshold = _kth_largest(values, count)
-    top = values > threshold
-    ties = (values == threshold).nonzero().flatten()
-    top[ties[: count - int(top.count_nonzero())]] = True
-    return top
-
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest of a vector, exactly, mostly without selecting among all of it.
-
-    A regular sample brackets the answer; if k falls between the bracket's ends, only what lies
-    inside has to be searched. Otherwise everything is.
-    """
-    size = len(values)
-    sample = values[:: max(1, size // 2**16)].sort(descending=True).values
-    place, slack = k * len(sample) // size, 2**10
-    high = sample[max(0, place - slack)]
-    low = sample[min(len(sample) - 1, place + slack)]
-    above = int((values > high).count_nonzero())
-    inside = values[(values >= low) & (values <= high)]
-    if above < k <= above + len(inside):
-        return inside.kthvalue(len(inside) - (k - above) + 1).values
-    return values.kthvalue(size - k + 1).values
+def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raise InputError naming the first mask that does not fit the parameters."""
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise InputError(f"the masks speak of {name}, which the model does not have")
+        if parameters[name].shape != mask.shape:
+            raise InputError(
+                f"the mask of {name} has shape {tuple(mask.shape)}, the model's weight {tuple(parameters[name].shape)}"
+            )

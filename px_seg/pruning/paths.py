@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from px_seg.pruning.readings import Squares, TrueAndLive
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scaled import Scaled
-from px_seg.pruning.streams import Activations, Kernel, PathTensor, Weights
+from px_seg.pruning.streams import Activations, Kernel, PathTensor
 
 
 @contextmanager
@@ -39,47 +40,59 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def path_activations(model: nn.Module, images: Tensor, weights: Weights) -> list[Scaled]:
+def path_activations(
+    model: nn.Module, images: Tensor, weights: TrueAndLive, kind: type[Activations] = Activations
+) -> list[Scaled]:
     """Sum over the batch of the path activations g (docs/method.md, section 1), one per model output.
 
-    `images`: (N, ...) in the model's dtype and on its device, the model in eval mode. Each
-    result has the shape of one sample's output, (1, ...). Raises UnsupportedOperation naming
-    the module and the operation that has no meaning for paths.
+    `images`: (N, ...), of the dtype that `weights` are read in, on the model's device; the model
+    in eval mode. Each result has the shape of one sample's output, (1, ...), and at least
+    float32. Raises UnsupportedOperation naming the module and the operation that has no meaning
+    for paths.
     """
     with torch.no_grad():
-        start = Activations.make(Scaled.of(images.square()).normalised(), images, weights)
-        outputs = _walk(model, start)
-        return [Scaled(out.stream.values.sum(0, keepdim=True), out.stream.exponent).normalised() for out in outputs]
+        start = kind.of(Scaled.of(images.square()).normalised(), images.clone(), weights)
+        streams = [out.stream.normalised() for out in _walk(model, start)]
+        wide = torch.promote_types(images.dtype, torch.float32)
+        return [stream.changed(stream.values.sum(0, keepdim=True, dtype=wide)) for stream in streams]
 
 
-def path_kernel(model: nn.Module, sample: Tensor, weights: Weights) -> list[Scaled]:
+def path_kernel(model: nn.Module, sample: Tensor, weights: Squares, kind: type[Kernel] = Kernel) -> list[Scaled]:
     """The path kernel h (docs/method.md, section 1): sum over paths into output k of v_p(theta)**2.
 
     `sample`: any tensor of one sample's shape, (1, ...); only shape, dtype and device count.
     Each result has the shape of one sample's output and is differentiable with respect to
-    `weights.squares`. Raises UnsupportedOperation as `path_activations` does.
+    `weights.leaves`. Raises UnsupportedOperation as `path_activations` does.
     """
     with torch.enable_grad():
-        return [out.stream for out in _walk(model, Kernel.make(Scaled.of(torch.ones_like(sample)), weights))]
+        return [out.stream for out in _walk(model, kind.of(Scaled.of(torch.ones_like(sample)), weights))]
 
 
 def _walk(model: nn.Module, start: PathTensor) -> list[PathTensor]:
     try:
-        outputs = list(_leaves(model(start)))
+        outputs = list(leaves(model(start)))
     except UnsupportedOperation as error:
         raise UnsupportedOperation(f"{_module_of(error, model)}: {error}") from None
+    except Exception as error:
+        if "TorchScript" in str(error):
+            raise UnsupportedOperation(
+                f"{_module_of(error, model)}: code compiled by torch.jit hides its operations from PX"
+            ) from error
+        error.add_note(f"while PX walked through {_module_of(error, model)}")
+        raise
     for out in outputs:
         if not isinstance(out, PathTensor):
             raise UnsupportedOperation(f"an output of the model carries no paths: it is a {type(out).__name__}")
     return outputs
 
 
-def _leaves(outputs: Any) -> Iterator[Any]:
+def leaves(outputs: Any) -> Iterator[Any]:
+    """The single outputs of a model that returns one, or several in a list, a tuple or a mapping."""
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, tuple | list):
         for part in outputs:
-            yield from _leaves(part)
+            yield from leaves(part)
     else:
         yield outputs
 

@@ -1,13 +1,17 @@
 """Iterative pruning: rounds of scoring and keeping the top."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.criteria import Batches, Criterion
+from px_seg.pruning.bound import Batches
+from px_seg.pruning.criteria import Criterion
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.scope import Scope
+from px_seg.pruning.sharing import Group, first_ones
 
 MOST_ROUNDS = 10_000
 
@@ -32,23 +36,36 @@ def prune(
     scope: Scope = None,
     rounds: int | None = None,
     on_round: Callable[[int, Masks], None] | None = None,
+    group: Group = None,
 ) -> Masks:
     """Masks that keep round((1 - sparsity) * n) of the n weights in scope, ranked globally.
 
     The model is not changed: `masks.apply(model)` prunes it. `batches` are read once and
     walked in every round; `rounds` defaults to the criterion's own number. `on_round` is
     called after each round with its number, from 1, and the masks so far. A sparsity of 0 keeps
-    everything and scores nothing.
+    everything and scores nothing. The masks' metadata says how they came about.
+
+    On several processes each calls this with its share of the batches and the torch.distributed
+    `group` of all; they score over all batches and end with the same masks.
 
     Raises InputError for a sparsity outside [0, 1), fewer than one round or an empty scope.
     """
-    densities = exponential(1 - sparsity, criterion.rounds if rounds is None else rounds)
-    masks = Masks.ones(model, scope)
+    scope = scope if scope is None or isinstance(scope, str) else list(scope)
+    rounds = criterion.rounds if rounds is None else rounds
+    densities = exponential(1 - sparsity, rounds)
+    masks = Masks.ones(model, scope).with_metadata(
+        criterion=type(criterion).__name__,
+        settings=json.dumps(asdict(criterion)),
+        sparsity=str(sparsity),
+        rounds=str(rounds if sparsity else 0),
+        scope=json.dumps(scope),
+    )
     if sparsity == 0:
         return masks
     batches = list(batches)
     for number, density in enumerate(densities, 1):
-        masks = masks.keep_top(criterion.score(model, batches, masks, scope), density)
+        scores = criterion.score(model, batches, masks, scope, group)
+        masks = first_ones(group, masks.keep_top(scores, density))
         if on_round is not None:
             on_round(number, masks)
     return masks

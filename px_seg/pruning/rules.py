@@ -3,13 +3,19 @@
 To teach both streams of `px_seg.pruning.paths` another operation, add a rule here, or from
 your own code. An activation function phi needs only its gate phi(u)/u:
 
-    from px_seg.pruning.rules import GATES, RULES, structural
+    from px_seg.pruning.rules import GATES, RULES, batch_norm, structural
     GATES[torch.nn.functional.softsign] = lambda u: 1 / (1 + u.abs())
 
-and an operation that averages or rearranges elements, with fixed weights that are not
-negative, needs only its name:
+an operation that averages or rearranges elements, with fixed weights that are not negative,
+needs only its name:
 
     RULES[torch.roll] = structural
+
+and a norm says which statistics it divides by, here as BatchNorm does:
+
+    def instance_norm(func, x, running_mean, running_var, use_input_stats, **kwargs):
+        return batch_norm(func, x, running_mean, running_var, training=use_input_stats, **kwargs)
+    RULES[torch.nn.functional.instance_norm] = instance_norm
 
 A rule takes the torch function and its arguments, and says what happens in terms of the
 methods of PathTensor, which the two streams implement.
@@ -18,7 +24,7 @@ methods of PathTensor, which the two streams implement.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +44,47 @@ class UnsupportedOperation(InputError):
 
 def label(func: Function) -> str:
     """The function's name for an error message."""
-    return f"torch's {getattr(func, '__qualname__', func)}".removesuffix(".<locals>.fn")
+    name = getattr(func, "__name__", str(func))
+    return f"a tensor's {func.__self__.__name__}" if name == "__get__" else f"torch's {name}"
 
 
 def carries_paths(x: Any) -> bool:
     """Whether `x` is a PathTensor and not a bias, a number or a gate."""
     return hasattr(x, "stream")
+
+
+class BatchNorm(NamedTuple):
+    """A normalisation by running statistics: y = (u - mean) / sqrt(var + eps) * weight + bias."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Its output on `u`, (N, C, ...)."""
+        mean, var, weight, bias = (_beside(u, part) for part in self[:4])
+        return F.batch_norm(u, mean, var, weight, bias, False, 0.0, self.eps)
+
+    def by_batch(self, u: Tensor) -> Tensor:
+        """Its output on `u`, (N, C, ...), by the statistics of `u`; those of a single element are its own and 0."""
+        weight, bias = (_beside(u, part) for part in self[2:4])
+        return torch.batch_norm(u, weight, bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled)
+
+    def gain(self) -> Tensor:
+        """weight**2 / (var + eps), by which the folded norm multiplies the path kernel."""
+        gain = (self.var + self.eps).reciprocal()
+        return gain if self.weight is None else gain * self.weight.detach().square()
+
+    def shift(self) -> Tensor:
+        """What the norm makes of 0."""
+        return self(torch.zeros_like(self.mean)[None])[0].detach()
+
+
+def _beside(u: Tensor, parameter: Tensor | None) -> Tensor | None:
+    """The parameter in the dtype that a norm of `u` wants: that of `u`, float32 beside bfloat16."""
+    return None if parameter is None else parameter.to(torch.promote_types(u.dtype, torch.float32))
 
 
 def weighted(func: Function, x: PathTensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs):
@@ -63,12 +104,9 @@ def batch_norm(
     eps: float = 1e-5,
 ):
     """BatchNorm folded into the weights: a gain of gamma**2 / (var + eps), the shift dropped."""
-    if training or running_var is None:
+    if training or running_mean is None or running_var is None:
         raise UnsupportedOperation(f"{label(func)} with batch statistics is not folded: it needs running statistics")
-    gain = (running_var + eps).reciprocal()
-    if weight is not None:
-        gain = gain * weight.detach().square()
-    return x.scaled_by(func, gain, lambda u: func(u, running_mean, running_var, weight, bias, False, momentum, eps))
+    return x.normed(BatchNorm(running_mean, running_var, weight, bias, eps))
 
 
 def structural(func: Function, x: PathTensor, *args, **kwargs):
@@ -104,23 +142,35 @@ def pad(func: Function, x: PathTensor, pad, mode: str = "constant", value: float
     return x.moved(func, (pad, mode, value), {})
 
 
-def total(func: Function, x: Any, other: Any, **kwargs):
+def total(func: Function, x: Any, other: Any, *, alpha: float = 1):
     """Addition, of two streams or of a stream and a bias."""
-    if kwargs.get("alpha", 1) != 1:
+    if alpha != 1:
         raise UnsupportedOperation(f"{label(func)} with alpha has no meaning for paths")
-    first, second = (x, other) if carries_paths(x) else (other, x)
-    return first.added(second, torch.add)
+    return x.added(other, func) if carries_paths(x) else other.added(x, torch.add)
 
 
 def product(func: Function, x: Any, other: Any):
-    """Multiplication by a gate or by a number, which is a gate that is always as open."""
-    first, second = (x, other) if carries_paths(x) else (other, x)
-    return first.shut(func, second)
+    """Multiplication by a gate, or by a number or constant tensor, which is a gate that is always as open."""
+    if carries_paths(x) and carries_paths(other):
+        raise UnsupportedOperation(f"{label(func)} of two tensors that both carry paths")
+    return x.shut(other, func) if carries_paths(x) else other.shut(x, torch.mul)
 
 
-def sigmoid(func: Function, x: PathTensor):
+def quotient(func: Function, x: Any, other: Any):
+    """Division by a number."""
+    if not isinstance(other, int | float):
+        raise UnsupportedOperation(f"{label(func)} by anything but a number has no meaning for paths")
+    return x.shut(1 / other, lambda u, _: func(u, other))
+
+
+def rectified(func: Function, x: PathTensor, **kwargs):
+    """ReLU: the gate of most networks, which is open or shut and nothing in between."""
+    return x.rectified(lambda u: func(u, **kwargs))
+
+
+def sigmoid(func: Function, x: PathTensor, **kwargs):
     """A gate for what it will multiply."""
-    return x.gate(torch.sigmoid)
+    return x.as_gate(lambda u: func(u, **kwargs))
 
 
 def dropout(func: Function, x: PathTensor, p: float = 0.5, training: bool = True, inplace: bool = False):
@@ -130,16 +180,17 @@ def dropout(func: Function, x: PathTensor, p: float = 0.5, training: bool = True
     return x
 
 
+def detached(func: Function, x: PathTensor):
+    """Nothing: paths are not gradients."""
+    return x
+
+
 def _silu_gate(u: Tensor) -> Tensor:
     return torch.sigmoid(u)
 
 
 def _leaky_gate(u: Tensor, negative_slope: float = 0.01) -> Tensor:
     return torch.where(u > 0, u.new_ones(()), negative_slope)
-
-
-def _relu_gate(u: Tensor) -> Tensor:
-    return (u > 0).to(u)
 
 
 def _hardtanh_gate(u: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
@@ -153,6 +204,19 @@ def _relu6_gate(u: Tensor) -> Tensor:
     return _hardtanh_gate(u, 0.0, 6.0)
 
 
+def _prelu_gate(u: Tensor, weight: Tensor) -> Tensor:
+    slope = weight.detach().to(u.dtype).view(-1, *[1] * (u.dim() - 2))
+    return torch.where(u > 0, u.new_ones(()), slope)
+
+
+def _elu_gate(u: Tensor, alpha: float = 1.0) -> Tensor:
+    return torch.where(u > 0, u.new_ones(()), torch.where(u == 0, alpha, alpha * torch.expm1(u) / u))
+
+
+def _mish_gate(u: Tensor) -> Tensor:
+    return torch.tanh(F.softplus(u))
+
+
 def _gelu_gate(u: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "none":
         return torch.special.ndtr(u)
@@ -160,23 +224,20 @@ def _gelu_gate(u: Tensor, approximate: str = "none") -> Tensor:
 
 
 GATES: dict[Function, Function] = {
-    F.relu: _relu_gate,
-    torch.relu: _relu_gate,
-    torch.relu_: _relu_gate,
-    Tensor.relu: _relu_gate,
-    Tensor.relu_: _relu_gate,
     F.relu6: _relu6_gate,
     F.hardtanh: _hardtanh_gate,
     F.leaky_relu: _leaky_gate,
+    torch.prelu: _prelu_gate,
+    F.elu: _elu_gate,
+    F.mish: _mish_gate,
     F.silu: _silu_gate,
     F.gelu: _gelu_gate,
     F.hardswish: lambda u: (u / 6 + 0.5).clamp(0, 1),
 }
-"""Activation functions phi by their gate phi(u)/u, called with the function's other arguments."""
+"""Activation functions phi by their gate phi(u)/u, called with the function's other arguments.
 
-OUT_OF_PLACE: dict[Function, Function] = {torch.relu_: torch.relu, Tensor.relu_: torch.relu}
-
-PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__)
+ReLU's is a rule of its own, `rectified`.
+"""
 
 RULES: dict[Function, Function] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d, F.linear), weighted),
@@ -191,13 +252,17 @@ RULES: dict[Function, Function] = {
     **dict.fromkeys((torch.permute, Tensor.permute, torch.transpose, Tensor.transpose), structural),
     **dict.fromkeys((torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.expand), structural),
     **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.__getitem__), structural),
-    **dict.fromkeys((Tensor.contiguous, Tensor.clone, Tensor.detach), structural),
+    **dict.fromkeys((Tensor.contiguous, Tensor.clone, torch.clone), structural),
+    **dict.fromkeys((torch.detach, Tensor.detach), detached),
     F.interpolate: interpolate,
     F.pad: pad,
     **dict.fromkeys((torch.cat, torch.concat, torch.stack), join),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__), total),
-    **dict.fromkeys(PRODUCTS, product),
-    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid), sigmoid),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__), product),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__), quotient),
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), rectified),
+    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_), sigmoid),
+    **dict.fromkeys((F.sigmoid, F.hardsigmoid), sigmoid),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), dropout),
 }
 """Every torch function that paths can go through. Activation functions are in `GATES`."""

@@ -1,82 +1,62 @@
 """The two streams of PX as tensors that follow the rules of `px_seg.pruning.rules`."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from px_seg.pruning.rules import (
-    GATES,
-    OUT_OF_PLACE,
-    PRODUCTS,
-    RULES,
-    Function,
-    UnsupportedOperation,
-    label,
-    structural,
-)
+from px_seg.pruning.readings import Squares, TrueAndLive, Weights
+from px_seg.pruning.rules import GATES, RULES, BatchNorm, Function, UnsupportedOperation, label, product, structural
 from px_seg.pruning.scaled import Scaled, add, align
-
-
-class Weights:
-    """What a model's parameters read as in the two streams, under masks.
-
-    `masks` may cover any part of the parameters; the others are fully live. `squares` holds
-    the leaves theta**2 of the path kernel for the parameters named in `scored`.
-    """
-
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], scored: Iterable[str] = ()) -> None:
-        self._names = {id(p): name for name, p in model.named_parameters()}
-        self._masks = masks
-        parameters = dict(model.named_parameters())
-        self.squares = {n: self._masked(parameters[n], n).square().requires_grad_() for n in scored}
-
-    def name(self, weight: Tensor, function: Function) -> str:
-        """The parameter's name; UnsupportedOperation when the weight is computed on the fly."""
-        if id(weight) not in self._names:
-            raise UnsupportedOperation(f"{label(function)} uses a weight that is not a parameter of the model")
-        return self._names[id(weight)]
-
-    def _masked(self, weight: Tensor, name: str) -> Tensor:
-        if name not in self._masks:
-            return weight.detach()
-        return weight.detach().masked_fill(~self._masks[name].to(weight.device), 0)
-
-    def true(self, weight: Tensor, function: Function) -> Tensor:
-        """theta * mask."""
-        return self._masked(weight, self.name(weight, function))
-
-    def live(self, weight: Tensor, function: Function) -> Tensor:
-        """The mask, as 0 and 1 in the weight's dtype."""
-        name = self.name(weight, function)
-        if name not in self._masks:
-            return torch.ones_like(weight.detach())
-        return self._masks[name].to(weight)
-
-    def squared(self, weight: Tensor, function: Function) -> Tensor:
-        """(theta * mask)**2, the leaf that is differentiated where the weight is scored."""
-        name = self.name(weight, function)
-        return self.squares[name] if name in self.squares else self._masked(weight, name).square()
-
 
 _METADATA = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
     *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_contiguous, Tensor.is_floating_point),
-    Tensor.requires_grad.__get__,
+    *(Tensor.requires_grad.__get__, Tensor.is_nested.__get__),
 }
 
 
-class PathTensor(torch.Tensor):
+_SHAPED_AS = {Tensor.expand_as: Tensor.expand, Tensor.view_as: Tensor.view, Tensor.reshape_as: Tensor.reshape}
+
+
+class _Shell(torch.Tensor):
+    """Shape, dtype and device of a tensor without its elements.
+
+    Torch functions of it are interpreted. What reaches the elements by another way, a scripted
+    function for one, is refused: its result would have lost its paths unseen.
+    """
+
+    @classmethod
+    def like(cls, tensor: Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"{type(self).__name__}{tuple(self.shape)}"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: Any = None) -> Any:
+        raise UnsupportedOperation(f"{func} is called by code that hides it from torch functions, such as a script")
+
+
+class PathTensor(_Shell):
     """A stream at one point of the network; a torch function of it follows `RULES`.
 
     The tensor itself serves for shape, dtype and device only. The subclasses say what each kind of
-    operation does to their stream.
+    operation does to their stream. Methods that take a function `run` are given the model's own
+    operation on true activations.
     """
 
     stream: Scaled
     weights: Weights
+    base: weakref.ref[PathTensor] | None = None
+    """The tensor of which this one is a view."""
+    doomed: bool = False
+    """Whether the model is about to overwrite this tensor."""
 
     @classmethod
     def __torch_function__(
@@ -86,25 +66,44 @@ class PathTensor(torch.Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in GATES:
-            return _in_place(func, args[0], kwargs, lambda: _gated(func, *args, **kwargs))
-        if func not in RULES:
+        if func in _SHAPED_AS:
+            func, args = _SHAPED_AS[func], (args[0], args[1].shape)
+        if func not in RULES and func not in GATES:
             raise UnsupportedOperation(f"{label(func)} has no meaning for paths")
-        return _in_place(func, args[0], kwargs, lambda: RULES[func](func, *args, **kwargs))
+        if kwargs.pop("out", None) is not None:
+            raise UnsupportedOperation(f"{label(func)} writes to a tensor given as `out`, which is not followed")
+        target = args[0] if _in_place(func, kwargs) else None
+        if target is not None:
+            _check_in_place(func, target)
+            target.doomed = True
+        result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
+        if target is None:
+            return result
+        # An in-place function keeps the shape: it is enough to replace what the tensor carries.
+        if result is not target:
+            target.__class__, target.__dict__ = result.__class__, result.__dict__
+            if isinstance(target, Activations):
+                target.owners.append(weakref.ref(target))
+        target.doomed = False
+        return target
 
-    def weighted(self, func: Function, weight: Tensor, bias: Tensor | None, args: tuple, kwargs: dict) -> "PathTensor":
+    def weighted(self, func: Function, weight: Tensor, bias: Tensor | None, args: tuple, kwargs: dict) -> PathTensor:
         """A convolution or linear layer."""
         raise NotImplementedError
 
-    def scaled_by(self, func: Function, gain: Tensor, run: Function) -> "PathTensor":
-        """A BatchNorm in eval mode: `gain` is gamma**2 / (var + eps), `run` the true operation."""
+    def normed(self, norm: BatchNorm) -> PathTensor:
+        """A normalisation by running statistics."""
         raise NotImplementedError
 
-    def gated(self, run: Function, gate: Function) -> "PathTensor":
-        """An activation function: `run` computes it, `gate` is phi(u)/u."""
+    def rectified(self, run: Function) -> PathTensor:
+        """A ReLU."""
         raise NotImplementedError
 
-    def selected(self, func: Function, args: tuple, kwargs: dict) -> "PathTensor":
+    def gated(self, run: Function, gate: Function) -> PathTensor:
+        """Another activation function; `gate` computes phi(u)/u."""
+        raise NotImplementedError
+
+    def selected(self, func: Function, args: tuple, kwargs: dict) -> PathTensor:
         """A max-pool."""
         raise NotImplementedError
 
@@ -112,134 +111,214 @@ class PathTensor(torch.Tensor):
         """Averages and rearrangements of one tensor; what returns several returns a tuple."""
         raise NotImplementedError
 
-    def joined(self, func: Function, parts: list["PathTensor"], kwargs: dict) -> "PathTensor":
+    def joined(self, func: Function, parts: list[PathTensor], kwargs: dict) -> PathTensor:
         """Concatenation or stacking of several tensors of this kind."""
         raise NotImplementedError
 
-    def added(self, other: Any, run: Function) -> "PathTensor":
+    def added(self, other: Any, run: Function) -> PathTensor:
         """A sum; what is not a path tensor acts as a bias and is dropped from the stream."""
         raise NotImplementedError
 
-    def gate(self, func: Function) -> "Gate":
+    def as_gate(self, run: Function) -> Gate:
         """The gate that a sigmoid makes of this tensor."""
         raise NotImplementedError
 
-    def shut(self, func: Function, gate: Any) -> "PathTensor":
-        """The product with a Gate, or with a number, which is a gate that is always as open."""
+    def shut(self, gate: Any, run: Function) -> PathTensor:
+        """The product with a Gate, or with a number or constant tensor, which is a gate that is always as open."""
         raise NotImplementedError
 
 
 class Activations(PathTensor):
-    """Path activations g beside the true network's activations."""
+    """Path activations g beside the true network's activations, and of their dtype."""
 
     true: Tensor
+    weights: TrueAndLive
+    owners: list[weakref.ref[Activations]]
+    """All tensors that carry the same values, this one among them."""
+    late: Function | None
+    """A depthwise convolution by ones that the values still have to pass; see `weighted`."""
+    _stream: Scaled
 
     @classmethod
-    def make(cls, stream: Scaled, true: Tensor, weights: Weights) -> "Activations":
+    def of(
+        cls, stream: Scaled, true: Tensor, weights: TrueAndLive, late: Function | None = None, owners: Any = None
+    ) -> Activations:
         """`stream` and `true` have the same shape, (N, ...)."""
-        tensor = true.as_subclass(cls)
-        tensor.stream, tensor.true, tensor.weights = stream, true, weights
+        tensor = cls.like(true)
+        tensor._stream, tensor.true, tensor.weights, tensor.late = stream, true, weights, late
+        tensor.owners = [] if owners is None else owners
+        tensor.owners.append(weakref.ref(tensor))
         return tensor
 
-    def _with(self, values: Tensor, true: Tensor) -> "Activations":
-        return self.make(Scaled(values, self.stream.exponent), true, self.weights)
+    @property
+    def stream(self) -> Scaled:
+        if self.late is not None:
+            self._stream, self.late, self.owners = self._stream.grown(self.late(self._stream.values), 0), None, []
+            self.owners.append(weakref.ref(self))
+        return self._stream
+
+    def _with(self, stream: Scaled, true: Tensor, same: bool = False) -> Activations:
+        """A tensor like this one; `same` where its values are these or a view of them."""
+        return self.of(stream, true, self.weights, owners=self.owners if same else None)
+
+    def _spare(self) -> bool:
+        """Whether the values may be overwritten: the model overwrites this tensor, and no other carries them."""
+        alone = sum(owner() is not None for owner in self.owners) == 1
+        return self.doomed and alone and 0 not in self._stream.values.stride()
 
     def weighted(self, func, weight, bias, args, kwargs):
-        true = func(self.true, self.weights.true(weight, func), bias, *args, **kwargs)
-        values = func(self.stream.values, self.weights.live(weight, func), None, *args, **kwargs)
-        return self.make(Scaled(values, self.stream.exponent).normalised(), true, self.weights)
+        if self.weights.fixed(weight):
+            return self.moved(func, (weight.to(self.dtype), *_nothing(bias, func), *args), kwargs)
+        true, live = self.weights.read(weight, func)
+        true = func(self.true, true, _cast(bias, self.true), *args, **kwargs)
+        bits = _fan_in(func, weight).bit_length()
+        # Kept, so that a shortcut around this layer continues with the same exponent.
+        self._stream = self._stream.ready(bits)
+        if live is not None:
+            values = func(self.stream.values, live, None, *args, **kwargs)
+            return self._with(self._stream.grown(values, bits), true)
+        if func not in _CONVOLUTIONS:
+            values = func(self.stream.values, torch.ones_like(weight, dtype=self.dtype), None, *args, **kwargs)
+            return self._with(self._stream.grown(values, bits), true)
+        # All weights read 1: the input channels of a group count alike, so their sum will do,
+        # and its output channels are one and the same. A depthwise convolution waits, because
+        # after it mostly comes a layer that sums over its channels.
+        spatial = weight.dim() - 2
+        channel = self.dim() - spatial - 1
+        groups = self.shape[channel] // weight.shape[1]
+        ones = _ByOnes(func, weight.shape[2:], channel, args, kwargs)
+        if weight.shape[1] == 1 and weight.shape[0] == groups > 1 and self.late is None:
+            return self.of(self._stream.grown(self._stream.values, bits), true, self.weights, ones, self.owners)
+        late = self.late
+        values = self._stream.values if groups == 1 else self.stream.values
+        if weight.shape[1] > 1:
+            values = values.unflatten(channel, (groups, -1)).sum(channel + 1)
+        if groups == 1 and late is not None:
+            values = late(values)
+        values = ones(values) if spatial else values
+        copies = [-1] * (values.dim() + 1)
+        copies[channel + 1] = weight.shape[0] // groups
+        values = values.unsqueeze(channel + 1).expand(copies).flatten(channel, channel + 1)
+        return self._with(self._stream.grown(values, bits), true)
 
-    def scaled_by(self, func, gain, run):
-        return self._with(self.stream.values, run(self.true))
+    def normed(self, norm):
+        return self._with(self.stream, norm(self.true), same=True)
+
+    def rectified(self, run):
+        # The gate acts on the stream as it does on a gradient, for which torch has one fused step.
+        values = self.stream.values
+        gated = values if self._spare() else torch.empty_like(self.true)
+        torch.ops.aten.threshold_backward.grad_input(values, self.true, 0, grad_input=gated)
+        return self._with(self.stream.grown(gated, 0), run(self.true))
 
     def gated(self, run, gate):
-        return self._with(self.stream.values * gate(self.true).square(), run(self.true))
+        values = self.stream.values * gate(self.true).square()
+        return self._with(self.stream.changed(values), run(self.true))
 
     def selected(self, func, args, kwargs):
         true, index = func(self.true, *args, **{**kwargs, "return_indices": True})
         lead = true.dim() - _pooled_dims(func)
         values = self.stream.values.flatten(lead).gather(lead, index.flatten(lead)).view_as(true)
-        return self._with(values, true)
+        return self._with(self.stream.grown(values, 0), true)
 
     def moved(self, func, args, kwargs):
         true, values = func(self.true, *args, **kwargs), func(self.stream.values, *args, **kwargs)
-        if isinstance(true, tuple | list):
-            return tuple(self._with(v, t) for v, t in zip(values, true, strict=True))
-        return self._with(values, true)
+        parts = zip(values, true, strict=True) if isinstance(true, tuple | list) else [(values, true)]
+        same = self.stream.values
+        moved = tuple(self._with(self.stream.changed(v), t, same=_same_storage(v, same)) for v, t in parts)
+        for part in moved:
+            part.base = weakref.ref(self) if _same_storage(part.true, self.true) else None
+        return moved if isinstance(true, tuple | list) else moved[0]
 
     def joined(self, func, parts, kwargs):
-        values, exponent = align([part.stream for part in parts])
+        values, exponent, drift = align([part.stream for part in parts])
         true = func([part.true for part in parts], **kwargs)
-        return self.make(Scaled(func(values, **kwargs), exponent), true, self.weights)
+        return self._with(Scaled(func(values, **kwargs), exponent, drift), true)
 
     def added(self, other, run):
         if isinstance(other, Activations):
-            return self.make(add(self.stream, other.stream), run(self.true, other.true), self.weights)
-        return self._with(self.stream.values, run(self.true, other))
+            stream = add(self.stream, other.stream, overwrite=self._spare())
+            return self._with(stream, run(self.true, other.true))
+        true = run(self.true, _cast(other, self.true))
+        return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true, same=True)
 
-    def gate(self, func):
-        return Gate.make(func(self.true))
+    def as_gate(self, run):
+        return Gate.of(run(self.true))
 
-    def shut(self, func, gate):
-        factor = _factor(func, gate)
-        return self._with(self.stream.values * factor**2, self.true * factor)
+    def shut(self, gate, run):
+        factor = _cast(_factor(gate), self.true)
+        return self._with(self.stream.changed(self.stream.values * factor**2), run(self.true, factor))
 
 
 class Kernel(PathTensor):
     """The path kernel h. It follows no activations, so it needs no data."""
 
+    weights: Squares
+
     @classmethod
-    def make(cls, stream: Scaled, weights: Weights) -> "Kernel":
-        tensor = stream.values.detach().as_subclass(cls)
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        # Part of a model may switch gradients off for its own; those of h are not its own.
+        with torch.inference_mode(False), torch.enable_grad():
+            return super().__torch_function__(func, types, args, kwargs)
+
+    @classmethod
+    def of(cls, stream: Scaled, weights: Squares) -> Kernel:
+        tensor = cls.like(stream.values)
         tensor.stream, tensor.weights = stream, weights
         return tensor
 
-    def _with(self, values: Tensor) -> "Kernel":
-        return self.make(Scaled(values, self.stream.exponent), self.weights)
+    def _with(self, values: Tensor) -> Kernel:
+        return self.of(self.stream.changed(values), self.weights)
 
     def weighted(self, func, weight, bias, args, kwargs):
-        values = func(self.stream.values, self.weights.squared(weight, func), None, *args, **kwargs)
-        return self.make(Scaled(values, self.stream.exponent).normalised(), self.weights)
+        if self.weights.fixed(weight):
+            return self.moved(func, (weight.to(self.dtype), *_nothing(bias, func), *args), kwargs)
+        # How much a layer adds depends on its weights, so h is looked at before every layer.
+        stream = self.stream.normalised()
+        values = func(stream.values, self.weights.squared(weight, func), None, *args, **kwargs)
+        return self.of(stream.changed(values), self.weights)
 
-    def scaled_by(self, func, gain, run):
-        shape = (1, -1) + (1,) * (self.dim() - 2)
-        return self.make(Scaled(self.stream.values * gain.view(shape), self.stream.exponent).normalised(), self.weights)
+    def normed(self, norm):
+        gain = norm.gain().to(self.dtype)
+        return self._with(self.stream.values * gain.view(1, -1, *[1] * (self.dim() - 2)))
+
+    def rectified(self, run):
+        return self.of(self.stream, self.weights)
 
     def gated(self, run, gate):
-        return self
+        return self.of(self.stream, self.weights)
 
     def selected(self, func, args, kwargs):
         return self._with(func(self.stream.values, *args, **kwargs))
 
     def moved(self, func, args, kwargs):
         values = func(self.stream.values, *args, **kwargs)
-        if isinstance(values, tuple | list):
-            return tuple(self._with(v) for v in values)
-        return self._with(values)
+        return tuple(self._with(v) for v in values) if isinstance(values, tuple | list) else self._with(values)
 
     def joined(self, func, parts, kwargs):
-        values, exponent = align([part.stream for part in parts])
-        return self.make(Scaled(func(values, **kwargs), exponent), self.weights)
+        values, exponent, drift = align([part.stream for part in parts])
+        return self.of(Scaled(func(values, **kwargs), exponent, drift), self.weights)
 
     def added(self, other, run):
-        return self.make(add(self.stream, other.stream), self.weights) if isinstance(other, Kernel) else self
+        if isinstance(other, Kernel):
+            return self.of(add(self.stream, other.stream), self.weights)
+        return self._with(_broadcast(self.stream.values, other))
 
-    def gate(self, func):
-        return Gate.make(torch.ones_like(self.stream.values.detach()))
+    def as_gate(self, run):
+        return Gate.of(torch.ones_like(self.stream.values.detach()))
 
-    def shut(self, func, gate):
-        _factor(func, gate)
-        return self
+    def shut(self, gate, run):
+        return self._with(_broadcast(self.stream.values, _factor(gate)))
 
 
-class Gate(torch.Tensor):
+class Gate(_Shell):
     """A sigmoid's output: it multiplies features and carries no paths of its own."""
 
     value: Tensor
 
     @classmethod
-    def make(cls, value: Tensor) -> "Gate":
-        tensor = value.as_subclass(cls)
+    def of(cls, value: Tensor) -> Gate:
+        tensor = cls.like(value)
         tensor.value = value
         return tensor
 
@@ -247,42 +326,82 @@ class Gate(torch.Tensor):
     def __torch_function__(
         cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        if func in PRODUCTS:
-            return RULES[func](func, *args, **(kwargs or {}))
-        if RULES.get(func) is structural:
-            return cls.make(func(args[0].value, *args[1:], **(kwargs or {})))
+                return func(*args, **kwargs)
+        if func in _SHAPED_AS:
+            func, args = _SHAPED_AS[func], (args[0], args[1].shape)
+        rule = RULES.get(func)
+        if rule is product and not _in_place(func, kwargs) and any(isinstance(arg, PathTensor) for arg in args):
+            return product(func, *args, **kwargs)
+        if rule is structural:
+            return cls.of(func(args[0].value, *args[1:], **kwargs))
         raise UnsupportedOperation(f"{label(func)} of a sigmoid's output has no meaning for paths")
 
 
-def _factor(func: Function, gate: Any) -> Any:
-    if isinstance(gate, Gate):
-        return gate.value
-    if isinstance(gate, float | int):
-        return gate
-    raise UnsupportedOperation(f"{label(func)} of a stream and something that is neither a gate nor a number")
+def _factor(gate: Any) -> Any:
+    return gate.value if isinstance(gate, Gate) else gate
+
+
+def _broadcast(values: Tensor, other: Any) -> Tensor:
+    return values.expand(torch.broadcast_shapes(values.shape, other.shape)) if isinstance(other, Tensor) else values
+
+
+def _cast(tensor: Any, like: Tensor) -> Any:
+    return tensor.detach().to(like.dtype) if isinstance(tensor, Tensor) else tensor
+
+
+def _nothing(bias: Tensor | None, func: Function) -> tuple[None]:
+    if bias is not None:
+        raise UnsupportedOperation(f"{label(func)} averages by a fixed filter and adds a bias")
+    return (None,)
 
 
 def _gated(func: Function, x: PathTensor, *args, **kwargs) -> PathTensor:
-    kwargs.pop("inplace", None)
-    run = OUT_OF_PLACE.get(func, func)
-    return x.gated(lambda u: run(u, *args, **kwargs), lambda u: GATES[func](u, *args, **kwargs))
+    args = tuple(_cast(arg, x) for arg in args)
+    settings = {name: value for name, value in kwargs.items() if name != "inplace"}
+    return x.gated(lambda u: func(u, *args, **kwargs), lambda u: GATES[func](u, *args, **settings))
 
 
-def _in_place(func: Function, x: Any, kwargs: dict[str, Any], compute: Function) -> Any:
-    """The result, also written into `x` where the function works in place.
+def _fan_in(func: Function, weight: Tensor) -> int:
+    """The most weights that one output element can read."""
+    transposed = func in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+    return weight.numel() // max(1, weight.shape[1 if transposed else 0])
 
-    In-place functions keep the shape, so replacing what the tensor carries is enough.
-    """
-    name = func.__name__
-    in_place = kwargs.get("inplace", False) or (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i"
-    result = compute()
-    if in_place and isinstance(x, PathTensor) and isinstance(result, PathTensor):
-        x.__dict__.update(result.__dict__)
-        return x
-    return result
+
+_CONVOLUTIONS = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+class _ByOnes(NamedTuple):
+    """A convolution of every channel by itself with weights that all read 1."""
+
+    func: Function
+    kernel: torch.Size
+    channel: int
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        settings = dict(zip(("stride", "padding", "dilation", "groups"), self.args, strict=False)) | self.kwargs
+        settings["groups"] = values.shape[self.channel]
+        return self.func(values, values.new_ones((settings["groups"], 1, *self.kernel)), None, **settings)
+
+
+def _in_place(func: Function, kwargs: dict[str, Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+
+
+def _check_in_place(func: Function, target: Any) -> None:
+    if not isinstance(target, PathTensor):
+        raise UnsupportedOperation(f"{label(func)} writes paths into a tensor that carries none")
+    if target.base is not None and target.base() is not None:
+        raise UnsupportedOperation(f"{label(func)} works in place on a view of a tensor that is still in use")
+
+
+def _same_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _pooled_dims(func: Function) -> int:

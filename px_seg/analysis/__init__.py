@@ -1,0 +1,6 @@
+"""What can be said about a network and its masks without training them."""
+
+from px_seg.analysis.agreement import agreement
+from px_seg.analysis.trace import ntk_trace, ntk_trace_bound
+
+__all__ = ["agreement", "ntk_trace", "ntk_trace_bound"]

@@ -1,0 +1,89 @@
+"""What a model's weights read as in the two streams, under masks."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from px_seg.pruning.masks import check_fit
+from px_seg.pruning.rules import UnsupportedOperation, label
+
+
+class Weights:
+    """A model's parameters by identity, and the masks that hold for them.
+
+    `masks` may cover any part of the parameters; the others are fully live. Raises InputError
+    naming the first mask that does not fit.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
+        self._fixed = {id(buffer) for buffer in model.buffers()}
+        self._masks = masks
+        self._dtype = dtype
+        check_fit(masks, self._parameters)
+
+    def dtype(self, weight: Tensor) -> torch.dtype:
+        """The dtype in which a weight is read."""
+        return self._dtype or weight.dtype
+
+    def fixed(self, weight: Tensor) -> bool:
+        """Whether this is a buffer of non-negative elements, such as the filter of a blur: an average."""
+        return id(weight) in self._fixed and bool((weight >= 0).all())
+
+    def name(self, weight: Tensor, function: Callable[..., Any]) -> str:
+        """The parameter's name; UnsupportedOperation when the weight is computed on the fly."""
+        if id(weight) not in self._names:
+            raise UnsupportedOperation(f"{label(function)} uses a weight that is not a parameter of the model")
+        return self._names[id(weight)]
+
+
+class TrueAndLive(Weights):
+    """For the path activations: the true weights, and whether they live.
+
+    Every batch of a round reads both, so they are made once and kept: a layer that is not
+    masked costs nothing, a masked one two tensors of its size.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        super().__init__(model, masks, dtype)
+        partly = [name for name, whole in zip(masks, _all_true(masks.values()), strict=True) if not whole]
+        self._masks = {name: masks[name] for name in partly}
+        self._read: dict[str, tuple[Tensor, Tensor | None]] = {}
+
+    def read(self, weight: Tensor, function: Callable[..., Any]) -> tuple[Tensor, Tensor | None]:
+        """theta * mask, and the mask as 0 and 1 or None where every weight lives."""
+        name = self.name(weight, function)
+        if name not in self._read:
+            true = weight.detach().to(self.dtype(weight))
+            live = self._masks[name].to(true) if name in self._masks else None
+            self._read[name] = (true if live is None else true * live), live
+        return self._read[name]
+
+
+class Squares(Weights):
+    """For the path kernel: the weights squared, as leaves to differentiate by where they are scored."""
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None, scored: Iterable[str]
+    ) -> None:
+        super().__init__(model, masks, dtype)
+        self.leaves = {name: self._square(name).requires_grad_() for name in scored}
+
+    def squared(self, weight: Tensor, function: Callable[..., Any]) -> Tensor:
+        """(theta * mask)**2, the leaf where the weight is scored."""
+        name = self.name(weight, function)
+        return self.leaves[name] if name in self.leaves else self._square(name)
+
+    def _square(self, name: str) -> Tensor:
+        weight = self._parameters[name].detach()
+        square = weight.to(self.dtype(weight)).square()
+        return square.mul_(self._masks[name].to(square)) if name in self._masks else square
+
+
+def _all_true(masks: Iterable[Tensor]) -> list[bool]:
+    """Whether each mask is true throughout, in one step for all."""
+    answers = [mask.all() for mask in masks]
+    return torch.stack(answers).tolist() if answers else []

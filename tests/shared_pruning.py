@@ -1,0 +1,43 @@
+"""PX under torchrun: each rank walks its share of the batches and writes down its masks and scores."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from networks import Drawn
+from safetensors.torch import save_file
+
+from px_seg import PX, prune
+
+PIECES = ["norm", "relu_", "residual_", "max", "projected", "concat", "squeeze"]
+
+
+def network() -> Drawn:
+    return Drawn(PIECES, 0, dense=True).float()
+
+
+def batches() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 3, 12, 12, generator=generator) for n in (2, 3, 1)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    folder, world = Path(sys.argv[1]), dist.group.WORLD
+    net = network()
+    share = batches()[rank::ranks]
+    for name, settings in {"fold": {}, "batch": {"bn": "batch", "precision": "float64"}}.items():
+        prune(net, share, 0.8, PX(**settings), rounds=10, group=world).save(folder / f"{name}{rank}.safetensors")
+        save_file(PX(**settings).score(net, share, group=world), folder / f"{name}_scores{rank}.safetensors")
+    # More processes than batches: the last ones only listen.
+    prune(net, batches()[:1][rank::ranks], 0.8, PX(), rounds=3, group=world).save(folder / f"few{rank}.safetensors")
+    if rank == 1:
+        share = [torch.randn(1, 3, 8, 8)]
+    try:
+        PX().score(net, share, group=world)
+    except ValueError as error:
+        (folder / f"error{rank}.txt").write_text(str(error))
+    dist.destroy_process_group()

@@ -1,0 +1,90 @@
+"""Encoders as their libraries make them: scored without edits, and right."""
+
+import random
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from reference import Reference
+from torch import nn
+
+from px_seg import PX, UnsupportedOperation
+
+get = smp.encoders.get_encoder
+
+
+def unsettled(model: nn.Module) -> nn.Module:
+    """With running statistics and gains of no special value."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.3, 2, generator=generator)
+            module.weight.data.uniform_(-1.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.3, generator=generator)
+    return model.double()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torchvision.models.resnet18(num_classes=3),
+        lambda: torchvision.models.efficientnet_b0(num_classes=3),
+        lambda: get("resnext50_32x4d", weights=None),
+        lambda: get("se_resnet50", weights=None),
+        lambda: get("timm-efficientnet-b0", weights=None),
+        lambda: get("timm-tf_efficientnet_lite0", weights=None),
+        lambda: get("tu-resnet50_clip", weights=None),
+    ],
+    ids=["resnet18", "efficientnet_b0", "resnext50", "se_resnet50", "timm-efficientnet-b0", "lite0", "resnet50_clip"],
+)
+def test_scores_of_whole_encoders_are_exact(build) -> None:
+    torch.manual_seed(0)
+    model = unsettled(build())
+    x = [torch.randn(n, 3, 32, 32, dtype=torch.float64) for n in (2, 1)]
+    scores, reference = PX().score(model, x), Reference(model, x)
+    bound = reference.bound()
+    first = next(iter(scores))
+    torch.testing.assert_close(scores[first].sum(), bound, rtol=1e-12, atol=0)
+    rng = random.Random(0)
+    for name in rng.sample(list(scores), 4):
+        place = tuple(rng.randrange(side) for side in scores[name].shape)
+        lost = bound - reference.bound(name, place)
+        torch.testing.assert_close(scores[name][place], lost, rtol=1e-9, atol=1e-13 * bound.item())
+
+
+RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"]
+RESNETS += ["se_resnet50", "se_resnext50_32x4d", "tu-resnet50d", "tu-resnetblur50", "tu-ecaresnet26t"]
+EFFICIENTNETS = [f"efficientnet-b{n}" for n in range(5)] + [f"timm-efficientnet-b{n}" for n in range(5)]
+EFFICIENTNETS += [f"timm-tf_efficientnet_lite{n}" for n in range(5)]
+OTHERS = ["vgg11_bn", "densenet121", "mobilenet_v2", "mobileone_s0", "xception", "dpn68", "inceptionv4"]
+
+
+@pytest.mark.parametrize("name", [*RESNETS, *EFFICIENTNETS, *OTHERS])
+def test_float32_scores_of_every_family_are_finite_and_those_of_float64(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = get(name, weights=None), [torch.randn(1, 3, 64, 64)]
+    single, double = PX().score(model, x), PX(precision="float64").score(model, x)
+    unit = sum(s.double().sum() for s in single.values()) / sum(s.sum() for s in double.values())
+    for weight, score in single.items():
+        assert score.isfinite().all()
+        torch.testing.assert_close(
+            score.double().sum(), unit * double[weight].sum(), rtol=1e-3, atol=1e-6 * score.double().sum().item()
+        )
+
+
+@pytest.mark.parametrize(
+    ("build", "culprit"),
+    [
+        (lambda: get("mit_b0", weights=None), r"patch_embed1\.norm \(LayerNorm\): torch's layer_norm"),
+        (lambda: get("timm-skresnet18", weights=None), r"layer1\.0\.conv1\.attn .*softmax"),
+        (lambda: timm.create_model("resnet50_clip"), r"head \(AttentionPool2d\): .*attention"),
+        (lambda: torchvision.models.swin_t(), r"\(LayerNorm\): torch's layer_norm"),
+    ],
+    ids=["mit_b0", "skresnet18", "resnet50_clip with its head", "swin_t"],
+)
+def test_encoders_with_attention_are_refused_by_name(build, culprit: str) -> None:
+    with pytest.raises(UnsupportedOperation, match=culprit):
+        PX().score(build(), [torch.randn(1, 3, 224, 224)])

@@ -1,0 +1,55 @@
+"""PX over two CPU processes against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shared_pruning import batches, network
+
+from px_seg import PX, Masks, prune
+from px_seg.analysis import agreement
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    worker = Path(__file__).with_name("shared_pruning.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker, folder]
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def loaded(folder: Path, name: str) -> list[Masks]:
+    return [Masks.load(folder / f"{name}{rank}.safetensors") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rounds", "count"),
+    [("fold", {}, 10, 3), ("batch", {"bn": "batch", "precision": "float64"}, 10, 3), ("few", {}, 3, 1)],
+)
+def test_masks_are_the_same_on_every_rank_and_those_of_one_process(folder, name, settings, rounds, count) -> None:
+    first, second = loaded(folder, name)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    alone = prune(network(), batches()[:count], 0.8, PX(**settings), rounds=rounds)
+    assert agreement(first, alone) > 0.9999
+    assert first.metadata == alone.metadata
+
+
+@pytest.mark.parametrize(("name", "settings"), [("fold", {}), ("batch", {"bn": "batch", "precision": "float64"})])
+def test_scores_are_over_the_batches_of_all_processes(folder, name: str, settings: dict) -> None:
+    """Float32 sums in another order; a rank that scored its own share alone would be off by half."""
+    alone = PX(**settings).score(network(), batches())
+    tolerance = 1e-4 if name == "fold" else 1e-9
+    for rank in (0, 1):
+        for n, score in load_file(folder / f"{name}_scores{rank}.safetensors").items():
+            torch.testing.assert_close(score, alone[n], rtol=tolerance, atol=tolerance * float(alone[n].max()))
+
+
+def test_samples_of_two_shapes_on_two_processes_are_refused_on_both(folder) -> None:
+    for rank in (0, 1):
+        assert "one shape: got (3, 8, 8) and (3, 12, 12)" in (folder / f"error{rank}.txt").read_text()
