@@ -105,3 +105,25 @@ def segmentations(
         text.set_parse_math(False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def growth(path: Path, rows: Sequence[Mapping[str, Any]], device: str) -> None:
+    """Time and peak memory of a round of PX as multiples of inference's, one panel for each thing varied.
+
+    `rows` as `px_seg.analysis.benchmark.report_growth` writes them.
+    """
+    varied = list(dict.fromkeys(row["varied"] for row in rows))
+    figure = Figure(figsize=(2.6 * len(varied), 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(varied), sharey=True), varied, strict=True):
+        part = [row for row in rows if row["varied"] == name]
+        places = range(len(part))
+        axes.plot(places, [row["ratio"] for row in part], "o-", color=BLUE, label="time")
+        axes.plot(places, [row["memory_ratio"] for row in part], "s--", color=ORANGE, label="peak memory")
+        axes.set_xticks(places, [str(row["value"]).removeprefix("resnet") for row in part])
+        axes.set(xlabel={"encoder": "ResNet", "side": "image side"}.get(name, name.replace("_", " ")), ylim=(0, None))
+        axes.axhline(2, color=GREY, linewidth=1)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("one round / inference")
+    figure.axes[0].legend()
+    figure.suptitle(f"A round of PX beside inference over the same batches, DeepLabV3+ ({device})")
+    figure.savefig(path, dpi=120)

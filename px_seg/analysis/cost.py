@@ -1,0 +1,111 @@
+"""Time and peak memory of a piece of work, measured beside a reference in the same process."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd.profiler import profile
+
+from px_seg.errors import InputError
+
+Work = Callable[[], Any]
+
+
+def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> dict[str, float]:
+    """The shortest of `repeats` runs of each work, taken in turns after one run of each that does not count.
+
+    In turns, so that a machine that slows down or speeds up does so for all.
+    """
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            _synchronise(device)
+            started = time.perf_counter()
+            work()
+            _synchronise(device)
+            times[name].append(time.perf_counter() - started)
+    return {name: min(measured) for name, measured in times.items()}
+
+
+def peak_bytes(device: torch.device, work: Work) -> int:
+    """Most memory held during the work beyond what is held before it.
+
+    On a GPU what torch has allocated; on a CPU the resident memory of the process, which
+    Linux tells. Raises InputError elsewhere.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        raise InputError(f"peak memory of a CPU can be measured on Linux alone: {error}") from None
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+GROUPS = {
+    "convolutions forward": ("mkldnn_convolution", "cudnn_convolution", "slow_conv", "conv_depthwise", "addmm", "mm"),
+    "convolutions backward": ("convolution_backward", "slow_conv2d_backward", "slow_conv_dilated_backward"),
+    "BatchNorm": ("native_batch_norm", "cudnn_batch_norm"),
+    "ReLU, gates": ("clamp_min", "threshold_backward"),
+    "sums, products, rescaling": ("add", "mul", "aminmax", "sum", "pow", "exp2"),
+    "pooling, upsampling, concatenation": ("max_pool2d", "gather", "upsample", "mean", "cat", "avg_pool2d"),
+    "copies and casts": ("copy_", "empty", "fill_", "clone"),
+    "comparing and selecting (ranking)": (
+        "gt",
+        "ge",
+        "bitwise",
+        "index",
+        "nonzero",
+        "sort",
+        "kthvalue",
+        "all",
+        "count",
+    ),
+}
+
+
+def breakdown(device: torch.device, work: Work) -> dict[str, float]:
+    """Seconds spent in torch's operators during the work, by kind of operator, and outside of them."""
+    work()
+    cuda = device.type == "cuda"
+    _synchronise(device)
+    started = time.perf_counter()
+    with profile(use_device="cuda" if cuda else None, use_kineto=cuda) as recorded:
+        work()
+        _synchronise(device)
+    whole = time.perf_counter() - started
+    spent = dict.fromkeys(GROUPS, 0.0)
+    for event in recorded.key_averages():
+        name = event.key.removeprefix("aten::").lstrip("_")
+        own = event.self_device_time_total if cuda else event.self_cpu_time_total
+        group = max(
+            ((len(p), g) for g, patterns in GROUPS.items() for p in patterns if name.startswith(p)), default=None
+        )
+        if group is not None:
+            spent[group[1]] += own / 1e6
+    return spent | {"other operators, and Python": whole - sum(spent.values())}
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise InputError(f"/proc/self/status does not tell {field}")
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
