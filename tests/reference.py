@@ -9,11 +9,11 @@ from copy import deepcopy
 
 import torch
 from timm.layers import BatchNormAct2d
-from timm.layers.activations import Sigmoid, Swish
+from timm.layers.activations import Swish
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.ReLU6, nn.Hardswish, nn.GELU, nn.ELU, nn.PReLU, nn.Mish, Swish)
-GATES = (nn.Sigmoid, Sigmoid)
 POOLS = (nn.MaxPool1d, nn.MaxPool2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -32,8 +32,9 @@ class _Recorded(nn.Module):
             out, index = self.module(u)
             self.notes.append(index)
             return out
-        out = self.module(u.clone())
-        self.notes.append(out if isinstance(self.module, GATES) else torch.where(u == 0, 0, out / u))
+        with torch._C.DisableTorchFunction():  # a sigmoid inside is no gate of its own
+            out = self.module(u.clone())
+        self.notes.append(torch.where(u == 0, 0, out / u))
         return out
 
 
@@ -50,7 +51,19 @@ class _Replayed(nn.Module):
             dims = 1 if isinstance(self.module, nn.MaxPool1d) else 2
             lead = g.dim() - dims
             return g.flatten(lead).gather(lead, note.flatten(lead)).view_as(note)
-        return note**2 if isinstance(self.module, GATES) else g * note**2
+        return g * note**2
+
+
+class _Sigmoids(TorchFunctionMode):
+    """Sigmoids, which gate what they multiply: `answer` says what one returns."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return self.answer(out) if func in (torch.sigmoid, Tensor.sigmoid) else out
 
 
 class _Gain(nn.Module):
@@ -60,11 +73,6 @@ class _Gain(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h * self.gain.view(1, -1, *[1] * (h.dim() - 2))
-
-
-class _Ones(nn.Module):
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.ones_like(h)
 
 
 def _replace(model: nn.Module, new) -> nn.Module:
@@ -109,7 +117,9 @@ class Reference:
             weight[place] = before
 
     def _bound(self) -> Tensor:
-        return sum((g * h).sum() for g, h in zip(self.g, _outputs(self.kernel(self.sample)), strict=True))
+        with _Sigmoids(torch.ones_like):
+            kernel = _outputs(self.kernel(self.sample))
+        return sum((g * h).sum() for g, h in zip(self.g, kernel, strict=True))
 
     @torch.no_grad()
     def _activations(self, model: nn.Module, batches: list[Tensor], live: dict[str, Tensor]) -> list[Tensor]:
@@ -120,7 +130,7 @@ class Reference:
                 plain = nn.BatchNorm2d(module.num_features, module.eps).to(module.weight.dtype).eval()
                 plain.load_state_dict(module.state_dict())
                 return nn.Sequential(plain, recorded(module.act))
-            wanted = isinstance(module, (*ACTIVATIONS, *POOLS, *GATES))
+            wanted = isinstance(module, (*ACTIVATIONS, *POOLS))
             return _Recorded(module, notes[id(module)]) if wanted else module
 
         def replayed(module: nn.Module) -> nn.Module:
@@ -128,7 +138,7 @@ class Reference:
                 return _norm_and_activation(module, nn.Identity(), replayed)
             if isinstance(module, nn.Dropout):
                 return nn.Identity()
-            wanted = isinstance(module, (*ACTIVATIONS, *POOLS, *GATES))
+            wanted = isinstance(module, (*ACTIVATIONS, *POOLS))
             return _Replayed(module, notes[twins[id(module)]]) if wanted else module
 
         paths = deepcopy(model)
@@ -144,9 +154,13 @@ class Reference:
         _replace(paths, replayed)
         total: list[Tensor] = []
         for x in batches:
-            true(x.clone())
-            parts = [out.sum(0, keepdim=True) for out in _outputs(paths(x**2))]
+            gates: list[Tensor] = []
+            with _Sigmoids(lambda out, gates=gates: gates.append(out) or out):
+                true(x.clone())
+            with _Sigmoids(lambda out, gates=gates: gates.pop(0) ** 2):
+                parts = [out.sum(0, keepdim=True) for out in _outputs(paths(x**2))]
             assert not any(notes.values())
+            assert not gates
             total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
         del kept
         return total
@@ -162,8 +176,6 @@ class Reference:
         def squared(module: nn.Module) -> nn.Module:
             if isinstance(module, NORMS):
                 return _norm_and_activation(module, _Gain(module), squared)
-            if isinstance(module, GATES):
-                return _Ones()
             return nn.Identity() if isinstance(module, (*ACTIVATIONS, nn.Dropout)) else module
 
         return _replace(kernel, squared)

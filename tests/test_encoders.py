@@ -37,8 +37,14 @@ def unsettled(model: nn.Module) -> nn.Module:
         lambda: get("timm-efficientnet-b0", weights=None),
         lambda: get("timm-tf_efficientnet_lite0", weights=None),
         lambda: get("tu-resnet50_clip", weights=None),
+        lambda: get("tu-resnetblur50", weights=None),
+        lambda: get("densenet121", weights=None),
+        lambda: get("efficientnet-b0", weights=None),
     ],
-    ids=["resnet18", "efficientnet_b0", "resnext50", "se_resnet50", "timm-efficientnet-b0", "lite0", "resnet50_clip"],
+    ids=[
+        *("resnet18", "efficientnet_b0", "resnext50", "se_resnet50", "timm-efficientnet-b0", "lite0", "resnet50_clip"),
+        *("resnetblur50", "densenet121", "efficientnet-b0"),
+    ],
 )
 def test_scores_of_whole_encoders_are_exact(build) -> None:
     torch.manual_seed(0)

@@ -77,7 +77,15 @@ def path_bound(
     like = next(iter(scored.values()))
     dtype = walk_dtype(precision, like.dtype)
     wide = torch.promote_types(dtype, torch.float32)
-    with torch.inference_mode(False), evaluating(model), arithmetic(precision, like.device):
+    # The caller's own contexts must not reach the walk: autocast would change its dtype, and a
+    # compiled model hide its operations.
+    with (
+        torch.inference_mode(False),
+        torch.autocast(like.device.type, enabled=False),
+        torch.compiler.set_stance("force_eager"),
+        evaluating(model),
+        arithmetic(precision, like.device),
+    ):
         activations, shape = _summed_activations(model, batches, TrueAndLive(model, masks, dtype), streams, group)
         weights = Squares(model, masks, wide, scored)
         sample = torch.ones((1, *shape), dtype=wide, device=like.device)
