@@ -45,18 +45,23 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What `work` returns, done by the main process before the others begin.
 
-    An InputError of the main process is raised on all, so that none is left waiting for it.
+    An error of the main process is raised on all, so that none is left waiting for it: an
+    InputError as it is, another as a RuntimeError on the others.
     """
     done: list[T] = []
-    failure: list[str | None] = [None]
+    error: Exception | None = None
     if accelerator.is_main_process:
         try:
             done.append(work())
-        except InputError as error:
-            failure = [str(error)]
+        except Exception as caught:
+            error = caught
+    failure: list[tuple[bool, str] | None] = [None if error is None else (isinstance(error, InputError), str(error))]
     broadcast_object_list(failure)
+    if error is not None:
+        raise error
     if failure[0] is not None:
-        raise InputError(failure[0])
+        bad_input, message = failure[0]
+        raise InputError(message) if bad_input else RuntimeError(f"the main process failed: {message}")
     return done[0] if done else work()
 
 

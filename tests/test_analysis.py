@@ -29,15 +29,19 @@ def without_shifts(net: Drawn) -> Drawn:
     return net
 
 
+# A ReLU in place after another is a network that autograd refuses, which the exact trace needs.
+TRAINABLE = tuple(piece for piece in LINEAR_PIECES if piece != "relu_")
+
+
 @PROPERTY
-@given(net=drawn(LINEAR_PIECES), density=st.sampled_from([1.0, 0.7]), seed=st.integers(0, 99))
+@given(net=drawn(TRAINABLE), density=st.sampled_from([1.0, 0.7]), seed=st.integers(0, 99))
 def test_the_trace_never_exceeds_the_bound(net: Drawn, density: float, seed: int) -> None:
     """With biases as paths for a network that has them, and as PX reads it for one that has none."""
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     masks = some_masks(net, density, seed)
     try:
         bound = ntk_trace_bound(net, [x], masks, biases=True)
-        assert 0 < ntk_trace(net, [x[:1], x[1:]], masks) <= bound * (1 + 1e-12)
+        assert 0 <= ntk_trace(net, [x[:1], x[1:]], masks) <= bound * (1 + 1e-12)
         without_shifts(net)
         bound = ntk_trace_bound(net, [x], masks)
     except InputError:

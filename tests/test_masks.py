@@ -48,8 +48,8 @@ def test_a_pruned_weight_never_returns() -> None:
 
 def test_scores_that_cannot_be_ranked_are_refused() -> None:
     masks = Masks({"a": torch.ones(4, dtype=torch.bool)})
-    for wrong in (torch.nan, -torch.inf):
-        with pytest.raises(ValueError, match="scores of a hold NaN or -infinity"):
+    for wrong in (torch.nan, -torch.inf, torch.inf):
+        with pytest.raises(ValueError, match="scores of a hold NaN or infinity"):
             masks.keep_top({"a": torch.tensor([1.0, wrong, 0, 0])}, 0.5)
     with pytest.raises(ValueError, match=r"no score of shape \(4,\) for a"):
         masks.keep_top({"a": torch.ones(3)}, 0.5)

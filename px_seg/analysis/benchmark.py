@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from px_seg import pictures
 from px_seg.analysis.agreement import agreement
-from px_seg.analysis.cost import breakdown, peak_bytes, seconds
+from px_seg.analysis.cost import breakdown, clock, peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.models import build_segmenter
+from px_seg.models.segmenter import check_segmenter
 from px_seg.pruning import PX, Masks, Random, prune
 
 SCOPE = "encoder"
@@ -70,8 +70,9 @@ class Setting:
             raise InputError(f"device must be cpu or cuda, got {case.device!r}")
         if case.device == "cuda" and not torch.cuda.is_available():
             raise InputError("there is no CUDA GPU here: leave device out")
-        if min(case.batches, case.batch_size, case.rounds) < 1:
-            raise InputError("batches, batch_size and rounds must be at least 1")
+        if min(case.batches, case.batch_size, case.rounds, 1 if case.threads is None else case.threads) < 1:
+            raise InputError("batches, batch_size, rounds and threads must be at least 1")
+        check_segmenter(case.encoder, "none", case.output_stride)
         if case.side < 1 or case.side % case.output_stride:
             raise InputError(f"side must be a multiple of the output stride {case.output_stride}, got {case.side}")
         if case.threads is not None:
@@ -117,7 +118,7 @@ def measure(case: Case, repeats: int = 3) -> dict[str, Any]:
         "ratio": times["rounds"] / case.rounds / times["inference"],
         "inference_mib": memory["inference"] / 2**20,
         "round_mib": memory["rounds"] / 2**20,
-        "memory_ratio": memory["rounds"] / memory["inference"],
+        "memory_ratio": memory["rounds"] / max(memory["inference"], 1),
     }
 
 
@@ -139,7 +140,7 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
 
 
 def variations(case: Case) -> dict[str, list[Case]]:
-    """The case with one thing varied at a time; resnet18 and -34 at stride 16, which is all they offer."""
+    """The case with one thing varied at a time."""
     return {name: [replace(case, **{name: value}) for value in values] for name, values in VARIATIONS.items()}
 
 
@@ -173,16 +174,18 @@ def precision_agreement(case: Case, precisions: list[str], sparsity: float, fold
 
 
 def _pruned(setting: Setting, case: Case, precision: str, sparsity: float, folder: Path) -> Masks:
-    asked = json.dumps({**asdict(case), "precision": precision, "sparsity": sparsity})
+    weights = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in setting.model.parameters())
+    asked = json.dumps({**asdict(case), "precision": precision, "sparsity": sparsity, "weights": weights})
     path = folder / f"{case.encoder}-{'trained' if case.model else 'random'}-{sparsity}-{precision}.safetensors"
     if path.is_file():
         masks = Masks.load(path, setting.model)
         if masks.metadata.get("case") == asked:
             return masks
-    started = time.perf_counter()
-    masks = prune(setting.model, setting.images, sparsity, PX(precision=precision), SCOPE, case.rounds)
-    masks = masks.with_metadata(case=asked, seconds=f"{time.perf_counter() - started:.3f}")
-    folder.mkdir(parents=True, exist_ok=True)
+    took, masks = clock(
+        setting.device,
+        lambda: prune(setting.model, setting.images, sparsity, PX(precision=precision), SCOPE, case.rounds),
+    )
+    masks = masks.with_metadata(case=asked, seconds=f"{took:.3f}")
     masks.save(path)
     return masks
 
@@ -196,7 +199,8 @@ def _model(case: Case) -> nn.Module:
 
 
 def report_round(case: Case, repeats: int) -> None:
-    """Print what `measure` and `spent` find."""
+    """Print what `measure` and `spent` find. Raises InputError for fewer than one repeat."""
+    _check_repeats(repeats)
     row = measure(case, repeats)
     print(
         f"{case.encoder} at stride {case.output_stride}, {case.batches} batches of {case.batch_size}x3x{case.side}x"
@@ -212,7 +216,9 @@ def report_round(case: Case, repeats: int) -> None:
 
 
 def report_growth(case: Case, repeats: int, folder: Path) -> None:
-    """Write growth.csv, growth.md and growth.png to `folder`."""
+    """Write growth.csv, growth.md and growth.png to `folder`. Raises InputError for fewer than one repeat."""
+    _check_repeats(repeats)
+    _make(folder)
     rows = []
     for varied, cases in variations(case).items():
         for each in cases:
@@ -221,14 +227,16 @@ def report_growth(case: Case, repeats: int, folder: Path) -> None:
                 f"{varied} {row['value']}: {row['ratio']:.2f} in time, {row['memory_ratio']:.2f} in memory", flush=True
             )
             rows.append(row)
-    folder.mkdir(parents=True, exist_ok=True)
     _write_csv(rows, folder / "growth.csv")
     (folder / "growth.md").write_text(_markdown(rows))
     pictures.growth(folder / "growth.png", rows, device_name(case))
 
 
 def report_agreement(case: Case, precisions: list[str], sparsities: list[float], folder: Path) -> None:
-    """Print a line for every precision and sparsity."""
+    """Print a line for every precision and sparsity. Raises InputError when there is none of either."""
+    if not precisions or not sparsities:
+        raise InputError("agreement needs at least one precision and one sparsity")
+    _make(folder)
     for sparsity in sparsities:
         for row in precision_agreement(case, precisions, sparsity, folder):
             print(
@@ -246,15 +254,30 @@ def report_prune(case: Case, precisions: list[str]) -> None:
     for precision in precisions:
         criterion = PX(precision=precision)
         prune(setting.model, setting.images[:1], case.sparsity, criterion, SCOPE, 2)  # warms up, does not count
-        started = time.perf_counter()
-        masks = prune(setting.model, setting.images, case.sparsity, criterion, SCOPE, case.rounds)
-        took = time.perf_counter() - started
+        took, masks = clock(
+            setting.device,
+            lambda criterion=criterion: prune(
+                setting.model, setting.images, case.sparsity, criterion, SCOPE, case.rounds
+            ),
+        )
         print(
             f"{case.encoder} at stride {case.output_stride}, {case.rounds} rounds of {case.batches} batches of "
             f"{case.batch_size}x3x{case.side}x{case.side} to {masks.sparsity:.2%}, {precision}, "
             f"{'channels last, ' if case.channels_last else ''}{device_name(case)}: {took:.1f} s",
             flush=True,
         )
+
+
+def _check_repeats(repeats: int) -> None:
+    if repeats < 1:
+        raise InputError(f"repeats must be at least 1, got {repeats}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made a folder: {error.strerror}") from None
 
 
 def device_name(case: Case) -> str:

@@ -15,6 +15,15 @@ from px_seg.errors import InputError
 Work = Callable[[], Any]
 
 
+def clock(device: torch.device, work: Work) -> tuple[float, Any]:
+    """Seconds that the work takes, a GPU's included, and what it returns."""
+    _synchronise(device)
+    started = time.perf_counter()
+    result = work()
+    _synchronise(device)
+    return time.perf_counter() - started, result
+
+
 def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> dict[str, float]:
     """The shortest of `repeats` runs of each work, taken in turns after one run of each that does not count.
 
@@ -25,11 +34,7 @@ def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> di
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            _synchronise(device)
-            started = time.perf_counter()
-            work()
-            _synchronise(device)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock(device, work)[0])
     return {name: min(measured) for name, measured in times.items()}
 
 
@@ -96,7 +101,7 @@ def breakdown(device: torch.device, work: Work) -> dict[str, float]:
         )
         if group is not None:
             spent[group[1]] += own / 1e6
-    return spent | {"other operators, and Python": whole - sum(spent.values())}
+    return spent | {"other operators, idle, Python": whole - sum(spent.values())}
 
 
 def _resident(field: str) -> int:

@@ -30,8 +30,9 @@ def ntk_trace_bound(
     Like PX, it reads the network without biases and BatchNorm shifts, and bounds the trace of
     that network under the gates of the true one. With `biases` they are paths as well, from an
     input that is always 1, and the bound holds for the network as it is. It is a bound where
-    activations are piecewise linear through 0 (ReLU, leaky ReLU) and nothing is multiplied
-    by a gate that depends on the data.
+    activations are piecewise linear through 0 (ReLU, leaky ReLU), nothing is multiplied
+    by a gate that depends on the data, and max-pools choose among elements that the same
+    weights feed, as they do over space in a convolutional network.
 
     Raises OverflowError where the bound exceeds the range of float64, and what
     `px_seg.pruning.bound.path_bound` raises.
@@ -89,19 +90,34 @@ class _ShiftedActivations(Activations):
     def normed(self, norm):
         return super().normed(norm)._begin(norm.mean, self.dim() - 2)
 
+    def added(self, other, run):
+        out = super().added(other, run)
+        if isinstance(other, Activations):
+            return out
+        ones = torch.ones((), dtype=self.dtype, device=self.device).expand(out.shape)
+        return self._with(add(out.stream, Scaled.of(ones)), out.true)
+
 
 class _ShiftedKernel(Kernel):
     """The square of every bias and shift is the value of a path that begins there."""
 
     def _begin(self, values: Tensor, spatial: int) -> Kernel:
-        return self.of(add(self.stream, _begun(values.square(), spatial, self)), self.weights)
+        begun = _begun(values, spatial, self)
+        return self.of(add(self.stream, begun.changed(begun.values.square())), self.weights)
 
     def weighted(self, func, weight, bias, args, kwargs):
         out = super().weighted(func, weight, bias, args, kwargs)
         return out if bias is None else out._begin(bias, weight.dim() - 2)
 
     def normed(self, norm):
-        return super().normed(norm)._begin(norm.shift(), self.dim() - 2)
+        return super().normed(norm)._begin(norm.shift(self.dtype), self.dim() - 2)
+
+    def added(self, other, run):
+        out = super().added(other, run)
+        if isinstance(other, Kernel):
+            return out
+        constant = torch.as_tensor(other, dtype=self.dtype, device=self.device).detach()
+        return self.of(add(out.stream, Scaled.of(constant.square().expand(out.shape))), self.weights)
 
 
 _SHIFTED = Streams(_ShiftedActivations, _ShiftedKernel)

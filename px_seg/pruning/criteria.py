@@ -101,16 +101,13 @@ class PX(Criterion):
         shape. Where R itself leaves the range of the dtype, all scores are divided by one
         common power of two.
 
-        Raises ValueError for no batches, samples of different shapes or a non-finite R,
-        InputError when the masks do not fit or leave no path, and UnsupportedOperation, naming
+        Raises InputError for no batches, samples of different shapes, a non-finite R, and masks that
+        do not fit or leave no path, and UnsupportedOperation, naming
         module and operation, where paths are not defined.
         """
         bound = path_bound(model, batches, masks, scope, _READINGS[self.bn], self.precision, group)
-        unit, zero = bound.unit(), torch.zeros((), dtype=bound.total.dtype, device=bound.total.device)
-        return {
-            name: torch.addcmul(zero, square, gradient, value=unit, out=gradient).abs_()
-            for (name, square), gradient in zip(bound.squares.items(), bound.gradients.values(), strict=True)
-        }
+        unit = bound.unit()
+        return {name: bound.gradients[name].mul_(square).mul_(unit).abs_() for name, square in bound.squares.items()}
 
 
 _READINGS: dict[str, Streams] = {"fold": FOLD, "batch": Streams(BatchActivations, BatchKernel)}

@@ -1,5 +1,6 @@
 """Masks: which weights live."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,14 @@ class Masks(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._masks)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both keep the same weights of the same tensors, whatever their metadata."""
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self._masks.keys() == other._masks.keys() and all(torch.equal(m, other[n]) for n, m in self.items())
+
+    __hash__ = None
+
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self.kept:,} of {self.total:,} weights live)"
 
@@ -90,18 +99,22 @@ class Masks(Mapping[str, Tensor]):
         first live, in the order of the tensors and of the elements inside them, so every
         process and device breaks ties alike. A pruned weight never returns.
 
-        Raises ValueError when a score is missing, misshapen, NaN or -infinity, or when more weights are
+        Raises ValueError when a score is missing, misshapen, NaN or infinite, or when more weights are
         asked for than live.
         """
+        if not 0 <= density <= 1:
+            raise ValueError(f"density must be in [0, 1], got {density}")
         count = round(density * self.total)
         if not 0 <= count <= self.kept:
             raise ValueError(f"cannot keep {count} weights: {self.kept} of {self.total} are live")
         for name, mask in self.items():
             if name not in scores or scores[name].shape != mask.shape:
                 raise ValueError(f"no score of shape {tuple(mask.shape)} for {name}")
-        ranked, live = [scores[name] for name in self], list(self.values())
+        # One dtype, or a threshold would round to that of each tensor.
+        dtype = functools.reduce(torch.promote_types, (scores[name].dtype for name in self))
+        ranked, live = [scores[name].to(dtype) for name in self], list(self.values())
         if places := unrankable(ranked, live):
-            raise ValueError(f"the scores of {list(self)[places[0]]} hold NaN or -infinity")
+            raise ValueError(f"the scores of {list(self)[places[0]]} hold NaN or infinity")
         return Masks(dict(zip(self, top(ranked, live, count), strict=True)), self.metadata)
 
     def check(self, model: nn.Module) -> None:
@@ -152,10 +165,13 @@ class Masks(Mapping[str, Tensor]):
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file: one bit a weight, shapes and metadata in the header.
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. Raises InputError for a path that cannot be a file.
         """
         packed = {n: torch.from_numpy(np.packbits(m.cpu().numpy().reshape(-1))) for n, m in self.items()}
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
+        path = Path(path)
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"masks cannot be written to {path}: it is a folder, or in none")
         partial = Path(f"{path}.new")
         save_file(packed, partial, metadata={**self.metadata, "format": _FORMAT, "shapes": shapes})
         partial.replace(path)
@@ -176,10 +192,14 @@ class Masks(Mapping[str, Tensor]):
                 bits = {name: file.get_tensor(name) for name in shapes}
         except FileNotFoundError:
             raise InputError(f"there is no mask file {path}") from None
-        except SafetensorError as error:
+        except InputError:
+            raise
+        except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is not a readable mask file: {error}") from None
         masks = {}
         for name, shape in shapes.items():
+            if bits[name].dtype != np.uint8 or bits[name].shape != ((int(np.prod(shape)) + 7) // 8,):
+                raise InputError(f"{path} is damaged: the bits of {name} do not fill its shape {shape}")
             live = np.unpackbits(bits[name], count=int(np.prod(shape))).astype(bool)
             masks[name] = torch.from_numpy(live).view(shape)
         loaded = cls(masks, metadata)
@@ -200,3 +220,5 @@ def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> 
             raise InputError(
                 f"the mask of {name} has shape {tuple(mask.shape)}, the model's weight {tuple(parameters[name].shape)}"
             )
+        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(f"the mask of {name} holds values other than 0 and 1")

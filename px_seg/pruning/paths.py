@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from px_seg.pruning.readings import Squares, TrueAndLive
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scaled import Scaled
-from px_seg.pruning.streams import Activations, Kernel, PathTensor
+from px_seg.pruning.streams import Activations, Gate, Kernel, PathTensor
 
 
 @contextmanager
@@ -51,10 +51,24 @@ def path_activations(
     for paths.
     """
     with torch.no_grad():
-        start = kind.of(Scaled.of(images.square()).normalised(), images.clone(), weights)
-        streams = [out.stream.normalised() for out in _walk(model, start)]
+        # Squared after the exponent is split off, so that small and large images keep their range.
+        x = Scaled.of(images).normalised()
+        start = kind.of(Scaled.of(x.values.square(), 2 * x.exponent), images.clone(), weights)
+        outputs = _walk(model, start)
+        for out in outputs:
+            if out.dim() == 0 or len(out) != len(images):
+                raise UnsupportedOperation(
+                    f"an output of the model has shape {tuple(out.shape)} for {len(images)} samples: "
+                    "paths are summed over the first dimension, which must be theirs"
+                )
         wide = torch.promote_types(images.dtype, torch.float32)
-        return [stream.changed(stream.values.sum(0, keepdim=True, dtype=wide)) for stream in streams]
+        sums = []
+        for out in outputs:
+            stream = out.stream.normalised()
+            # 0, unless the true network's output is not finite: its gates mean nothing then.
+            poison = (out.true * 0).sum(dtype=wide)
+            sums.append(stream.changed(stream.values.sum(0, keepdim=True, dtype=wide) + poison))
+        return sums
 
 
 def path_kernel(model: nn.Module, sample: Tensor, weights: Squares, kind: type[Kernel] = Kernel) -> list[Scaled]:
@@ -81,19 +95,23 @@ def _walk(model: nn.Module, start: PathTensor) -> list[PathTensor]:
         error.add_note(f"while PX walked through {_module_of(error, model)}")
         raise
     for out in outputs:
+        if isinstance(out, Gate):
+            raise UnsupportedOperation("an output of the model is a sigmoid's, which carries no paths: score its input")
         if not isinstance(out, PathTensor):
             raise UnsupportedOperation(f"an output of the model carries no paths: it is a {type(out).__name__}")
+    if not outputs:
+        raise UnsupportedOperation("the model returns no tensor")
     return outputs
 
 
 def leaves(outputs: Any) -> Iterator[Any]:
-    """The single outputs of a model that returns one, or several in a list, a tuple or a mapping."""
+    """The single outputs of a model that returns one, or several in a list, a tuple or a mapping; None is none."""
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, tuple | list):
         for part in outputs:
             yield from leaves(part)
-    else:
+    elif outputs is not None:
         yield outputs
 
 

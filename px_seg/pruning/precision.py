@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -31,12 +32,21 @@ def arithmetic(precision: str | None, device: torch.device) -> Iterator[None]:
     """
     if precision == "tf32" and device.type != "cuda":
         raise InputError(f"tf32 is arithmetic of NVIDIA GPUs and the model is on {device.type}: leave precision out")
+    if device.type != "cuda":
+        yield
+        return
     switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+            _set(switch, "tf32" if precision == "tf32" else "ieee")
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+            _set(switch, value)
+
+
+def _set(switch: Any, value: str) -> None:
+    # Only where it changes something: a switch that is set no longer follows torch's common one.
+    if switch.fp32_precision != value:
+        switch.fp32_precision = value

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
-from torch import nn
+from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.bound import Batches
@@ -23,8 +23,8 @@ def exponential(density: float, rounds: int) -> list[float]:
     """
     if not 0 < density <= 1:
         raise InputError(f"sparsity must be in [0, 1), got {1 - density:g}")
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise InputError(f"rounds must be at least 1 and at most {MOST_ROUNDS}, got {rounds}")
+    if not isinstance(rounds, int) or not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(f"rounds must be a whole number from 1 to {MOST_ROUNDS}, got {rounds}")
     return [density ** (r / rounds) for r in range(1, rounds + 1)]
 
 
@@ -48,8 +48,13 @@ def prune(
     On several processes each calls this with its share of the batches and the torch.distributed
     `group` of all; they score over all batches and end with the same masks.
 
-    Raises InputError for a sparsity outside [0, 1), fewer than one round or an empty scope.
+    Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round or an
+    empty scope.
     """
+    if not isinstance(criterion, Criterion):
+        raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
+    if isinstance(batches, Tensor):
+        raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
     scope = scope if scope is None or isinstance(scope, str) else list(scope)
     rounds = criterion.rounds if rounds is None else rounds
     densities = exponential(1 - sparsity, rounds)
@@ -62,6 +67,8 @@ def prune(
     )
     if sparsity == 0:
         return masks
+    if round(densities[-1] * masks.total) == 0:
+        raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
     batches = list(batches)
     for number, density in enumerate(densities, 1):
         scores = criterion.score(model, batches, masks, scope, group)

@@ -62,7 +62,7 @@ def _divide(scores: Sequence[Tensor], live: Sequence[Tensor], low: Tensor, high:
 
 
 def unrankable(scores: Sequence[Tensor], live: Sequence[Tensor]) -> list[int]:
-    """The places of the tensors that hold NaN or -infinity where they are live."""
-    ends = torch.stack([torch.stack(score.aminmax()) for score in scores])
-    suspects = (ends.isnan() | ends.eq(-torch.inf)).any(1).nonzero().flatten().tolist()
-    return [place for place in suspects if not scores[place][live[place]].gt(-torch.inf).all()]
+    """The places of the tensors that hold NaN or infinity where they are live."""
+    ends = torch.stack([torch.stack(score.aminmax()) if score.numel() else score.new_zeros(2) for score in scores])
+    suspects = (~ends.isfinite()).any(1).nonzero().flatten().tolist()
+    return [place for place in suspects if not scores[place][live[place]].isfinite().all()]

@@ -11,27 +11,34 @@ from px_seg.pruning.rules import UnsupportedOperation, label
 
 
 class Weights:
-    """A model's parameters by identity, and the masks that hold for them.
+    """A model's parameters by identity, the masks that hold for them, and the dtype they are read in.
 
     `masks` may cover any part of the parameters; the others are fully live. Raises InputError
     naming the first mask that does not fit.
     """
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.device = next(model.parameters()).device
         self._parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self._parameters.items()}
-        self._fixed = {id(buffer) for buffer in model.buffers()}
+        self._buffers = {id(buffer): buffer for buffer in model.buffers()}
         self._masks = masks
-        self._dtype = dtype
+        self._filters: dict[int, Tensor] = {}
         check_fit(masks, self._parameters)
 
-    def dtype(self, weight: Tensor) -> torch.dtype:
-        """The dtype in which a weight is read."""
-        return self._dtype or weight.dtype
+    def filter(self, weight: Tensor, function: Callable[..., Any]) -> Tensor | None:
+        """The weight if it is a buffer, such as the filter of a blur: an average; None if it is not.
 
-    def fixed(self, weight: Tensor) -> bool:
-        """Whether this is a buffer of non-negative elements, such as the filter of a blur: an average."""
-        return id(weight) in self._fixed and bool((weight >= 0).all())
+        Raises UnsupportedOperation for one with negative elements.
+        """
+        if id(weight) not in self._buffers:
+            return None
+        if id(weight) not in self._filters:
+            if not bool((weight >= 0).all()):
+                raise UnsupportedOperation(f"{label(function)} uses a fixed filter with negative elements")
+            self._filters[id(weight)] = weight.to(self.dtype)
+        return self._filters[id(weight)]
 
     def name(self, weight: Tensor, function: Callable[..., Any]) -> str:
         """The parameter's name; UnsupportedOperation when the weight is computed on the fly."""
@@ -47,7 +54,7 @@ class TrueAndLive(Weights):
     masked costs nothing, a masked one two tensors of its size.
     """
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__(model, masks, dtype)
         partly = [name for name, whole in zip(masks, _all_true(masks.values()), strict=True) if not whole]
         self._masks = {name: masks[name] for name in partly}
@@ -57,7 +64,7 @@ class TrueAndLive(Weights):
         """theta * mask, and the mask as 0 and 1 or None where every weight lives."""
         name = self.name(weight, function)
         if name not in self._read:
-            true = weight.detach().to(self.dtype(weight))
+            true = weight.detach().to(self.dtype)
             live = self._masks[name].to(true) if name in self._masks else None
             self._read[name] = (true if live is None else true * live), live
         return self._read[name]
@@ -67,7 +74,7 @@ class Squares(Weights):
     """For the path kernel: the weights squared, as leaves to differentiate by where they are scored."""
 
     def __init__(
-        self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | None, scored: Iterable[str]
+        self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype, scored: Iterable[str]
     ) -> None:
         super().__init__(model, masks, dtype)
         self.leaves = {name: self._square(name).requires_grad_() for name in scored}
@@ -78,8 +85,7 @@ class Squares(Weights):
         return self.leaves[name] if name in self.leaves else self._square(name)
 
     def _square(self, name: str) -> Tensor:
-        weight = self._parameters[name].detach()
-        square = weight.to(self.dtype(weight)).square()
+        square = self._parameters[name].detach().to(self.dtype).square()
         return square.mul_(self._masks[name].to(square)) if name in self._masks else square
 
 

@@ -50,7 +50,7 @@ def label(func: Function) -> str:
 
 def carries_paths(x: Any) -> bool:
     """Whether `x` is a PathTensor and not a bias, a number or a gate."""
-    return hasattr(x, "stream")
+    return getattr(type(x), "carries_paths", False)
 
 
 class BatchNorm(NamedTuple):
@@ -72,14 +72,14 @@ class BatchNorm(NamedTuple):
         weight, bias = (_beside(u, part) for part in self[2:4])
         return torch.batch_norm(u, weight, bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled)
 
-    def gain(self) -> Tensor:
+    def gain(self, dtype: torch.dtype) -> Tensor:
         """weight**2 / (var + eps), by which the folded norm multiplies the path kernel."""
-        gain = (self.var + self.eps).reciprocal()
-        return gain if self.weight is None else gain * self.weight.detach().square()
+        gain = (self.var.to(dtype) + self.eps).reciprocal()
+        return gain if self.weight is None else gain * self.weight.detach().to(dtype).square()
 
-    def shift(self) -> Tensor:
+    def shift(self, dtype: torch.dtype) -> Tensor:
         """What the norm makes of 0."""
-        return self(torch.zeros_like(self.mean)[None])[0].detach()
+        return self(torch.zeros_like(self.mean, dtype=dtype)[None])[0].detach()
 
 
 def _beside(u: Tensor, parameter: Tensor | None) -> Tensor | None:
@@ -120,9 +120,9 @@ def max_pool(func: Function, x: PathTensor, *args, **kwargs):
     return x.selected(func, args, kwargs)
 
 
-def join(func: Function, parts: Iterable[PathTensor], dim: int = 0):
+def join(func: Function, tensors: Iterable[PathTensor], dim: int = 0):
     """Concatenation: the parts brought to one exponent."""
-    parts = list(parts)
+    parts = list(tensors)
     if not all(type(part) is type(parts[0]) for part in parts):
         raise UnsupportedOperation(f"{label(func)} mixes tensors that carry paths with others")
     return parts[0].joined(func, parts, {"dim": dim})

@@ -34,13 +34,14 @@ class Scaled(NamedTuple):
     """Bits by which the largest value may exceed 1; no smaller than `_HEADROOM` where that is unknown."""
 
     @classmethod
-    def of(cls, values: Tensor) -> "Scaled":
-        return cls(values, torch.zeros((), dtype=torch.int32, device=values.device))
+    def of(cls, values: Tensor, exponent: Tensor | None = None) -> "Scaled":
+        """Values of any size; without an exponent, as they are."""
+        return cls(values, torch.zeros((), dtype=torch.int32, device=values.device) if exponent is None else exponent)
 
     def normalised(self, overwrite: bool = False) -> "Scaled":
         """The same tensor with its largest absolute value in [0.5, 1), unless all are 0.
 
-        Zeros take the smallest exponent, so that they never decide that of a sum. `overwrite`
+        Zeros take a very small exponent, so that they never decide that of a sum. `overwrite`
         spends these values on it.
         """
         low, high = self.values.detach().aminmax()
@@ -72,8 +73,9 @@ def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], Tensor, int]:
     """The values of several tensors at one common exponent, and the drift of all together.
 
     The exponent is theirs where they share it, otherwise that of the largest value in any. What
-    falls below the dtype's range by this is smaller than that value by more than the dtype
-    can tell apart.
+    falls below the dtype's range by this (2**-126 of the largest value in float32) is smaller than
+    that value by more than the dtype can tell apart in a sum. In a concatenation it is lost to a
+    layer that reads nothing else; float64 has the range to keep it.
     """
     if all(part.exponent is parts[0].exponent and part.drift < _HEADROOM for part in parts):
         return [part.values for part in parts], parts[0].exponent, max(part.drift for part in parts)

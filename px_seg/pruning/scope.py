@@ -25,19 +25,27 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
     """The weights of every convolution and linear layer in `scope`, by parameter name.
 
     The order is that of `model.named_modules()`; a weight shared by several modules appears
-    once, under its first name. Raises InputError when a prefix matches no such layer.
+    once, under the name that `model.named_parameters()` gives it. Raises InputError when a prefix
+    matches no such layer, and naming a layer whose weight is computed from other parameters.
     """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     prefixes = [""] if scope is None else [scope] if isinstance(scope, str) else list(scope)
     found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
     matched: set[str] = set()
     for name, module in model.named_modules():
         inside = [p for p in prefixes if p == "" or name == p or name.startswith(f"{p}.")]
         if inside and isinstance(module, _WEIGHTED):
             matched.update(inside)
-            if id(module.weight) not in seen:
-                seen.add(id(module.weight))
-                found[f"{name}.weight" if name else "weight"] = module.weight
+            # Not read as an attribute: that would carry a parametrization out.
+            weight = module._parameters.get("weight")
+            if weight is None:
+                raise InputError(
+                    f"the weight of {name or 'the model'} ({type(module).__name__}) is computed from other parameters, "
+                    "as by weight_norm: make it a parameter first (torch.nn.utils.parametrize.remove_parametrizations)"
+                )
+            found[names[id(weight)]] = weight
+    if not prefixes:
+        raise InputError("the scope is empty: name parts of the model, or leave it None for all")
     for prefix in prefixes:
         if prefix not in matched:
             children = ", ".join(name for name, _ in model.named_children())

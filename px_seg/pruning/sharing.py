@@ -23,7 +23,7 @@ def sum_over(group: Group, part: Scaled) -> Scaled:
     part = part.normalised()
     exponent = part.exponent.clone()
     dist.all_reduce(exponent, dist.ReduceOp.MAX, group=group)
-    values = part.at(exponent)
+    values = part.at(exponent).contiguous()
     dist.all_reduce(values, group=group)
     return Scaled(values, exponent)
 

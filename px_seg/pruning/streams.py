@@ -51,10 +51,9 @@ class PathTensor(_Shell):
     operation on true activations.
     """
 
+    carries_paths = True
     stream: Scaled
     weights: Weights
-    base: weakref.ref[PathTensor] | None = None
-    """The tensor of which this one is a view."""
     doomed: bool = False
     """Whether the model is about to overwrite this tensor."""
 
@@ -62,12 +61,22 @@ class PathTensor(_Shell):
     def __torch_function__(
         cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        if "axis" in kwargs:
+            kwargs["dim"] = kwargs.pop("axis")
         if func in _SHAPED_AS:
             func, args = _SHAPED_AS[func], (args[0], args[1].shape)
+            if not isinstance(args[0], PathTensor):
+                return func(*args)
+        device = next((arg.device.type for arg in args if isinstance(arg, Tensor)), "cpu")
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return cls.__torch_function__(func, types, args, kwargs)
         if func not in RULES and func not in GATES:
             raise UnsupportedOperation(f"{label(func)} has no meaning for paths")
         if kwargs.pop("out", None) is not None:
@@ -76,7 +85,10 @@ class PathTensor(_Shell):
         if target is not None:
             _check_in_place(func, target)
             target.doomed = True
-        result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
+        try:
+            result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
+        except TypeError as error:
+            raise UnsupportedOperation(f"{label(func)} is called in a way its rule does not know: {error}") from error
         if target is None:
             return result
         # An in-place function keeps the shape: it is enough to replace what the tensor carries.
@@ -84,6 +96,7 @@ class PathTensor(_Shell):
             target.__class__, target.__dict__ = result.__class__, result.__dict__
             if isinstance(target, Activations):
                 target.owners.append(weakref.ref(target))
+                target.views.append(weakref.ref(target))
         target.doomed = False
         return target
 
@@ -134,41 +147,46 @@ class Activations(PathTensor):
     true: Tensor
     weights: TrueAndLive
     owners: list[weakref.ref[Activations]]
-    """All tensors that carry the same values, this one among them."""
-    late: Function | None
+    """All tensors whose streams share memory with this one's, itself among them."""
+    views: list[weakref.ref[Activations]]
+    """All tensors whose true activations share memory with this one's, itself among them."""
+    late: _ByOnes | None
     """A depthwise convolution by ones that the values still have to pass; see `weighted`."""
     _stream: Scaled
 
     @classmethod
-    def of(
-        cls, stream: Scaled, true: Tensor, weights: TrueAndLive, late: Function | None = None, owners: Any = None
-    ) -> Activations:
-        """`stream` and `true` have the same shape, (N, ...)."""
+    def of(cls, stream: Scaled, true: Tensor, weights: TrueAndLive) -> Activations:
+        """`stream` and `true` have the same shape, (N, ...), and memory of their own."""
         tensor = cls.like(true)
-        tensor._stream, tensor.true, tensor.weights, tensor.late = stream, true, weights, late
-        tensor.owners = [] if owners is None else owners
-        tensor.owners.append(weakref.ref(tensor))
+        tensor._stream, tensor.true, tensor.weights, tensor.late = stream, true, weights, None
+        tensor.owners, tensor.views = [weakref.ref(tensor)], [weakref.ref(tensor)]
         return tensor
 
     @property
     def stream(self) -> Scaled:
         if self.late is not None:
-            self._stream, self.late, self.owners = self._stream.grown(self.late(self._stream.values), 0), None, []
-            self.owners.append(weakref.ref(self))
+            self._stream, self.late = self._stream.grown(self.late(self._stream.values), 0), None
+            self.owners = [weakref.ref(self)]
         return self._stream
 
-    def _with(self, stream: Scaled, true: Tensor, same: bool = False) -> Activations:
-        """A tensor like this one; `same` where its values are these or a view of them."""
-        return self.of(stream, true, self.weights, owners=self.owners if same else None)
+    def _with(self, stream: Scaled, true: Tensor) -> Activations:
+        """A tensor made from this one, which knows what it shares memory with."""
+        tensor = self.of(stream, true, self.weights)
+        if _same_memory(stream.values, self._stream.values):
+            tensor.owners = self.owners
+            tensor.owners.append(weakref.ref(tensor))
+        if _same_memory(true, self.true):
+            tensor.views = self.views
+            tensor.views.append(weakref.ref(tensor))
+        return tensor
 
     def _spare(self) -> bool:
         """Whether the values may be overwritten: the model overwrites this tensor, and no other carries them."""
-        alone = sum(owner() is not None for owner in self.owners) == 1
-        return self.doomed and alone and 0 not in self._stream.values.stride()
+        return self.doomed and _alone(self.owners) and 0 not in self._stream.values.stride()
 
     def weighted(self, func, weight, bias, args, kwargs):
-        if self.weights.fixed(weight):
-            return self.moved(func, (weight.to(self.dtype), *_nothing(bias, func), *args), kwargs)
+        if (fixed := self.weights.filter(weight, func)) is not None:
+            return self.moved(func, (fixed, *_nothing(bias, func), *args), kwargs)
         true, live = self.weights.read(weight, func)
         true = func(self.true, true, _cast(bias, self.true), *args, **kwargs)
         bits = _fan_in(func, weight).bit_length()
@@ -188,12 +206,14 @@ class Activations(PathTensor):
         groups = self.shape[channel] // weight.shape[1]
         ones = _ByOnes(func, weight.shape[2:], channel, args, kwargs)
         if weight.shape[1] == 1 and weight.shape[0] == groups > 1 and self.late is None:
-            return self.of(self._stream.grown(self._stream.values, bits), true, self.weights, ones, self.owners)
-        late = self.late
-        values = self._stream.values if groups == 1 else self.stream.values
+            waiting = self._with(self._stream.grown(self._stream.values, bits), true)
+            waiting.late = ones
+            return waiting
+        late = self.late if groups == 1 and self.late is not None and self.late.channel == channel else None
+        values = self.stream.values if late is None else self._stream.values
         if weight.shape[1] > 1:
             values = values.unflatten(channel, (groups, -1)).sum(channel + 1)
-        if groups == 1 and late is not None:
+        if late is not None:
             values = late(values)
         values = ones(values) if spatial else values
         copies = [-1] * (values.dim() + 1)
@@ -202,7 +222,7 @@ class Activations(PathTensor):
         return self._with(self._stream.grown(values, bits), true)
 
     def normed(self, norm):
-        return self._with(self.stream, norm(self.true), same=True)
+        return self._with(self.stream, norm(self.true))
 
     def rectified(self, run):
         # The gate acts on the stream as it does on a gradient, for which torch has one fused step.
@@ -222,13 +242,10 @@ class Activations(PathTensor):
         return self._with(self.stream.grown(values, 0), true)
 
     def moved(self, func, args, kwargs):
-        true, values = func(self.true, *args, **kwargs), func(self.stream.values, *args, **kwargs)
-        parts = zip(values, true, strict=True) if isinstance(true, tuple | list) else [(values, true)]
-        same = self.stream.values
-        moved = tuple(self._with(self.stream.changed(v), t, same=_same_storage(v, same)) for v, t in parts)
-        for part in moved:
-            part.base = weakref.ref(self) if _same_storage(part.true, self.true) else None
-        return moved if isinstance(true, tuple | list) else moved[0]
+        true, values = func(self.true, *args, **kwargs), _loosely(func)(self.stream.values, *args, **kwargs)
+        if isinstance(true, tuple | list):
+            return tuple(self._with(self.stream.changed(v), t) for v, t in zip(values, true, strict=True))
+        return self._with(self.stream.changed(values), true)
 
     def joined(self, func, parts, kwargs):
         values, exponent, drift = align([part.stream for part in parts])
@@ -240,14 +257,19 @@ class Activations(PathTensor):
             stream = add(self.stream, other.stream, overwrite=self._spare())
             return self._with(stream, run(self.true, other.true))
         true = run(self.true, _cast(other, self.true))
-        return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true, same=True)
+        return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true)
 
     def as_gate(self, run):
         return Gate.of(run(self.true))
 
     def shut(self, gate, run):
         factor = _cast(_factor(gate), self.true)
-        return self._with(self.stream.changed(self.stream.values * factor**2), run(self.true, factor))
+        if isinstance(gate, Gate):
+            values = self.stream.values * factor.square()
+            return self._with(self.stream.changed(values), run(self.true, factor))
+        # A constant can be of any size, and its square of any at all.
+        once = self.stream.changed(self.stream.values * factor).normalised()
+        return self._with(once.changed(once.values * factor), run(self.true, factor))
 
 
 class Kernel(PathTensor):
@@ -257,8 +279,8 @@ class Kernel(PathTensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        # Part of a model may switch gradients off for its own; those of h are not its own.
-        with torch.inference_mode(False), torch.enable_grad():
+        # Part of a model may switch its gradients off; those of h stay on, as inference_mode(False) has them.
+        with torch.inference_mode(False):
             return super().__torch_function__(func, types, args, kwargs)
 
     @classmethod
@@ -271,15 +293,15 @@ class Kernel(PathTensor):
         return self.of(self.stream.changed(values), self.weights)
 
     def weighted(self, func, weight, bias, args, kwargs):
-        if self.weights.fixed(weight):
-            return self.moved(func, (weight.to(self.dtype), *_nothing(bias, func), *args), kwargs)
+        if (fixed := self.weights.filter(weight, func)) is not None:
+            return self.moved(func, (fixed, *_nothing(bias, func), *args), kwargs)
         # How much a layer adds depends on its weights, so h is looked at before every layer.
         stream = self.stream.normalised()
         values = func(stream.values, self.weights.squared(weight, func), None, *args, **kwargs)
         return self.of(stream.changed(values), self.weights)
 
     def normed(self, norm):
-        gain = norm.gain().to(self.dtype)
+        gain = norm.gain(self.dtype)
         return self._with(self.stream.values * gain.view(1, -1, *[1] * (self.dim() - 2)))
 
     def rectified(self, run):
@@ -292,7 +314,7 @@ class Kernel(PathTensor):
         return self._with(func(self.stream.values, *args, **kwargs))
 
     def moved(self, func, args, kwargs):
-        values = func(self.stream.values, *args, **kwargs)
+        values = _loosely(func)(self.stream.values, *args, **kwargs)
         return tuple(self._with(v) for v in values) if isinstance(values, tuple | list) else self._with(values)
 
     def joined(self, func, parts, kwargs):
@@ -336,7 +358,8 @@ class Gate(_Shell):
         if rule is product and not _in_place(func, kwargs) and any(isinstance(arg, PathTensor) for arg in args):
             return product(func, *args, **kwargs)
         if rule is structural:
-            return cls.of(func(args[0].value, *args[1:], **kwargs))
+            value = func(args[0].value, *args[1:], **kwargs)
+            return tuple(cls.of(part) for part in value) if isinstance(value, tuple | list) else cls.of(value)
         raise UnsupportedOperation(f"{label(func)} of a sigmoid's output has no meaning for paths")
 
 
@@ -396,11 +419,20 @@ def _in_place(func: Function, kwargs: dict[str, Any]) -> bool:
 def _check_in_place(func: Function, target: Any) -> None:
     if not isinstance(target, PathTensor):
         raise UnsupportedOperation(f"{label(func)} writes paths into a tensor that carries none")
-    if target.base is not None and target.base() is not None:
-        raise UnsupportedOperation(f"{label(func)} works in place on a view of a tensor that is still in use")
+    if isinstance(target, Activations) and not _alone(target.views):
+        raise UnsupportedOperation(f"{label(func)} works in place on memory that other tensors in use share")
 
 
-def _same_storage(one: Tensor, other: Tensor) -> bool:
+def _alone(tensors: list[weakref.ref[Activations]]) -> bool:
+    return len({id(alive) for tensor in tensors if (alive := tensor()) is not None}) == 1
+
+
+def _loosely(func: Function) -> Function:
+    """The function for a stream, whose memory need not be laid out as the true activations' is."""
+    return Tensor.reshape if func is Tensor.view else func
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
