@@ -107,7 +107,8 @@ class PX(Criterion):
         """
         bound = path_bound(model, batches, masks, scope, _READINGS[self.bn], self.precision, group)
         unit = bound.unit()
-        return {name: bound.gradients[name].mul_(square).mul_(unit).abs_() for name, square in bound.squares.items()}
+        scores = {name: bound.gradients[name].mul_(square).mul_(unit) for name, square in bound.squares.items()}
+        return scores if self.bn == "fold" else {name: score.abs_() for name, score in scores.items()}
 
 
 _READINGS: dict[str, Streams] = {"fold": FOLD, "batch": Streams(BatchActivations, BatchKernel)}

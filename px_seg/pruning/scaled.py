@@ -42,7 +42,7 @@ class Scaled(NamedTuple):
         """The same tensor with its largest absolute value in [0.5, 1), unless all are 0.
 
         Zeros take a very small exponent, so that they never decide that of a sum. `overwrite`
-        spends these values on it.
+        spends these values on it, which only their maker may know to be right.
         """
         low, high = self.values.detach().aminmax()
         largest = torch.maximum(high, -low)
@@ -84,13 +84,12 @@ def align(parts: Sequence[Scaled]) -> tuple[list[Tensor], Tensor, int]:
     return [part.at(exponent) for part in parts], exponent, 0
 
 
-def add(first: Scaled, second: Scaled, overwrite: bool = False) -> Scaled:
-    """Their sum, broadcast as torch does. `overwrite` may spend the first one's values on it."""
+def add(first: Scaled, second: Scaled) -> Scaled:
+    """Their sum, broadcast as torch does."""
     (a, b), exponent, drift = align([first, second])
-    total = a.add_(b) if overwrite else a + b
     # A sum is where branches meet, and mostly where the next ones begin: looking at it early
     # spares looking inside these, after which they would have to be aligned.
-    return Scaled(total, exponent, drift + 1).ready(_HEADROOM // 2, overwrite=True)
+    return Scaled(a + b, exponent, drift + 1).ready(_HEADROOM // 2, overwrite=True)
 
 
 def _power_of_two(exponent: Tensor, like: Tensor) -> Tensor:

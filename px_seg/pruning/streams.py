@@ -54,8 +54,6 @@ class PathTensor(_Shell):
     carries_paths = True
     stream: Scaled
     weights: Weights
-    doomed: bool = False
-    """Whether the model is about to overwrite this tensor."""
 
     @classmethod
     def __torch_function__(
@@ -84,7 +82,6 @@ class PathTensor(_Shell):
         target = args[0] if _in_place(func, kwargs) else None
         if target is not None:
             _check_in_place(func, target)
-            target.doomed = True
         try:
             result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
         except TypeError as error:
@@ -95,9 +92,7 @@ class PathTensor(_Shell):
         if result is not target:
             target.__class__, target.__dict__ = result.__class__, result.__dict__
             if isinstance(target, Activations):
-                target.owners.append(weakref.ref(target))
                 target.views.append(weakref.ref(target))
-        target.doomed = False
         return target
 
     def weighted(self, func: Function, weight: Tensor, bias: Tensor | None, args: tuple, kwargs: dict) -> PathTensor:
@@ -146,8 +141,6 @@ class Activations(PathTensor):
 
     true: Tensor
     weights: TrueAndLive
-    owners: list[weakref.ref[Activations]]
-    """All tensors whose streams share memory with this one's, itself among them."""
     views: list[weakref.ref[Activations]]
     """All tensors whose true activations share memory with this one's, itself among them."""
     late: _ByOnes | None
@@ -159,30 +152,22 @@ class Activations(PathTensor):
         """`stream` and `true` have the same shape, (N, ...), and memory of their own."""
         tensor = cls.like(true)
         tensor._stream, tensor.true, tensor.weights, tensor.late = stream, true, weights, None
-        tensor.owners, tensor.views = [weakref.ref(tensor)], [weakref.ref(tensor)]
+        tensor.views = [weakref.ref(tensor)]
         return tensor
 
     @property
     def stream(self) -> Scaled:
         if self.late is not None:
             self._stream, self.late = self._stream.grown(self.late(self._stream.values), 0), None
-            self.owners = [weakref.ref(self)]
         return self._stream
 
     def _with(self, stream: Scaled, true: Tensor) -> Activations:
         """A tensor made from this one, which knows what it shares memory with."""
         tensor = self.of(stream, true, self.weights)
-        if _same_memory(stream.values, self._stream.values):
-            tensor.owners = self.owners
-            tensor.owners.append(weakref.ref(tensor))
         if _same_memory(true, self.true):
             tensor.views = self.views
             tensor.views.append(weakref.ref(tensor))
         return tensor
-
-    def _spare(self) -> bool:
-        """Whether the values may be overwritten: the model overwrites this tensor, and no other carries them."""
-        return self.doomed and _alone(self.owners) and 0 not in self._stream.values.stride()
 
     def weighted(self, func, weight, bias, args, kwargs):
         if (fixed := self.weights.filter(weight, func)) is not None:
@@ -226,8 +211,7 @@ class Activations(PathTensor):
 
     def rectified(self, run):
         # The gate acts on the stream as it does on a gradient, for which torch has one fused step.
-        values = self.stream.values
-        gated = values if self._spare() else torch.empty_like(self.true)
+        values, gated = self.stream.values, torch.empty_like(self.true)
         torch.ops.aten.threshold_backward.grad_input(values, self.true, 0, grad_input=gated)
         return self._with(self.stream.grown(gated, 0), run(self.true))
 
@@ -254,8 +238,7 @@ class Activations(PathTensor):
 
     def added(self, other, run):
         if isinstance(other, Activations):
-            stream = add(self.stream, other.stream, overwrite=self._spare())
-            return self._with(stream, run(self.true, other.true))
+            return self._with(add(self.stream, other.stream), run(self.true, other.true))
         true = run(self.true, _cast(other, self.true))
         return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true)
 
@@ -419,12 +402,9 @@ def _in_place(func: Function, kwargs: dict[str, Any]) -> bool:
 def _check_in_place(func: Function, target: Any) -> None:
     if not isinstance(target, PathTensor):
         raise UnsupportedOperation(f"{label(func)} writes paths into a tensor that carries none")
-    if isinstance(target, Activations) and not _alone(target.views):
+    sharers = {id(view) for ref in getattr(target, "views", ()) if (view := ref()) is not None}
+    if len(sharers) > 1:
         raise UnsupportedOperation(f"{label(func)} works in place on memory that other tensors in use share")
-
-
-def _alone(tensors: list[weakref.ref[Activations]]) -> bool:
-    return len({id(alive) for tensor in tensors if (alive := tensor()) is not None}) == 1
 
 
 def _loosely(func: Function) -> Function:
