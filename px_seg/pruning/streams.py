@@ -90,9 +90,9 @@ class PathTensor(_Shell):
             return result
         # An in-place function keeps the shape: it is enough to replace what the tensor carries.
         if result is not target:
+            views = getattr(target, "views", None)
             target.__class__, target.__dict__ = result.__class__, result.__dict__
-            if isinstance(target, Activations):
-                target.views.append(weakref.ref(target))
+            target.views = views
         return target
 
     def weighted(self, func: Function, weight: Tensor, bias: Tensor | None, args: tuple, kwargs: dict) -> PathTensor:
@@ -162,12 +162,15 @@ class Activations(PathTensor):
         return self._stream
 
     def _with(self, stream: Scaled, true: Tensor) -> Activations:
-        """A tensor made from this one, which knows what it shares memory with."""
-        tensor = self.of(stream, true, self.weights)
-        if _same_memory(true, self.true):
-            tensor.views = self.views
-            tensor.views.append(weakref.ref(tensor))
-        return tensor
+        return self.of(stream, true, self.weights)
+
+    def _part(self, values: Tensor, true: Tensor) -> Activations:
+        """A tensor of some of this one's elements, which may share its memory."""
+        part = self._with(self.stream.changed(values), true)
+        if true.untyped_storage().data_ptr() == self.true.untyped_storage().data_ptr():
+            part.views = self.views
+            part.views.append(weakref.ref(part))
+        return part
 
     def weighted(self, func, weight, bias, args, kwargs):
         if (fixed := self.weights.filter(weight, func)) is not None:
@@ -228,8 +231,8 @@ class Activations(PathTensor):
     def moved(self, func, args, kwargs):
         true, values = func(self.true, *args, **kwargs), _loosely(func)(self.stream.values, *args, **kwargs)
         if isinstance(true, tuple | list):
-            return tuple(self._with(self.stream.changed(v), t) for v, t in zip(values, true, strict=True))
-        return self._with(self.stream.changed(values), true)
+            return tuple(self._part(v, t) for v, t in zip(values, true, strict=True))
+        return self._part(values, true)
 
     def joined(self, func, parts, kwargs):
         values, exponent, drift = align([part.stream for part in parts])
@@ -402,18 +405,13 @@ def _in_place(func: Function, kwargs: dict[str, Any]) -> bool:
 def _check_in_place(func: Function, target: Any) -> None:
     if not isinstance(target, PathTensor):
         raise UnsupportedOperation(f"{label(func)} writes paths into a tensor that carries none")
-    sharers = {id(view) for ref in getattr(target, "views", ()) if (view := ref()) is not None}
-    if len(sharers) > 1:
+    if sum(view() is not None for view in getattr(target, "views", None) or ()) > 1:
         raise UnsupportedOperation(f"{label(func)} works in place on memory that other tensors in use share")
 
 
 def _loosely(func: Function) -> Function:
     """The function for a stream, whose memory need not be laid out as the true activations' is."""
     return Tensor.reshape if func is Tensor.view else func
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _pooled_dims(func: Function) -> int:
