@@ -33,11 +33,18 @@ if __name__ == "__main__":
         prune(net, share, 0.8, PX(**settings), rounds=10, group=world).save(folder / f"{name}{rank}.safetensors")
         save_file(PX(**settings).score(net, share, group=world), folder / f"{name}_scores{rank}.safetensors")
     # More processes than batches: the last ones only listen.
-    prune(net, batches()[:1][rank::ranks], 0.8, PX(), rounds=3, group=world).save(folder / f"few{rank}.safetensors")
-    if rank == 1:
-        share = [torch.randn(1, 3, 8, 8)]
-    try:
-        PX().score(net, share, group=world)
-    except ValueError as error:
-        (folder / f"error{rank}.txt").write_text(str(error))
+    few = batches()[:1][rank::ranks]
+    prune(net, few, 0.8, PX(), rounds=3, group=world).save(folder / f"few{rank}.safetensors")
+    save_file(PX().score(net, few, group=world), folder / f"few_scores{rank}.safetensors")
+    # One process in another memory layout.
+    layout = torch.channels_last if rank else torch.contiguous_format
+    mixed = [x.to(memory_format=layout) for x in share]
+    save_file(PX().score(net.to(memory_format=layout), mixed, group=world), folder / f"mixed_scores{rank}.safetensors")
+    # Samples of another shape on one process, and of two shapes on one process.
+    other = torch.randn(1, 3, 8, 8)
+    for name, wrong in {"across": [other] if rank else share, "within": [*share, other] if rank else share}.items():
+        try:
+            PX().score(net, wrong, group=world)
+        except ValueError as error:
+            (folder / f"{name}{rank}.txt").write_text(str(error))
     dist.destroy_process_group()

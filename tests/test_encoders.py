@@ -55,8 +55,10 @@ def test_scores_of_whole_encoders_are_exact(build) -> None:
     first = next(iter(scores))
     torch.testing.assert_close(scores[first].sum(), bound, rtol=1e-12, atol=0)
     rng = random.Random(0)
-    for name in rng.sample(list(scores), 4):
-        place = tuple(rng.randrange(side) for side in scores[name].shape)
+    for name in rng.sample([name for name, score in scores.items() if score.max() > 1e-6 * bound], 4):
+        # A random one of the higher scores: most are too small a part of the bound to be told by a difference.
+        high = (scores[name] > scores[name].max() / 2).nonzero()
+        place = tuple(high[rng.randrange(len(high))].tolist())
         lost = bound - reference.bound(name, place)
         torch.testing.assert_close(scores[name][place], lost, rtol=1e-9, atol=1e-13 * bound.item())
 
@@ -76,9 +78,8 @@ def test_float32_scores_of_every_family_are_finite_and_those_of_float64(name: st
     unit = sum(s.double().sum() for s in single.values()) / sum(s.sum() for s in double.values())
     for weight, score in single.items():
         assert score.isfinite().all()
-        torch.testing.assert_close(
-            score.double().sum(), unit * double[weight].sum(), rtol=1e-3, atol=1e-6 * score.double().sum().item()
-        )
+        # In sum over the elements: a gate may flip where the activation is 0 to float32.
+        assert (score.double() - unit * double[weight]).abs().sum() <= 1e-3 * score.double().sum()
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,14 @@ def test_masks_are_the_same_on_every_rank_and_those_of_one_process(folder, name,
     assert first.metadata == alone.metadata
 
 
-@pytest.mark.parametrize(("name", "settings"), [("fold", {}), ("batch", {"bn": "batch", "precision": "float64"})])
-def test_scores_are_over_the_batches_of_all_processes(folder, name: str, settings: dict) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [("fold", {}, 3), ("mixed", {}, 3), ("few", {}, 1), ("batch", {"bn": "batch", "precision": "float64"}, 3)],
+)
+def test_scores_are_over_the_batches_of_all_processes(folder, name: str, settings: dict, count: int) -> None:
     """Float32 sums in another order; a rank that scored its own share alone would be off by half."""
-    alone = PX(**settings).score(network(), batches())
-    tolerance = 1e-4 if name == "fold" else 1e-9
+    alone = PX(**settings).score(network(), batches()[:count])
+    tolerance = 1e-9 if name == "batch" else 1e-4
     for rank in (0, 1):
         for n, score in load_file(folder / f"{name}_scores{rank}.safetensors").items():
             torch.testing.assert_close(score, alone[n], rtol=tolerance, atol=tolerance * float(alone[n].max()))
@@ -52,4 +55,6 @@ def test_scores_are_over_the_batches_of_all_processes(folder, name: str, setting
 
 def test_samples_of_two_shapes_on_two_processes_are_refused_on_both(folder) -> None:
     for rank in (0, 1):
-        assert "one shape: got (3, 8, 8) and (3, 12, 12)" in (folder / f"error{rank}.txt").read_text()
+        assert "one shape: got (3, 8, 8) and (3, 12, 12)" in (folder / f"across{rank}.txt").read_text()
+    assert "one shape: got (3, 12, 12) and (3, 8, 8)" in (folder / "within1.txt").read_text()
+    assert "another process could not score: PX needs samples of one shape" in (folder / "within0.txt").read_text()

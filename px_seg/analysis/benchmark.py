@@ -133,8 +133,8 @@ def spent(case: Case) -> dict[str, tuple[float, float]]:
 VARIATIONS: dict[str, tuple[Any, ...]] = {
     "batches": (1, 2, 4, 8, 16),
     "batch_size": (1, 2, 4, 8),
-    "side": (64, 96, 128, 192, 256),
-    "rounds": (1, 2, 4, 8),
+    "side": (64, 96, 128, 192),
+    "rounds": (1, 2, 4),
     "encoder": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
 }
 
