@@ -1,16 +1,13 @@
 """Time and peak memory of a piece of work, measured beside a reference in the same process."""
 
-import ctypes
 import gc
+import itertools
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd.profiler import profile
-
-from px_seg.errors import InputError
 
 Work = Callable[[], Any]
 
@@ -39,25 +36,25 @@ def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> di
 
 
 def peak_bytes(device: torch.device, work: Work) -> int:
-    """Most memory held during the work beyond what is held before it.
+    """Most memory that torch holds during the work beyond what it holds before, after one run that does not count.
 
-    On a GPU what torch has allocated; on a CPU the resident memory of the process, which
-    Linux tells. Raises InputError elsewhere.
+    On a CPU it is summed from the allocations that torch's profiler sees at the ends of operators;
+    what an operator takes and gives back itself is not among them.
     """
+    work()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError as error:
-        raise InputError(f"peak memory of a CPU can be measured on Linux alone: {error}") from None
-    before = _resident("VmRSS")
-    work()
-    return _resident("VmHWM") - before
+    with profile(profile_memory=True) as recorded:
+        work()
+    changes = sorted(
+        (event.time_range.end, event.cpu_memory_usage if event.name == "[memory]" else event.self_cpu_memory_usage)
+        for event in recorded.function_events
+    )
+    return max(itertools.accumulate(change for _, change in changes))
 
 
 GROUPS = {
@@ -102,13 +99,6 @@ def breakdown(device: torch.device, work: Work) -> dict[str, float]:
         if group is not None:
             spent[group[1]] += own / 1e6
     return spent | {"other operators, idle, Python": whole - sum(spent.values())}
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise InputError(f"/proc/self/status does not tell {field}")
 
 
 def _synchronise(device: torch.device) -> None:

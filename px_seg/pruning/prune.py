@@ -71,8 +71,8 @@ def prune(
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
     batches = list(batches)
     for number, density in enumerate(densities, 1):
-        scores = criterion.score(model, batches, masks, scope, group)
-        masks = first_ones(group, masks.keep_top(scores, density))
+        # The scores are not kept: they would lie beside those of the next round.
+        masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density))
         if on_round is not None:
             on_round(number, masks)
     return masks
