@@ -91,7 +91,10 @@ def _norm_and_activation(norm: nn.Module, first: nn.Module, rest) -> nn.Module:
 
 
 class Reference:
-    """R and its parts for a model, batches and masks. `bound()` is R; `bound(name, place)` is R without that weight."""
+    """R and its parts for a model, batches and masks.
+
+    `bound()` is R, `bound(name, place)` is R without that weight, and with `keep` R with that share of its square.
+    """
 
     def __init__(self, model: nn.Module, batches: list[Tensor], masks: dict[str, Tensor] | None = None) -> None:
         model = deepcopy(model).eval()
@@ -105,12 +108,12 @@ class Reference:
         self.kernel = self._kernel(model)
 
     @torch.no_grad()
-    def bound(self, name: str | None = None, place: tuple[int, ...] = ()) -> Tensor:
+    def bound(self, name: str | None = None, place: tuple[int, ...] = (), keep: float = 0.0) -> Tensor:
         if name is None:
             return self._bound()
         weight = self.kernel.get_parameter(name)
         before = weight[place].clone()
-        weight[place] = 0
+        weight[place] *= keep
         try:
             return self._bound()
         finally:
