@@ -39,7 +39,8 @@ if __name__ == "__main__":
     # One process in another memory layout.
     layout = torch.channels_last if rank else torch.contiguous_format
     mixed = [x.to(memory_format=layout) for x in share]
-    save_file(PX().score(net.to(memory_format=layout), mixed, group=world), folder / f"mixed_scores{rank}.safetensors")
+    scores = PX().score(net.to(memory_format=layout), mixed, group=world)
+    save_file({n: score.contiguous() for n, score in scores.items()}, folder / f"mixed_scores{rank}.safetensors")
     # Samples of another shape on one process, and of two shapes on one process.
     other = torch.randn(1, 3, 8, 8)
     for name, wrong in {"across": [other] if rank else share, "within": [*share, other] if rank else share}.items():
