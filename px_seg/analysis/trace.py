@@ -31,7 +31,7 @@ def ntk_trace_bound(
     that network under the gates of the true one. With `biases` they are paths as well, from an
     input that is always 1, and the bound holds for the network as it is. It is a bound where
     activations are piecewise linear through 0 (ReLU, leaky ReLU), nothing is multiplied
-    by a gate that depends on the data, and max-pools choose among elements that the same
+    by a gate that depends on the data, no weight is used twice, and max-pools choose among elements that the same
     weights feed, as they do over space in a convolutional network.
 
     Raises OverflowError where the bound exceeds the range of float64, and what
