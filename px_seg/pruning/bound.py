@@ -74,8 +74,9 @@ def path_bound(
     """
     masks = masks or {}
     scored, known = prunable(model, scope), prunable(model)
+    parameters = dict(model.named_parameters())
     for name in masks:
-        if name in dict(model.named_parameters()) and name not in known:
+        if name in parameters and name not in known:
             raise InputError(f"the mask of {name} is not one of a convolution's or linear layer's weight")
     like = next(iter(scored.values()))
     dtype = walk_dtype(precision, like.dtype)
@@ -168,12 +169,17 @@ def _summed_activations(
     return [sum_over(group, part) for part in total], shape
 
 
+def several(batches: Batches) -> Batches:
+    """The batches as they are. InputError for a single tensor, whose parts would pass for batches."""
+    if isinstance(batches, Tensor):
+        raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
+    return batches
+
+
 def _images(batches: Batches, weights: TrueAndLive) -> Iterator[Tensor]:
     """The images of every batch, in the dtype of the walk. InputError unless they are tensors of one sample shape."""
     shape = None
-    if isinstance(batches, Tensor):
-        raise InputError("PX: batches is a list of image tensors, got a single tensor: put it in a list")
-    for batch in batches:
+    for batch in several(batches):
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(images, Tensor) or images.dim() < 2 or images.numel() == 0 or images.is_complex():
             what = (

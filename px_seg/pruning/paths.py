@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from px_seg.pruning.readings import Squares, TrueAndLive
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scaled import Scaled
-from px_seg.pruning.streams import Activations, Gate, Kernel, PathTensor
+from px_seg.pruning.streams import Activations, Kernel
+from px_seg.pruning.tensors import Gate, PathTensor
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
-from torch import Tensor, nn
+from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.bound import Batches
+from px_seg.pruning.bound import Batches, several
 from px_seg.pruning.criteria import Criterion
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.scope import Scope
@@ -53,8 +53,6 @@ def prune(
     """
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
-    if isinstance(batches, Tensor):
-        raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
     scope = scope if scope is None or isinstance(scope, str) else list(scope)
     rounds = criterion.rounds if rounds is None else rounds
     densities = exponential(1 - sparsity, rounds)
@@ -69,7 +67,7 @@ def prune(
         return masks
     if round(densities[-1] * masks.total) == 0:
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
-    batches = list(batches)
+    batches = list(several(batches))
     for number, density in enumerate(densities, 1):
         # The scores are not kept: they would lie beside those of the next round.
         masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density))

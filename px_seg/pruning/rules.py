@@ -33,7 +33,7 @@ from torch import Tensor
 from px_seg.errors import InputError
 
 if TYPE_CHECKING:
-    from px_seg.pruning.streams import PathTensor
+    from px_seg.pruning.tensors import PathTensor
 
 Function = Callable[..., Any]
 
