@@ -6,7 +6,7 @@ have no defaults for anything that is part of an experiment's protocol: the pres
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from px_seg.errors import InputError
+from px_seg.pruning import Pattern
 
 
 @dataclass
@@ -52,19 +53,17 @@ class DataConfig:
 
 @dataclass
 class PruningConfig:
-    """The data that data-driven criteria score with, and how px reads the network.
+    """The data that data-driven criteria score with, and the method's own settings.
 
     Args:
         batches: number of batches of training images, the same in every round; processes share them
         batch_size: images in each
-        bn: how px reads BatchNorm: fold, or batch as the authors' released program does
-        precision: of px's walk: float64, float32, tf32 (NVIDIA GPUs) or bfloat16; by default the weights' own
+        settings: of the method, by name, as --pruning.settings.temperature 100 for grasp
     """
 
     batches: int
     batch_size: int
-    bn: str = "fold"
-    precision: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,13 +108,21 @@ class RunConfig:
 
     Args:
         sparsity: share of the backbone's weights to prune, in [0, 1)
-        method: criterion that ranks the weights: px, random or magnitude
+        method: criterion that ranks the weights: px, random, random_erk, magnitude, snip, iterative_snip, grasp,
+            synflow, synflow_l2, ntksap, fisher, imp, dense, or one of your own
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
         encoder: backbone by its name in segmentation-models-pytorch
         output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
         weights: start of the backbone: imagenet, none, or a file of its weights
         epochs: epochs of fine-tuning
         batch_size: training images in a batch, on each process
+        ranking: which weights compete: global, or each layer by itself with density uniform or erk; by default the
+            method's own, global for most
+        pattern: n:m, exactly n of every m input channels live, as 2:4; the sparsity is then 1 - n/m
+        keep_dense: layers of the backbone that are not pruned
+        shuffle_masks: ablation: permute the mask of each layer
+        reinit: ablation: draw new weights after pruning
+        criteria: Python file that registers criteria of your own
         seed: of initial weights, data order, augmentation and random pruning
         data: what the run learns from
         pruning: the data that data-driven criteria score with
@@ -142,6 +149,12 @@ class RunConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     rounds: int | None = None
+    ranking: str | None = None
+    pattern: str | None = None
+    keep_dense: list[str] = field(default_factory=list)
+    shuffle_masks: bool = False
+    reinit: bool = False
+    criteria: str | None = None
     seed: int = 0
     output_dir: str | None = None
     overwrite: bool = False
@@ -164,6 +177,7 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
     for --help.
     """
     argv = _files_first(_complete_switches(argv))
+    given = any(word == "--sparsity" or word.startswith("--sparsity=") for word in argv)
     for file in _config_files(argv):
         _reject_unknown(_read(file), RunConfig, file)
     config = _parse_over(presets / "synthetic.yaml", argv, description)
@@ -172,7 +186,24 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
         if config.data.name not in known:
             raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
         config = _parse_over(presets / f"{config.data.name}.yaml", argv, description)
-    return config
+    return _settled(config, given)
+
+
+def _settled(config: RunConfig, given: bool) -> RunConfig:
+    """The configuration with one sparsity and method where one follows from another.
+
+    dense has sparsity 0, sparsity 0 is dense, and a pattern has a sparsity of its own; `given` says
+    whether a flag asks for another, which is an InputError.
+    """
+    if config.pattern is not None:
+        if config.method == "dense":
+            raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
+        return config if given else replace(config, sparsity=Pattern.parse(config.pattern).sparsity)
+    if config.method == "dense":
+        if given and config.sparsity != 0:
+            raise InputError(f"dense prunes nothing: leave --sparsity {config.sparsity:g} out, or choose a --method")
+        return replace(config, sparsity=0.0)
+    return replace(config, method="dense") if config.sparsity == 0 else config
 
 
 def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfig:
@@ -188,7 +219,7 @@ def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfi
         if "unrecognized" in message:
             message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
         raise InputError(message) from None
-    return RunConfig(**{field.name: parsed[field.name] for field in fields(RunConfig)})
+    return RunConfig(**{key.name: parsed[key.name] for key in fields(RunConfig)})
 
 
 def _files_first(argv: Sequence[str]) -> list[str]:
@@ -235,7 +266,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str = "") -> None:
-    known = {field.name: field.type for field in fields(into)}
+    known = {key.name: key.type for key in fields(into)}
     for key, value in content.items():
         if key not in known:
             raise InputError(
@@ -250,7 +281,7 @@ def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str
 def _keys(config: type, prefix: str = "") -> dict[str, Any]:
     """Every key of a configuration with its type, nested ones by their dotted names."""
     keys: dict[str, Any] = {}
-    for field in fields(config):
-        nested = is_dataclass(field.type)
-        keys |= _keys(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name: field.type}
+    for key in fields(config):
+        nested = is_dataclass(key.type)
+        keys |= _keys(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
     return keys

@@ -139,9 +139,16 @@ def _replace(path: Path, text: str) -> None:
 
 
 def default_folder(task: str, config: RunConfig) -> Path:
-    """runs/seg/synthetic/resnet18/px/0.8/seed0, for example."""
+    """runs/seg/synthetic/resnet18/px/0.8/seed0, for example; px-erk-shuffled for what is not px by itself."""
     data, encoder = config.data.name, config.encoder.replace("/", "-")
-    return Path("runs") / task / data / encoder / config.method / f"{config.sparsity:g}" / f"seed{config.seed}"
+    changes = [
+        config.ranking,
+        config.pattern and config.pattern.replace(":", "of"),
+        config.shuffle_masks and "shuffled",
+        config.reinit and "reinit",
+    ]
+    method = "-".join([config.method, *(change for change in changes if change)])
+    return Path("runs") / task / data / encoder / method / f"{config.sparsity:g}" / f"seed{config.seed}"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One run from start to end: prune, fine-tune, evaluate, and write down what came of it."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,14 +15,25 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from px_seg import pictures
-from px_seg.config import PruningConfig, RunConfig
-from px_seg.data.loaders import check, check_pruning_batches, evaluation_loader, pruning_batches, training_loader
+from px_seg.config import RunConfig
+from px_seg.data.loaders import check, evaluation_loader, training_loader
 from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.output import TRACKED, RunFolder, default_folder, flat
-from px_seg.progress import bar
-from px_seg.pruning import Criterion, Masks, criterion, exponential, prunable, prune
-from px_seg.results import collect, table
+from px_seg.plugins import load_criteria
+from px_seg.pruning import Criterion, Masks
+from px_seg.results import collect, described, table
+from px_seg.sparsify import (
+    check_batches,
+    check_pruning,
+    check_scope,
+    equipped,
+    read_batches,
+    reinitialise,
+    resumed_masks,
+    sparsify,
+    try_out,
+)
 from px_seg.tasks import Task
 from px_seg.training import (
     check_optimizer,
@@ -31,10 +41,10 @@ from px_seg.training import (
     find_checkpoint,
     fine_tune,
     load_checkpoint,
-    make_optimizer,
-    make_schedule,
+    prepare,
     save_checkpoint,
     share_buffers,
+    train_under,
 )
 
 
@@ -47,6 +57,8 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     TrainingDiverged when the loss or a weight is no longer finite, naming the last good
     checkpoint.
     """
+    if config.criteria:
+        load_criteria(Path(config.criteria))
     ranker = _check(config)
     folder = RunFolder(
         Path(config.output_dir).expanduser() if config.output_dir else default_folder(task_type.name, config)
@@ -56,36 +68,22 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
     main_first(accelerator, lambda: folder.check(config) if main else None)
     task = main_first(accelerator, lambda: task_type(config))
-    scoring = ranker.needs_data and config.sparsity > 0
-    if scoring:
-        check_pruning_batches(len(task.train), config.pruning.batches, config.pruning.batch_size)
+    check_batches(task, ranker, config)
     train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
     val_loader = evaluation_loader(
         task.val, config.batch_size, config.data.workers, accelerator.process_index, processes
     )
     set_seed(config.seed)
     model = _build(task, config, accelerator)
+    check_scope(model, task, config)
     main_first(accelerator, lambda: _check_data(task) if main else None)
-    batches = []
-    if scoring:
-        asked = config.pruning
-        batches = pruning_batches(
-            task.train, asked.batches, asked.batch_size, config.seed, accelerator.process_index, processes
-        )
-        trial = batches[0][0][:1] if main else None
-        # On one image: what the method cannot score shows before anything is written.
-        main_first(accelerator, lambda: ranker.score(model, [trial], scope=task.scope) if main else None)
-    if main:
-        folder.open(config)
-    accelerator.wait_for_everyone()
 
-    if config.resume and folder.masks.is_file():
-        masks = _resumed_masks(model, folder, task, config)
-    else:
-        masks = _prune(model, task, batches, ranker, config, accelerator)
-        if main:
-            masks.save(folder.masks)
-    del batches
+    def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
+        train_under(accelerator, network, masks, task, train_loader, config, epochs or config.epochs)
+
+    masks = _masks(model, task, equipped(ranker, task, train), folder, config, accelerator)
+    if config.reinit:
+        reinitialise(model, task, config)
 
     if config.tracker:
         settings = {
@@ -110,6 +108,11 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     }
     environment = {
         "rounds": int(masks.metadata["rounds"]),
+        "ranking": config.ranking or ranker.ranking,
+        "pattern": config.pattern,
+        "settings": ranker.settings(),
+        "shuffle_masks": config.shuffle_masks,
+        "reinit": config.reinit,
         "processes": processes,
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
@@ -128,10 +131,7 @@ def _check(config: RunConfig) -> Criterion:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
     if config.output_dir == "":
         raise InputError("--output_dir is empty: name a folder, or leave it out")
-    defaults = PruningConfig(config.pruning.batches, config.pruning.batch_size)
-    chosen = {n: v for n, v in asdict(config.pruning).items() if v != getattr(defaults, n)}
-    ranker = criterion(config.method, seed=config.seed, **chosen)
-    exponential(1 - config.sparsity, ranker.rounds if config.rounds is None else config.rounds)
+    ranker = check_pruning(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule)
     if config.epochs < 0:
@@ -143,51 +143,32 @@ def _check(config: RunConfig) -> Criterion:
     return ranker
 
 
+def _masks(
+    model: nn.Module, task: Task, ranker: Criterion, folder: RunFolder, config: RunConfig, accelerator: Accelerator
+) -> Masks:
+    """The run's masks, found or, on a run that is resumed, read; opens the folder once the criterion is known to work."""
+    batches = read_batches(task, ranker, config, accelerator)
+    main = accelerator.is_main_process
+    main_first(accelerator, lambda: try_out(model, task, batches, ranker, config) if main else None)
+    if main:
+        folder.open(config)
+    accelerator.wait_for_everyone()
+    if config.resume and folder.masks.is_file():
+        return resumed_masks(model, folder.masks, task, config)
+    masks = sparsify(model, task, batches, ranker, config, accelerator)
+    if main:
+        masks.save(folder.masks)
+    return masks
+
+
 def _build(task: Task, config: RunConfig, accelerator: Accelerator) -> nn.Module:
     model = task.build_model().to(accelerator.device)
-    if config.sync_bn and accelerator.num_processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
 def _check_data(task: Task) -> None:
     check(task.train.data, "training images")
     check(task.val.data, "validation images")
-
-
-def _resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:
-    """The masks of the run to be resumed, held to the model and to what was asked for."""
-    masks = Masks.load(folder.masks, model)
-    asked = {"method": config.method, "sparsity": str(config.sparsity), "seed": str(config.seed)}
-    fits = asked.items() <= masks.metadata.items() and list(masks) == list(prunable(model, task.scope))
-    if not fits or masks.kept != round((1 - config.sparsity) * masks.total):
-        raise InputError(f"{folder.masks} is damaged or another run's: delete it, and --resume prunes again")
-    return masks
-
-
-def _prune(
-    model: nn.Module, task: Task, batches: list, ranker: Criterion, config: RunConfig, accelerator: Accelerator
-) -> Masks:
-    """Masks of the configured sparsity, from the batches of all processes and the same on all."""
-    rounds = ranker.rounds if config.rounds is None else config.rounds
-    rounds = rounds if config.sparsity else 0
-    started = time.perf_counter()
-    with bar(
-        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process and rounds > 0
-    ) as progress:
-
-        def show(number: int, masks: Masks) -> None:
-            progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
-            progress.update()
-
-        group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-        masks = prune(model, batches, config.sparsity, ranker, task.scope, max(rounds, 1), show, group)
-    return masks.with_metadata(
-        method=config.method,
-        seed=str(config.seed),
-        encoder=config.encoder,
-        seconds=f"{time.perf_counter() - started:.3f}",
-    )
 
 
 def _fine_tune(
@@ -205,12 +186,8 @@ def _fine_tune(
     The lines of metrics.jsonl, and the last scores. With no epoch to train, the pruned network
     is evaluated as it is.
     """
-    optimizer = make_optimizer(model, task.scope, config.optimizer)
-    prepared, train_loader, stepper = accelerator.prepare(model, train_loader, optimizer)
-    updates = math.ceil(len(train_loader) / accelerator.gradient_accumulation_steps) * config.epochs
-    schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
-    accelerator.register_for_checkpointing(schedule)
-    set_seed(config.seed, device_specific=True)
+    prepared = prepare(accelerator, model, task, train_loader, config, config.epochs)
+    accelerator.register_for_checkpointing(prepared.schedule)
     checkpoint = find_checkpoint(accelerator, folder.checkpoint) if config.resume else None
     done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
     history = folder.history(until=done) if accelerator.is_main_process else []
@@ -229,13 +206,13 @@ def _fine_tune(
             tqdm.write(_line(line, config.epochs, task.metrics))
         accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=line["epoch"])
 
-    with masks.hold(model, optimizer):
+    with masks.hold(model, prepared.optimizer):
         if config.epochs == 0:
             evaluate({"epoch": 0})
         try:
             started = time.perf_counter()
             epochs = range(done + 1, config.epochs + 1)
-            for log in fine_tune(accelerator, prepared, task, train_loader, stepper, schedule, epochs):
+            for log in fine_tune(accelerator, task, prepared, epochs):
                 line = asdict(log) | {"train_seconds": time.perf_counter() - started}
                 evaluate(line)
                 save_checkpoint(accelerator, model, masks, log.epoch, folder.checkpoint)
@@ -259,8 +236,7 @@ def _draw(
     history: list[dict[str, Any]],
     results: Mapping[str, Any],
 ) -> None:
-    pruned = f"{results['method']}, {results['backbone_sparsity']:.2%} of the backbone pruned"
-    title = f"{pruned if results['sparsity'] else 'dense'}, {results['data']['name']}"
+    title = f"{described(results)}, {results['data']['name']}"
     if results["epochs"]:
         pictures.curves(folder.path / "curves.png", history, task.metrics, title)
     pictures.layer_densities(folder.path / "masks.png", masks, task.scope, title)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.pictures import label
-from px_seg.pruning import Masks, prunable
+from px_seg.pruning import CRITERIA, Masks, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
@@ -69,11 +69,24 @@ def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dic
     }
 
 
+def described(results: Mapping[str, Any]) -> str:
+    """What was done to the network, for a title."""
+    if not results["sparsity"]:
+        return "dense, new weights" if results["reinit"] else "dense"
+    parts = [results["method"], f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
+    if results["pattern"]:
+        parts.append(results["pattern"])
+    elif results["ranking"] != CRITERIA[results["method"]].ranking:
+        parts.append(f"ranked {results['ranking']}")
+    parts += ["masks shuffled"] if results["shuffle_masks"] else []
+    return ", ".join(parts + (["new weights"] if results["reinit"] else []))
+
+
 def table(task: Task, results: Mapping[str, Any], masks: Masks, folder: Path) -> str:
     """What a run came to, for a terminal."""
     parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
     lines = [
-        f"{results['method']} at sparsity {results['sparsity']:g} on {results['data']['name']}, seed {results['seed']}",
+        f"{described(results)}, {results['data']['name']}, seed {results['seed']}",
         *(f"  {label(name):<22}{results[name]:>8.2%}" for name in task.metrics),
         *task.report(results),
         "  weights kept",

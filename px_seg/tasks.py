@@ -16,6 +16,7 @@ from px_seg.data.base import IGNORE
 from px_seg.data.loaders import Transformed
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
+from px_seg.losses import cross_entropy
 from px_seg.metrics import segmentation_scores
 from px_seg.models import build_segmenter, check_segmenter
 from px_seg.pictures import segmentations
@@ -50,8 +51,11 @@ class Task(Protocol):
         `synchronised` says whether BatchNorm sees the batches of several processes.
         """
 
-    def build_model(self) -> nn.Module:
-        """The dense network at its start; what is random comes from torch's global generator."""
+    def build_model(self, weights: str | None = None) -> nn.Module:
+        """The dense network at its start; what is random comes from torch's global generator.
+
+        `weights` replaces the configured start of the backbone.
+        """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """A differentiable scalar."""
@@ -105,18 +109,18 @@ class Segmentation:
                 "sees one value a channel in each image; --sync_bn on several GPUs lifts this"
             )
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, weights: str | None = None) -> nn.Module:
         """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
         config = self.config
-        return build_segmenter(config.encoder, len(self.classes), config.weights, config.output_stride)
+        start = config.weights if weights is None else weights
+        return build_segmenter(config.encoder, len(self.classes), start, config.output_stride)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled pixels; logits (N, C, H, W), labels (N, H, W).
 
         0 when every pixel of the batch is ignored.
         """
-        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return total / (labels != IGNORE).sum().clamp(min=1)
+        return cross_entropy(logits, labels, IGNORE)
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size.

@@ -1,20 +1,22 @@
 """Fine-tuning through Accelerate: the loop, its optimizer, its schedule and its checkpoints."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
 from torch.utils.data import DataLoader
 
-from px_seg.config import OptimizerConfig, ScheduleConfig
+from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.progress import bar
 from px_seg.pruning import Masks
@@ -86,22 +88,64 @@ def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) ->
     return SCHEDULES[config.name](optimizer, config, updates)
 
 
-def fine_tune(
+class Prepared(NamedTuple):
+    """What `fine_tune` trains with, made by Accelerate for one training."""
+
+    model: nn.Module
+    loader: DataLoader
+    optimizer: Optimizer
+    """SGD itself, which `Masks.hold` listens to."""
+    stepper: Optimizer
+    """The same as Accelerate wraps it."""
+    schedule: LRScheduler
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, task: Task, loader: DataLoader, config: RunConfig, epochs: int
+) -> Prepared:
+    """Optimizer, schedule and wrappers for so many epochs of training, and the seed of what it draws.
+
+    Converts the model's BatchNorms, in place, where the configuration synchronises them.
+    """
+    if config.sync_bn and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = make_optimizer(model, task.scope, config.optimizer)
+    wrapped, loader, stepper = accelerator.prepare(model, loader, optimizer)
+    updates = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * epochs
+    schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
+    set_seed(config.seed, device_specific=True)
+    return Prepared(wrapped, loader, optimizer, stepper, schedule)
+
+
+def train_under(
     accelerator: Accelerator,
     model: nn.Module,
+    masks: Masks,
     task: Task,
     loader: DataLoader,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    epochs: range,
-) -> Iterator[EpochLog]:
+    config: RunConfig,
+    epochs: int,
+) -> None:
+    """Train the model in place under the masks, from its start to the end of the schedule, without evaluation.
+
+    Raises TrainingDiverged when the loss is not finite.
+    """
+    prepared = prepare(accelerator, model, task, loader, config, epochs)
+    with masks.hold(model, prepared.optimizer):
+        for _ in fine_tune(accelerator, task, prepared, range(1, epochs + 1)):
+            pass
+    # What Accelerate remembers of this training would be part of the next one's checkpoints.
+    accelerator.free_memory()
+
+
+def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: range) -> Iterator[EpochLog]:
     """Train for the given epochs, one EpochLog each; nothing runs until the next is asked for.
 
-    `model`, `loader` and `optimizer` are prepared by `accelerator`; `schedule` is not, and
-    advances with every update that was really made. Raises TrainingDiverged naming the first
+    The schedule advances with every update that was really made. Raises TrainingDiverged naming the first
     step whose loss is not finite; it is looked for every `CHECK_EVERY` steps, and before an
     epoch is reported.
     """
+    model, loader, _, optimizer, schedule = prepared
     for epoch in epochs:
         model.train()
         loader.set_epoch(epoch)

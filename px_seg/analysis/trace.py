@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from px_seg.pruning.bound import FOLD, Batches, Streams, path_bound
+from px_seg.pruning.batches import Batches
+from px_seg.pruning.bound import FOLD, Streams, path_bound
+from px_seg.pruning.contexts import evaluating
 from px_seg.pruning.masks import check_fit
-from px_seg.pruning.paths import evaluating, leaves
+from px_seg.pruning.paths import leaves
 from px_seg.pruning.scaled import Scaled, add
 from px_seg.pruning.scope import prunable
 from px_seg.pruning.streams import Activations, Kernel

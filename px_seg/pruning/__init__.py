@@ -1,21 +1,57 @@
 """Pruning at initialisation. Knows torch only: no datasets, no Accelerate, no task."""
 
-from px_seg.pruning.criteria import CRITERIA, PX, Criterion, Magnitude, Random, criterion
+from px_seg.pruning.criteria import (
+    CRITERIA,
+    IMP,
+    NTKSAP,
+    PX,
+    SNIP,
+    Criterion,
+    Dense,
+    Fisher,
+    GraSP,
+    IterativeSNIP,
+    Magnitude,
+    NoGradient,
+    Random,
+    RandomERK,
+    SynFlow,
+    SynFlowL2,
+    criterion,
+    register,
+)
+from px_seg.pruning.distribution import RANKINGS
 from px_seg.pruning.masks import Masks
-from px_seg.pruning.prune import exponential, prune
+from px_seg.pruning.pattern import Pattern
+from px_seg.pruning.prune import check_distribution, exponential, prune
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scope import prunable
 
 __all__ = [
     "CRITERIA",
+    "IMP",
+    "NTKSAP",
     "PX",
+    "RANKINGS",
+    "SNIP",
     "Criterion",
+    "Dense",
+    "Fisher",
+    "GraSP",
+    "IterativeSNIP",
     "Magnitude",
     "Masks",
+    "NoGradient",
+    "Pattern",
     "Random",
+    "RandomERK",
+    "SynFlow",
+    "SynFlowL2",
     "UnsupportedOperation",
+    "check_distribution",
     "criterion",
     "exponential",
     "prunable",
     "prune",
+    "register",
 ]

@@ -1,24 +1,23 @@
 """The bound R on the trace of the Neural Tangent Kernel, and its derivatives by the weights squared."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.paths import evaluating, path_activations, path_kernel
-from px_seg.pruning.precision import arithmetic, walk_dtype
-from px_seg.pruning.readings import Squares, TrueAndLive
+from px_seg.pruning.batches import Batches, images_of, one_shape
+from px_seg.pruning.contexts import evaluating, undisturbed
+from px_seg.pruning.paths import path_activations, path_kernel
+from px_seg.pruning.precision import walk_dtype
+from px_seg.pruning.readings import Powers, TrueAndLive
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scaled import Scaled, add, align
 from px_seg.pruning.scope import Scope, prunable
-from px_seg.pruning.sharing import Group, everyone, sum_over
+from px_seg.pruning.sharing import Group, agreed, everyone, sum_over
 from px_seg.pruning.streams import Activations, Kernel
-
-Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
-"""Image tensors (N, C, H, W), or pairs that begin with one."""
 
 
 class Streams(NamedTuple):
@@ -40,11 +39,19 @@ class PathBound(NamedTuple):
 
     exponent: int
 
-    squares: dict[str, Tensor]
+    powers: dict[str, Tensor]
     """(theta * mask)**2."""
 
     gradients: dict[str, Tensor]
     """dR/d(theta**2) / 2**exponent."""
+
+    def scores(self) -> dict[str, Tensor]:
+        """theta**2 * dR/d(theta**2) by parameter name, in memory that was the gradients'.
+
+        Where R leaves the range of its dtype, all are divided by one common power of two.
+        """
+        unit = self.unit()
+        return {name: self.gradients[name].mul_(power).mul_(unit) for name, power in self.powers.items()}
 
     def unit(self) -> float:
         """2**exponent where R leaves half of its dtype's range on either side to its shares, otherwise 1."""
@@ -73,31 +80,52 @@ def path_bound(
     module and operation, where paths are not defined.
     """
     masks = masks or {}
-    scored, known = prunable(model, scope), prunable(model)
-    parameters = dict(model.named_parameters())
-    for name in masks:
-        if name in parameters and name not in known:
-            raise InputError(f"the mask of {name} is not one of a convolution's or linear layer's weight")
+    scored = _checked(model, masks, scope)
     like = next(iter(scored.values()))
     dtype = walk_dtype(precision, like.dtype)
     wide = torch.promote_types(dtype, torch.float32)
-    # The caller's own contexts must not reach the walk: autocast would change its dtype, and a
-    # compiled model hide its operations.
-    with (
-        torch.inference_mode(False),
-        torch.autocast(like.device.type, enabled=False),
-        torch.compiler.set_stance("force_eager"),
-        evaluating(model),
-    ):
-        with arithmetic(precision, like.device):
+    with evaluating(model):
+        with undisturbed(like.device, precision):
             activations, shape = _summed_activations(model, batches, TrueAndLive(model, masks, dtype), streams, group)
-        weights = Squares(model, masks, wide, scored)
-        sample = torch.ones((1, *shape), dtype=wide, device=like.device)
-        with arithmetic(None, like.device):
+        with undisturbed(like.device):
+            weights = Powers(model, masks, wide, scored)
+            sample = torch.ones((1, *shape), dtype=wide, device=like.device)
             return _differentiated(activations, path_kernel(model, sample, weights, streams.kernel), weights)
 
 
-def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Squares) -> PathBound:
+def kernel_bound(
+    model: nn.Module,
+    shape: Sequence[int],
+    masks: Mapping[str, Tensor] | None = None,
+    scope: Scope = None,
+    kernel: type[Kernel] = Kernel,
+    exponent: int = 2,
+) -> PathBound:
+    """R with g set to one, sum_k h_k, differentiated by the weights in `scope`, each to the power `exponent`.
+
+    `shape` is that of one sample, (C, H, W). Raises what `path_bound` raises for its masks and model.
+    """
+    masks = masks or {}
+    scored = _checked(model, masks, scope)
+    like = next(iter(scored.values()))
+    wide = torch.promote_types(like.dtype, torch.float32)
+    with evaluating(model), undisturbed(like.device):
+        weights = Powers(model, masks, wide, scored, exponent)
+        h = path_kernel(model, torch.ones((1, *shape), dtype=wide, device=like.device), weights, kernel)
+        g = [Scaled.of(torch.ones_like(part.values)) for part in h]
+        return _differentiated(g, h, weights)
+
+
+def _checked(model: nn.Module, masks: Mapping[str, Tensor], scope: Scope) -> dict[str, nn.Parameter]:
+    """The weights to be scored. InputError for the mask of a parameter that has no paths of its own."""
+    known, parameters = prunable(model), dict(model.named_parameters())
+    for name in masks:
+        if name in parameters and name not in known:
+            raise InputError(f"the mask of {name} is not one of a convolution's or linear layer's weight")
+    return prunable(model, scope)
+
+
+def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Powers) -> PathBound:
     """R from its two streams, and its gradients by the leaves of `weights`."""
     products = []
     for g, h in zip(activations, kernel, strict=True):
@@ -111,16 +139,16 @@ def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Sq
     total = torch.stack(parts).sum()
     if not total.isfinite():
         raise InputError(
-            "PX: the trace bound is not finite: weights or images hold NaN or infinity, or the network's own "
+            "the trace bound is not finite: weights or images hold NaN or infinity, or the network's own "
             f"activations leave the range of {total.dtype}"
         )
     if total == 0:
         raise InputError(
-            "PX: no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a shut gate: "
+            "no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a shut gate: "
             "ask for a lower sparsity (or for precision float64, where values leave the range of float32)"
         )
     if not total.requires_grad:
-        raise InputError("PX: no output of the model depends on a weight in scope")
+        raise InputError("no output of the model depends on a weight in scope")
     leaves = weights.leaves
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return PathBound(
@@ -136,61 +164,22 @@ def _summed_activations(
 ) -> tuple[list[Scaled], torch.Size]:
     """Path activations summed over all samples of all processes, one per output, and a sample's shape."""
     total: list[Scaled] = []
-    shape, failure = None, None
-    try:
-        for images in _images(batches, weights):
+
+    def own() -> torch.Size | None:
+        nonlocal total
+        shape = None
+        for images in images_of(batches, torch.empty((), dtype=weights.dtype, device=weights.device)):
             shape = images.shape[1:]
             outputs = path_activations(model, images, weights, streams.activations)
             if total and len(total) != len(outputs):
-                raise InputError(
-                    f"PX: the model returns {len(total)} outputs for one batch and {len(outputs)} for another"
-                )
+                raise InputError(f"the model returns {len(total)} outputs for one batch and {len(outputs)} for another")
             total = [add(a, b) for a, b in zip(total, outputs, strict=True)] if total else outputs
-    except InputError as error:
-        # Told to the others first: they would wait for this process.
-        failure = error
-    reports = everyone(group, (shape, None if failure is None else str(failure)))
-    if failure is not None:
-        raise failure
-    for _, message in reports:
-        if message is not None:
-            raise InputError(f"another process could not score: {message}")
-    shapes = sorted({other for other, _ in reports if other is not None})
-    if not shapes:
-        raise InputError("PX scores with data: give it at least one batch")
-    if len(shapes) > 1:
-        raise InputError(f"PX needs samples of one shape: got {' and '.join(str(tuple(s)) for s in shapes)}")
-    if shape is None:
+        return shape
+
+    shape = one_shape(everyone(group, agreed(group, own)))
+    if not total:
         # This process has no batch: it walks one that counts for nothing, to learn the outputs' shapes.
-        shape = shapes[0]
         nothing = torch.zeros((1, *shape), dtype=weights.dtype, device=weights.device)
         outputs = path_activations(model, nothing, weights, streams.activations)
         total = [part.changed(torch.zeros_like(part.values)) for part in outputs]
     return [sum_over(group, part) for part in total], shape
-
-
-def several(batches: Batches) -> Batches:
-    """The batches as they are. InputError for a single tensor, whose parts would pass for batches."""
-    if isinstance(batches, Tensor):
-        raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
-    return batches
-
-
-def _images(batches: Batches, weights: TrueAndLive) -> Iterator[Tensor]:
-    """The images of every batch, in the dtype of the walk. InputError unless they are tensors of one sample shape."""
-    shape = None
-    for batch in several(batches):
-        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(images, Tensor) or images.dim() < 2 or images.numel() == 0 or images.is_complex():
-            what = (
-                f"a tensor of shape {tuple(images.shape)} and {images.dtype}"
-                if isinstance(images, Tensor)
-                else type(images).__name__
-            )
-            raise InputError(
-                f"PX: a batch is a real tensor (N, ...) of images, or a pair that begins with one; got {what}"
-            )
-        if shape is not None and images.shape[1:] != shape:
-            raise InputError(f"PX needs samples of one shape: got {tuple(shape)} and {tuple(images.shape[1:])}")
-        shape = images.shape[1:]
-        yield images.to(weights.device, weights.dtype)

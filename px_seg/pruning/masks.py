@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.pruning.distribution import Ranking
 from px_seg.pruning.ranking import top, unrankable
 from px_seg.pruning.scope import Scope, prunable
 
@@ -92,30 +93,46 @@ class Masks(Mapping[str, Tensor]):
         """The same masks with more metadata."""
         return Masks(self, {**self.metadata, **metadata})
 
-    def keep_top(self, scores: Mapping[str, Tensor], density: float) -> "Masks":
-        """The highest-scoring live weights, ranked over all tensors together.
+    def keep_top(self, scores: Mapping[str, Tensor], density: float, ranking: Ranking = top) -> "Masks":
+        """The highest-scoring live weights, by default ranked over all tensors together.
 
         Keeps exactly round(density * total) weights. Among equal scores those that come
         first live, in the order of the tensors and of the elements inside them, so every
         process and device breaks ties alike. A pruned weight never returns.
 
-        Raises ValueError when a score is missing, misshapen, NaN or infinite, or when more weights are
+        Raises InputError when a score is missing, misshapen, NaN or infinite, or when more weights are
         asked for than live.
         """
         if not 0 <= density <= 1:
-            raise ValueError(f"density must be in [0, 1], got {density}")
+            raise InputError(f"density must be in [0, 1], got {density}")
         count = round(density * self.total)
         if not 0 <= count <= self.kept:
-            raise ValueError(f"cannot keep {count} weights: {self.kept} of {self.total} are live")
+            raise InputError(f"cannot keep {count} weights: {self.kept} of {self.total} are live")
+        ranked, live = self._ranked(scores), list(self.values())
+        return Masks(dict(zip(self, ranking(ranked, live, count), strict=True)), self.metadata)
+
+    def _ranked(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
+        """The scores in the order of the masks, in one dtype. InputError for what cannot be ranked."""
         for name, mask in self.items():
-            if name not in scores or scores[name].shape != mask.shape:
-                raise ValueError(f"no score of shape {tuple(mask.shape)} for {name}")
+            score = scores.get(name)
+            if not isinstance(score, Tensor) or score.shape != mask.shape or score.is_complex():
+                raise InputError(f"no score of shape {tuple(mask.shape)} for {name}")
         # One dtype, or a threshold would round to that of each tensor.
         dtype = functools.reduce(torch.promote_types, (scores[name].dtype for name in self))
-        ranked, live = [scores[name].to(dtype) for name in self], list(self.values())
-        if places := unrankable(ranked, live):
-            raise ValueError(f"the scores of {list(self)[places[0]]} hold NaN or infinity")
-        return Masks(dict(zip(self, top(ranked, live, count), strict=True)), self.metadata)
+        dtype = dtype if dtype.is_floating_point else torch.float64
+        ranked = [scores[name].detach().to(self[name].device, dtype) for name in self]
+        if places := unrankable(ranked, list(self.values())):
+            raise InputError(f"the scores of {list(self)[places[0]]} hold NaN or infinity")
+        return ranked
+
+    def shuffled(self, seed: int) -> "Masks":
+        """Masks that keep as many weights of every tensor, at places drawn at random from the seed alone."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = {}
+        for name, mask in self.items():
+            order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+            masks[name] = mask.flatten()[order].view(mask.shape)
+        return Masks(masks, self.metadata)
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError naming the first mask that does not fit the model's parameters."""

@@ -15,30 +15,16 @@ raises UnsupportedOperation: nothing is scored in silence.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from px_seg.pruning.readings import Squares, TrueAndLive
+from px_seg.pruning.readings import Powers, TrueAndLive
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scaled import Scaled
 from px_seg.pruning.streams import Activations, Kernel
 from px_seg.pruning.tensors import Gate, PathTensor
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the context every module is in eval mode; afterwards each is in its own again."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def path_activations(
@@ -72,9 +58,10 @@ def path_activations(
         return sums
 
 
-def path_kernel(model: nn.Module, sample: Tensor, weights: Squares, kind: type[Kernel] = Kernel) -> list[Scaled]:
+def path_kernel(model: nn.Module, sample: Tensor, weights: Powers, kind: type[Kernel] = Kernel) -> list[Scaled]:
     """The path kernel h (docs/method.md, section 1): sum over paths into output k of v_p(theta)**2.
 
+    The square is the power that `weights` are read in, for which `kind` passes what is no weight.
     `sample`: any tensor of one sample's shape, (1, ...); only shape, dtype and device count.
     Each result has the shape of one sample's output and is differentiable with respect to
     `weights.leaves`. Raises UnsupportedOperation as `path_activations` does.

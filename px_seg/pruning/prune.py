@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 
 from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.bound import Batches, several
+from px_seg.pruning.batches import Batches, several
 from px_seg.pruning.criteria import Criterion
+from px_seg.pruning.distribution import Ranking
+from px_seg.pruning.distribution import ranking as ranking_named
 from px_seg.pruning.masks import Masks
+from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.scope import Scope
 from px_seg.pruning.sharing import Group, first_ones
 
@@ -37,40 +39,72 @@ def prune(
     rounds: int | None = None,
     on_round: Callable[[int, Masks], None] | None = None,
     group: Group = None,
+    ranking: str | None = None,
+    pattern: str | None = None,
 ) -> Masks:
-    """Masks that keep round((1 - sparsity) * n) of the n weights in scope, ranked globally.
+    """Masks that keep round((1 - sparsity) * n) of the n weights in scope.
 
     The model is not changed: `masks.apply(model)` prunes it. `batches` are read once and
-    walked in every round; `rounds` defaults to the criterion's own number. `on_round` is
+    walked in every round; `rounds` and `ranking` default to the criterion's own. `on_round` is
     called after each round with its number, from 1, and the masks so far. A sparsity of 0 keeps
     everything and scores nothing. The masks' metadata says how they came about.
+
+    `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.distribution`). `pattern`, "2:4" for one,
+    keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
+    then the pattern's, here 0.5, and rounds before the last keep at least 2.
 
     On several processes each calls this with its share of the batches and the torch.distributed
     `group` of all; they score over all batches and end with the same masks.
 
-    Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round or an
-    empty scope.
+    Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round, an
+    empty scope, and for a pattern that is no pattern, has another sparsity, comes with a ranking of
+    layers, or does not divide a layer's input channels.
     """
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
     scope = scope if scope is None or isinstance(scope, str) else list(scope)
-    rounds = criterion.rounds if rounds is None else rounds
+    exponential(1 - sparsity, 1)
+    rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
     densities = exponential(1 - sparsity, rounds)
+    check_distribution(sparsity, ranking, pattern)
     masks = Masks.ones(model, scope).with_metadata(
         criterion=type(criterion).__name__,
-        settings=json.dumps(asdict(criterion)),
+        settings=json.dumps(criterion.settings()),
         sparsity=str(sparsity),
         rounds=str(rounds if sparsity else 0),
         scope=json.dumps(scope),
+        **({"pattern": pattern} if pattern else {"ranking": ranking or criterion.ranking}),
     )
     if sparsity == 0:
         return masks
     if round(densities[-1] * masks.total) == 0:
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
+    keep = _ranking(model, scope, ranking or criterion.ranking, pattern)
     batches = list(several(batches))
     for number, density in enumerate(densities, 1):
         # The scores are not kept: they would lie beside those of the next round.
-        masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density))
+        masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density, keep))
         if on_round is not None:
             on_round(number, masks)
     return masks
+
+
+def check_distribution(sparsity: float, ranking: str | None, pattern: str | None) -> None:
+    """Raise InputError for a ranking or a pattern that does not exist, and for one that contradicts the rest."""
+    if ranking is not None:
+        ranking_named(ranking)
+    if pattern is None:
+        return
+    if ranking not in (None, "global"):
+        raise InputError(f"the pattern {pattern} fixes the density of every layer: leave the ranking {ranking} out")
+    own = Pattern.parse(pattern).sparsity
+    if abs(sparsity - own) > 1e-6:
+        raise InputError(f"the pattern {pattern} has a sparsity of {own:g}, not {sparsity:g}: give that, or no pattern")
+
+
+def _ranking(model: nn.Module, scope: Scope, ranking: str, pattern: str | None) -> Ranking:
+    if pattern is None:
+        return ranking_named(ranking)
+    pattern = Pattern.parse(pattern)
+    dims = list(pattern.input_dims(model, scope).values())
+    return lambda scores, live, count: pattern.keep(scores, live, count, dims)

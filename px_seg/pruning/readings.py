@@ -70,23 +70,30 @@ class TrueAndLive(Weights):
         return self._read[name]
 
 
-class Squares(Weights):
-    """For the path kernel: the weights squared, as leaves to differentiate by where they are scored."""
+class Powers(Weights):
+    """For the path kernel: powers of the weights, as leaves to differentiate by where they are scored."""
 
     def __init__(
-        self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype, scored: Iterable[str]
+        self,
+        model: nn.Module,
+        masks: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        scored: Iterable[str],
+        exponent: int = 2,
     ) -> None:
         super().__init__(model, masks, dtype)
-        self.leaves = {name: self._square(name).requires_grad_() for name in scored}
+        self._exponent = exponent
+        self.leaves = {name: self._power(name).requires_grad_() for name in scored}
 
-    def squared(self, weight: Tensor, function: Callable[..., Any]) -> Tensor:
-        """(theta * mask)**2, the leaf where the weight is scored."""
+    def read(self, weight: Tensor, function: Callable[..., Any]) -> Tensor:
+        """|theta * mask|**exponent, the leaf where the weight is scored."""
         name = self.name(weight, function)
-        return self.leaves[name] if name in self.leaves else self._square(name)
+        return self.leaves[name] if name in self.leaves else self._power(name)
 
-    def _square(self, name: str) -> Tensor:
-        square = self._parameters[name].detach().to(self.dtype).square()
-        return square.mul_(self._masks[name].to(square)) if name in self._masks else square
+    def _power(self, name: str) -> Tensor:
+        weight = self._parameters[name].detach().to(self.dtype)
+        power = weight.square() if self._exponent == 2 else weight.abs().pow_(self._exponent)
+        return power.mul_(self._masks[name].to(power)) if name in self._masks else power
 
 
 def _all_true(masks: Iterable[Tensor]) -> list[bool]:

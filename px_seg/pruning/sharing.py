@@ -4,13 +4,18 @@ A group is a torch.distributed process group, `torch.distributed.group.WORLD` fo
 processes; None stands for this process alone.
 """
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from px_seg.errors import InputError
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.scaled import Scaled
+
+T = TypeVar("T")
 
 Group: TypeAlias = Any
 """torch.distributed.ProcessGroup, or None: torch builds without distributed lack the type."""
@@ -28,6 +33,16 @@ def sum_over(group: Group, part: Scaled) -> Scaled:
     return Scaled(values, exponent)
 
 
+def sum_all(group: Group, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sums of tensors of the same names and shapes per process, the same bits on all."""
+    if group is None:
+        return parts
+    sums = {name: part.contiguous() for name, part in parts.items()}
+    for part in sums.values():
+        dist.all_reduce(part, group=group)
+    return sums
+
+
 def everyone(group: Group, value: Any) -> list[Any]:
     """The small value of every process, in the order of their ranks."""
     if group is None:
@@ -35,6 +50,26 @@ def everyone(group: Group, value: Any) -> list[Any]:
     values = [None] * dist.get_world_size(group)
     dist.all_gather_object(values, value, group=group)
     return values
+
+
+def agreed(group: Group, work: Callable[[], T]) -> T:
+    """What `work` returns on this process, once it is done on all.
+
+    An InputError of one process is raised on all: the others would wait for it.
+    """
+    done: list[T] = []
+    failure = None
+    try:
+        done.append(work())
+    except InputError as error:
+        failure = error
+    messages = everyone(group, None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    for message in messages:
+        if message is not None:
+            raise InputError(f"another process could not score: {message}")
+    return done[0]
 
 
 def first_ones(group: Group, masks: Masks) -> Masks:

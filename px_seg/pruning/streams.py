@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from px_seg.pruning.readings import Squares, TrueAndLive
+from px_seg.pruning.readings import Powers, TrueAndLive
 from px_seg.pruning.rules import Function, UnsupportedOperation, label
 from px_seg.pruning.scaled import Scaled, add, align
 from px_seg.pruning.tensors import Gate, PathTensor, cast
@@ -140,7 +140,7 @@ class Activations(PathTensor):
 class Kernel(PathTensor):
     """The path kernel h. It follows no activations, so it needs no data."""
 
-    weights: Squares
+    weights: Powers
 
     @classmethod
     def interpreted(cls, func, args, kwargs):
@@ -149,7 +149,7 @@ class Kernel(PathTensor):
             return super().interpreted(func, args, kwargs)
 
     @classmethod
-    def of(cls, stream: Scaled, weights: Squares) -> Kernel:
+    def of(cls, stream: Scaled, weights: Powers) -> Kernel:
         tensor = cls.like(stream.values)
         tensor.stream, tensor.weights = stream, weights
         return tensor
@@ -162,7 +162,7 @@ class Kernel(PathTensor):
             return self.moved(func, (fixed, *_nothing(bias, func), *args), kwargs)
         # How much a layer adds depends on its weights, so h is looked at before every layer.
         stream = self.stream.normalised()
-        values = func(stream.values, self.weights.squared(weight, func), None, *args, **kwargs)
+        values = func(stream.values, self.weights.read(weight, func), None, *args, **kwargs)
         return self.of(stream.changed(values), self.weights)
 
     def normed(self, norm):
@@ -196,6 +196,19 @@ class Kernel(PathTensor):
 
     def shut(self, gate, run):
         return self._with(_broadcast(self.stream.values, _factor(gate)))
+
+
+class Magnitudes(Kernel):
+    """The same walk for |theta| in place of theta**2: the network with all its factors made positive, and linear."""
+
+    def normed(self, norm):
+        gain = norm.gain(self.dtype).sqrt()
+        return self._with(self.stream.values * gain.view(1, -1, *[1] * (self.dim() - 2)))
+
+    def shut(self, gate, run):
+        if isinstance(gate, Gate):
+            return super().shut(gate, run)
+        return self._with(self.stream.values * (gate.abs() if isinstance(gate, Tensor) else abs(gate)))
 
 
 def _factor(gate: Any) -> Any:

@@ -1,0 +1,13 @@
+"""Losses that pruning and tasks share."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int = 255) -> Tensor:
+    """Mean cross-entropy over the targets that are labelled; 0 when none is.
+
+    `logits` (N, C, ...), `targets` (N, ...) int64 classes, or `ignore_index` where nothing is known.
+    """
+    total = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+    return total / (targets != ignore_index).sum().clamp(min=1)

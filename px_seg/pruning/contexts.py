@@ -1,0 +1,55 @@
+"""How a model runs while it is scored: nothing of the caller's reaches it, and nothing of it stays."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from px_seg.pruning.precision import arithmetic
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context every module is in eval mode; afterwards each is in its own again."""
+    with _modes(model, lambda module: False):
+        yield
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Within the context every BatchNorm normalises by its batch and everything else, dropout too, is in eval mode.
+
+    Running statistics move as in training: lend the model copies of them where they must not.
+    """
+    with _modes(model, lambda module: isinstance(module, _BatchNorm)):
+        yield
+
+
+@contextmanager
+def undisturbed(device: torch.device, precision: str | None = None) -> Iterator[None]:
+    """Within the context the caller's own inference mode, autocast and compilation are off.
+
+    Autocast would change the dtype, and a compiled model hide its operations. GPUs round as
+    `precision` says (`px_seg.pruning.precision.arithmetic`).
+    """
+    with (
+        torch.inference_mode(False),
+        torch.autocast(device.type, enabled=False),
+        torch.compiler.set_stance("force_eager"),
+        arithmetic(precision, device),
+    ):
+        yield
+
+
+@contextmanager
+def _modes(model: nn.Module, training: Callable[[nn.Module], bool]) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = training(module)
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -1,0 +1,46 @@
+"""Criteria that look at the weights alone, or not even at them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from px_seg.errors import InputError
+from px_seg.pruning.criteria.base import Criterion, register
+from px_seg.pruning.scope import prunable
+
+
+@register("dense")
+@dataclass(frozen=True)
+class Dense(Criterion):
+    """Nothing is pruned: the reference that all others are compared with. It has no scores."""
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        raise InputError("dense prunes nothing: its sparsity is 0")
+
+
+@register("random")
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Uniform in [0, 1) from the seed, the same on every device. Needs no data."""
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        generator = torch.Generator().manual_seed(self.seed)
+        return {n: torch.rand(w.shape, generator=generator).to(w.device) for n, w in prunable(model, scope).items()}
+
+
+@register("random_erk")
+@dataclass(frozen=True)
+class RandomERK(Random):
+    """Uniform inside layers, whose densities follow Erdos-Renyi-Kernel (Evci et al., 2020; Liu et al., 2022)."""
+
+    ranking: ClassVar[str] = "erk"
+
+
+@register("magnitude")
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """|theta| (Han et al., 2015). Needs no data."""
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        return {name: weight.detach().abs() for name, weight in prunable(model, scope).items()}

@@ -1,0 +1,159 @@
+"""Criteria that ask the loss: SNIP, GraSP and the empirical Fisher information."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from px_seg.errors import InputError
+from px_seg.losses import cross_entropy
+from px_seg.pruning.batches import Batches, labelled, several
+from px_seg.pruning.contexts import batch_statistics, evaluating
+from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.network import MaskedNetwork, masked
+from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
+
+
+class NoGradient(InputError):
+    """The loss does not depend on any weight in scope, so there is nothing to rank by."""
+
+
+@dataclass(frozen=True)
+class LossCriterion(Criterion):
+    """A criterion that differentiates a loss; batches are pairs of images and targets.
+
+    `loss(outputs, targets)` is a scalar; by default cross-entropy over classes, 255 ignored.
+    """
+
+    loss: Callable[..., Tensor] = field(default=cross_entropy, repr=False)
+
+    needs_data: ClassVar[bool] = True
+
+
+@register("snip")
+@dataclass(frozen=True)
+class SNIP(LossCriterion):
+    """|theta * dL/dtheta|, L the sum of the batches' losses (Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340).
+
+    BatchNorm normalises by each batch, as in training: so do the authors' program and that of PX's
+    paper. Dropout is off, so that nothing is drawn.
+    """
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores >= 0 of the weights in `scope`, of their dtype.
+
+        Raises InputError for batches without targets, of one sample where a BatchNorm sees one
+        value a channel, and when no gradient reaches the weights; also for masks that do not fit.
+        """
+        with masked(model, masks, scope, batch_statistics) as network:
+
+            def gradients_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+                return network.gradients(self.loss(network(images), targets))
+
+            gradients = _some(_summed(network, batches, group, gradients_of))
+            return {name: gradients[name].mul_(weight.detach()).abs_() for name, weight in network.weights.items()}
+
+
+@register("iterative_snip")
+@dataclass(frozen=True)
+class IterativeSNIP(SNIP):
+    """SNIP in rounds, each on the network that the former left (de Jorge et al., ICLR 2021; Verdenius et al., 2020)."""
+
+    rounds: ClassVar[int] = 100
+
+
+@register("grasp")
+@dataclass(frozen=True)
+class GraSP(LossCriterion):
+    """theta * Hg: the gradient flow that goes with the weight (Wang, Zhang, Grosse, ICLR 2020, arXiv 2002.07376).
+
+    g and H are gradient and Hessian of L, the sum of the batches' losses of outputs / `temperature`. To first order,
+    removing weight j changes the squared norm of g by -2 theta_j (Hg)_j. The paper removes the weights for
+    which this is largest; so theta_j (Hg)_j is the score, and those stay whose removal would reduce the
+    gradient flow most. Scores have either sign: a negative one marks a weight without which gradients grow.
+
+    BatchNorm normalises by each batch, as in training: so do the authors' program and that of PX's
+    paper. Dropout is off, so that nothing is drawn.
+    """
+
+    temperature: float = 200.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "temperature")
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores of the weights in `scope`, of their dtype and either sign. Raises what `SNIP.score` does."""
+        batches = list(several(batches))
+        with masked(model, masks, scope, batch_statistics) as network:
+
+            def gradients_of(images: Tensor, targets: Tensor, create_graph: bool = False) -> dict[str, Tensor]:
+                loss = self.loss(network(images) / self.temperature, targets)
+                return network.gradients(loss, create_graph)
+
+            gradients = _some(_summed(network, batches, group, gradients_of))
+
+            def products_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+                own = gradients_of(images, targets, create_graph=True)
+                flow = torch.stack([(gradients[name] * part).sum() for name, part in own.items()]).sum()
+                return network.gradients(flow)
+
+            products = _summed(network, batches, group, products_of)
+            return {name: products[name].mul_(weight.detach()) for name, weight in network.weights.items()}
+
+
+@register("fisher")
+@dataclass(frozen=True)
+class Fisher(LossCriterion):
+    """theta**2 * mean over samples of (dL_n/dtheta)**2, the diagonal of the empirical Fisher information.
+
+    L_n is the loss of one sample. As a criterion it is due to Theis et al. (2018, arXiv 1801.05787) and, at
+    initialisation, Gollini Navarrete et al. (2025, arXiv 2502.11450). BatchNorm is in eval mode: normalised by
+    a batch, a sample would have no gradient of its own.
+    """
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores >= 0 of the weights in `scope`, of their dtype.
+
+        Raises InputError for batches without targets, when no gradient reaches the weights, and for masks that
+        do not fit.
+        """
+        batches = list(several(batches))
+        with masked(model, masks, scope, evaluating) as network:
+
+            def squares_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+                squares = network.zeros()
+                for sample, target in zip(images.split(1), targets.split(1), strict=True):
+                    for name, part in network.gradients(self.loss(network(sample), target)).items():
+                        squares[name].addcmul_(part, part)
+                return squares
+
+            squares = _some(_summed(network, batches, group, squares_of))
+            samples = sum(everyone(group, sum(len(images) for images, _ in labelled(batches, network.like))))
+            return {n: squares[n].mul_(weight.detach().square()).div_(samples) for n, weight in network.weights.items()}
+
+
+def _summed(
+    network: MaskedNetwork, batches: Batches, group: Group, part: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The sum of `part(images, targets)` over the batches of all processes, by parameter name."""
+
+    def own() -> dict[str, Tensor]:
+        total = network.zeros()
+        for images, targets in labelled(batches, network.like):
+            for name, addend in part(images, targets).items():
+                total[name] += addend
+        return total
+
+    return sum_all(group, agreed(group, own))
+
+
+def _some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients. NoGradient when all are 0: ranking them would keep whatever comes first."""
+    if not any(bool(part.any()) for part in gradients.values()):
+        raise NoGradient(
+            "no gradient reaches the weights in scope: the batches have no labelled target, or the network is cut, "
+            "and then a lower sparsity helps"
+        )
+    return gradients

@@ -1,0 +1,149 @@
+"""NTK-SAP: how the outputs answer to a small change of the weights, without data and without these weights."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from px_seg.pruning.batches import Batches, images_of
+from px_seg.pruning.contexts import batch_statistics, evaluating
+from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.network import MaskedNetwork, masked
+from px_seg.pruning.paths import leaves
+from px_seg.pruning.scope import Scope, inside, prunable
+from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
+
+
+class Draw(NamedTuple):
+    """All that NTK-SAP draws for one batch."""
+
+    images: Tensor
+    """Standard normal."""
+
+    weights: dict[str, Tensor]
+    """theta of the weights in scope: Kaiming normal, variance 2 / fan-in."""
+
+    changes: dict[str, Tensor]
+    """Standard normal, in units of the perturbation."""
+
+
+@register("ntksap")
+@dataclass(frozen=True)
+class NTKSAP(Criterion):
+    """|dJ/dmask|, J = sum over batches of ||f(X; theta * mask) - f(X; (theta + delta) * mask)||**2.
+
+    Wang, Li and Sun (ICLR 2023, arXiv 2304.02840): J is in expectation proportional to the trace of the Neural Tangent
+    Kernel. delta is normal with standard deviation `perturbation`, X is noise of the batch's shape, and theta is drawn
+    afresh for every batch, `resamplings` times in each round, so neither the data nor the model's own weights
+    count. What is outside `scope` stays as it is, biases too.
+
+    BatchNorms in scope have gamma 1 and beta 0. All are in eval mode with the statistics of X under theta * mask, for
+    both outputs, as in the authors' program.
+    """
+
+    perturbation: float = 0.01
+    resamplings: int = 1
+
+    rounds: ClassVar[int] = 100
+    needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive(self, "perturbation")
+        check_positive(self, "resamplings", whole=True)
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores >= 0 of the weights in `scope`, 0 where a mask prunes them, of their dtype.
+
+        Draws depend on the seed and on how many weights live, so that they are new in every round, and not
+        on the order of the batches. Raises InputError for no batches, for one sample where a BatchNorm sees
+        one value a channel, and for masks that do not fit.
+        """
+        with masked(model, masks, scope, evaluating) as network:
+            _plain_norms(network, scope)
+            live = {
+                name: (torch.ones_like(weight) if mask is None else mask.to(weight)).detach().requires_grad_()
+                for (name, weight), mask in zip(network.weights.items(), network.live.values(), strict=True)
+            }
+            kept = int(sum(mask.count_nonzero() for mask in live.values()))
+            shapes, first = _numbered(batches, network.like, group)
+
+            def own() -> dict[str, Tensor]:
+                total = network.zeros()
+                for draw in self.draws(model, shapes, first, kept, scope):
+                    sensitivity = self._sensitivity(network, draw, live)
+                    parts = torch.autograd.grad(sensitivity, list(live.values()), materialize_grads=True)
+                    for name, part in zip(live, parts, strict=True):
+                        total[name] += part
+                return total
+
+            total = sum_all(group, agreed(group, own))
+            return {name: total[name].mul_(mask.detach() != 0).abs_() for name, mask in live.items()}
+
+    def draws(
+        self, model: nn.Module, shapes: list[torch.Size], first: Mapping[torch.Size, int], kept: int, scope: Scope
+    ) -> Iterator[Draw]:
+        """What is drawn for batches of these shapes; `first` numbers the first of each shape."""
+        for resampling in range(self.resamplings):
+            number = Counter(first)
+            for shape in shapes:
+                key = (self.seed, kept, resampling, tuple(shape), number[shape])
+                number[shape] += 1
+                digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+                yield _draw(shape, prunable(model, scope), seed=int.from_bytes(digest) >> 1)
+
+    def _sensitivity(self, network: MaskedNetwork, draw: Draw, live: Mapping[str, Tensor]) -> Tensor:
+        images = draw.images
+        with torch.no_grad(), batch_statistics(network.model), _only_last_batch(network.model):
+            network(images, {name: weight * live[name] for name, weight in draw.weights.items()})
+        changed = {n: weight.add(draw.changes[n], alpha=self.perturbation) for n, weight in draw.weights.items()}
+        before = leaves(network(images, {name: weight * live[name] for name, weight in draw.weights.items()}))
+        after = leaves(network(images, {name: weight * live[name] for name, weight in changed.items()}))
+        return torch.stack([(a - b).square().sum() for a, b in zip(before, after, strict=True)]).sum()
+
+
+def _plain_norms(network: MaskedNetwork, scope: Scope) -> None:
+    for name, module in network.model.named_modules():
+        if isinstance(module, _BatchNorm) and module.affine and inside(name, scope):
+            for part, value in (("weight", 1.0), ("bias", 0.0)):
+                key = f"{name}.{part}" if name else part
+                network.fixed[key] = torch.full_like(network.fixed[key], value)
+
+
+def _draw(shape: torch.Size, weights: Mapping[str, nn.Parameter], seed: int) -> Draw:
+    like = next(iter(weights.values()))
+    generator = torch.Generator(like.device).manual_seed(seed)
+
+    def normal(size: torch.Size) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
+
+    images = normal(shape)
+    drawn = {n: normal(w.shape).mul_(math.sqrt(2 * w.shape[0] / w.numel())) for n, w in weights.items()}
+    return Draw(images, drawn, {name: normal(weight.shape) for name, weight in weights.items()})
+
+
+def _numbered(batches: Batches, like: Tensor, group: Group) -> tuple[list[torch.Size], Counter]:
+    """The shapes of this process's batches, and how many of each shape the processes before it have."""
+    shapes = agreed(group, lambda: [images.shape for images in images_of(batches, like)])
+    ranks = everyone(group, shapes)
+    own = 0 if group is None else torch.distributed.get_rank(group)
+    return shapes, Counter(shape for rank in ranks[:own] for shape in rank)
+
+
+@contextmanager
+def _only_last_batch(model: nn.Module) -> Iterator[None]:
+    """Within the context running statistics become those of the last batch."""
+    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in momenta:
+            module.momentum = 1.0
+        yield
+    finally:
+        for module, momentum in momenta:
+            module.momentum = momentum

@@ -1,0 +1,174 @@
+"""From the dense network at its start to the sparse one that is fine-tuned."""
+
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from px_seg.config import RunConfig
+from px_seg.data.loaders import check_pruning_batches, pruning_batches
+from px_seg.errors import InputError
+from px_seg.progress import bar
+from px_seg.pruning import (
+    IMP,
+    Criterion,
+    Masks,
+    NoGradient,
+    Pattern,
+    check_distribution,
+    criterion,
+    exponential,
+    prunable,
+    prune,
+)
+from px_seg.tasks import Task
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def check_pruning(config: RunConfig) -> Criterion:
+    """The criterion that the configuration names, before it knows of any task.
+
+    Raises InputError for what can be refused without task, data or network.
+    """
+    ranker = criterion(config.method, **{"seed": config.seed, **config.pruning.settings})
+    exponential(1 - config.sparsity, 1)
+    exponential(1 - config.sparsity, _rounds(ranker, config))
+    check_distribution(config.sparsity, config.ranking, config.pattern)
+    if config.pattern and config.shuffle_masks:
+        raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
+    if config.shuffle_masks and config.sparsity == 0:
+        raise InputError("shuffle_masks needs masks, and a dense run has none: leave it out")
+    if isinstance(ranker, IMP) and config.sparsity and not (ranker.epochs or config.epochs):
+        raise InputError("imp trains before it prunes: give --pruning.settings.epochs, or --epochs above 0")
+    return ranker
+
+
+def scope_of(task: Task, config: RunConfig) -> list[str]:
+    """What is pruned: the task's scope, less the layers that are to stay dense."""
+    return [task.scope, *(f"-{layer}" for layer in config.keep_dense)]
+
+
+def check_scope(model: nn.Module, task: Task, config: RunConfig) -> None:
+    """Raise InputError for layers to be kept dense that are not there, and for those that the pattern does not fit."""
+    scope = scope_of(task, config)
+    prunable(model, scope)
+    if config.pattern is not None:
+        Pattern.parse(config.pattern).check(model, scope, "leave them dense with --keep_dense '[{}]'")
+
+
+def read_batches(task: Task, ranker: Criterion, config: RunConfig, accelerator: Accelerator) -> Batches:
+    """This process's share of the batches that the criterion scores with; none if it scores without."""
+    asked = config.pruning
+    if not scores_with_data(ranker, config):
+        return []
+    return pruning_batches(
+        task.train, asked.batches, asked.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
+    )
+
+
+def check_batches(task: Task, ranker: Criterion, config: RunConfig) -> None:
+    """Raise InputError unless the training set fills the batches that the criterion scores with."""
+    if scores_with_data(ranker, config):
+        check_pruning_batches(len(task.train), config.pruning.batches, config.pruning.batch_size)
+
+
+def scores_with_data(ranker: Criterion, config: RunConfig) -> bool:
+    return ranker.needs_data and config.sparsity > 0
+
+
+def equipped(ranker: Criterion, task: Task, train: Callable[[nn.Module, Masks, int | None], None]) -> Criterion:
+    """The criterion with the task's loss, where it asks a loss, and the training, where it trains.
+
+    `train(model, masks, epochs)` trains the model in place under the masks, None for the run's own epochs.
+    """
+    known = {field.name for field in fields(ranker)}
+    if isinstance(ranker, IMP):
+        return replace(ranker, train=lambda model, masks: train(model, masks, ranker.epochs))
+    return replace(ranker, loss=task.loss) if "loss" in known else ranker
+
+
+def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, config: RunConfig) -> None:
+    """Score two images: what the criterion cannot do shows before anything is written.
+
+    Raises InputError for that. A criterion that trains is not tried.
+    """
+    if config.sparsity == 0 or isinstance(ranker, IMP):
+        return
+    scope = scope_of(task, config)
+    trial = [(images[:2], targets[:2]) for images, targets in batches[:1]]
+    try:
+        scores = ranker.score(model, trial, scope=scope)
+        Masks.ones(model, scope).keep_top(scores, 1.0)
+    except NoGradient:
+        # Of these two images: others may well have labels.
+        return
+    except InputError as error:
+        raise InputError(f"the method {config.method} cannot score this network: {error}") from None
+
+
+def sparsify(
+    model: nn.Module, task: Task, batches: Batches, ranker: Criterion, config: RunConfig, accelerator: Accelerator
+) -> Masks:
+    """Masks of the configured sparsity, from the batches of all processes and the same on all."""
+    rounds = _rounds(ranker, config) if config.sparsity else 0
+    started = time.perf_counter()
+    with bar(
+        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process and rounds > 0
+    ) as progress:
+
+        def show(number: int, masks: Masks) -> None:
+            progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
+            progress.update()
+
+        masks = prune(
+            model,
+            batches,
+            config.sparsity,
+            ranker,
+            scope_of(task, config),
+            max(rounds, 1),
+            show,
+            torch.distributed.group.WORLD if accelerator.num_processes > 1 else None,
+            config.ranking,
+            config.pattern,
+        )
+    if config.shuffle_masks:
+        masks = masks.shuffled(config.seed)
+    seconds = time.perf_counter() - started
+    return masks.with_metadata(**_asked(config), encoder=config.encoder, seconds=f"{seconds:.3f}")
+
+
+def resumed_masks(model: nn.Module, path: Path, task: Task, config: RunConfig) -> Masks:
+    """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
+    masks = Masks.load(path, model)
+    names = list(prunable(model, scope_of(task, config)))
+    fits = _asked(config).items() <= masks.metadata.items() and list(masks) == names
+    if not fits or masks.kept != round((1 - config.sparsity) * masks.total):
+        raise InputError(f"{path} is damaged or another run's: delete it, and --resume prunes again")
+    return masks
+
+
+def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
+    """Give the model new weights, in place: those of a network that starts from none, drawn from the seed.
+
+    Everything is drawn anew, norms and head as well, and differs from what the seed drew first.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((config.seed + 1) * 2**32)
+        fresh = task.build_model(weights="none")
+    model.load_state_dict(fresh.state_dict())
+
+
+def _rounds(ranker: Criterion, config: RunConfig) -> int:
+    return ranker.rounds_to(config.sparsity) if config.rounds is None else config.rounds
+
+
+def _asked(config: RunConfig) -> dict[str, str]:
+    """What of the configuration decides the masks, as their metadata says it."""
+    asked = {"method": config.method, "sparsity": str(config.sparsity), "seed": str(config.seed)}
+    return asked | ({"shuffled": "true"} if config.shuffle_masks else {})
