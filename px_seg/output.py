@@ -29,6 +29,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.masks = path / "masks.safetensors"
+        self.partial = path / "masks.partial.safetensors"
         self.checkpoint = path / "checkpoint"
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
@@ -96,7 +97,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else that may lie in the folder."""
-        for path in (self.config, self.masks, self.metrics, self.results):
+        for path in (self.config, self.masks, self.partial, self.metrics, self.results):
             path.unlink(missing_ok=True)
         for picture in ("curves", "masks", "samples"):
             (self.path / f"{picture}.png").unlink(missing_ok=True)

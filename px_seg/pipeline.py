@@ -146,7 +146,7 @@ def _check(config: RunConfig) -> Criterion:
 def _masks(
     model: nn.Module, task: Task, ranker: Criterion, folder: RunFolder, config: RunConfig, accelerator: Accelerator
 ) -> Masks:
-    """The run's masks, found or, on a run that is resumed, read; opens the folder once the criterion is known to work."""
+    """The run's masks, found, or read on a run that is resumed; opens the folder once the criterion works."""
     batches = read_batches(task, ranker, config, accelerator)
     main = accelerator.is_main_process
     main_first(accelerator, lambda: try_out(model, task, batches, ranker, config) if main else None)
@@ -154,11 +154,8 @@ def _masks(
         folder.open(config)
     accelerator.wait_for_everyone()
     if config.resume and folder.masks.is_file():
-        return resumed_masks(model, folder.masks, task, config)
-    masks = sparsify(model, task, batches, ranker, config, accelerator)
-    if main:
-        masks.save(folder.masks)
-    return masks
+        return resumed_masks(model, folder, task, config)
+    return sparsify(model, task, batches, ranker, folder, config, accelerator)
 
 
 def _build(task: Task, config: RunConfig, accelerator: Accelerator) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from px_seg.config import RunConfig
 from px_seg.data.loaders import check_pruning_batches, pruning_batches
 from px_seg.errors import InputError
+from px_seg.output import RunFolder
 from px_seg.progress import bar
 from px_seg.pruning import (
     IMP,
@@ -28,6 +29,9 @@ from px_seg.pruning import (
 from px_seg.tasks import Task
 
 Batches = list[tuple[Tensor, Tensor]]
+
+SAVE_EVERY = 60.0
+"""Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
 def check_pruning(config: RunConfig) -> Criterion:
@@ -112,18 +116,37 @@ def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, c
 
 
 def sparsify(
-    model: nn.Module, task: Task, batches: Batches, ranker: Criterion, config: RunConfig, accelerator: Accelerator
+    model: nn.Module,
+    task: Task,
+    batches: Batches,
+    ranker: Criterion,
+    folder: RunFolder,
+    config: RunConfig,
+    accelerator: Accelerator,
 ) -> Masks:
-    """Masks of the configured sparsity, from the batches of all processes and the same on all."""
-    rounds = _rounds(ranker, config) if config.sparsity else 0
-    started = time.perf_counter()
-    with bar(
-        total=rounds, desc=f"pruning by {config.method}", unit="round", show=accelerator.is_main_process and rounds > 0
-    ) as progress:
+    """Masks of the configured sparsity, from the batches of all processes and the same on all.
 
-        def show(number: int, masks: Masks) -> None:
+    Every `SAVE_EVERY` seconds the main process saves those of the last round, from which `resume` goes on.
+    """
+    rounds = _rounds(ranker, config) if config.sparsity else 0
+    main = accelerator.is_main_process
+    start = _read(folder.partial, model, task, config) if config.resume and folder.partial.is_file() else None
+    before = 0.0 if start is None else float(start.metadata["seconds"])
+    started = saved = time.perf_counter()
+
+    def described(masks: Masks) -> Masks:
+        seconds = before + time.perf_counter() - started
+        return masks.with_metadata(**_asked(config), encoder=config.encoder, seconds=f"{seconds:.3f}")
+
+    with bar(total=rounds, desc=f"pruning by {config.method}", unit="round", show=main and rounds > 0) as progress:
+
+        def note(number: int, masks: Masks) -> None:
+            nonlocal saved
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
-            progress.update()
+            progress.update(number - progress.n)
+            if main and number < rounds and time.perf_counter() - saved > SAVE_EVERY:
+                described(masks).save(folder.partial)
+                saved = time.perf_counter()
 
         masks = prune(
             model,
@@ -132,25 +155,37 @@ def sparsify(
             ranker,
             scope_of(task, config),
             max(rounds, 1),
-            show,
+            note,
             torch.distributed.group.WORLD if accelerator.num_processes > 1 else None,
             config.ranking,
             config.pattern,
+            start,
         )
-    if config.shuffle_masks:
-        masks = masks.shuffled(config.seed)
-    seconds = time.perf_counter() - started
-    return masks.with_metadata(**_asked(config), encoder=config.encoder, seconds=f"{seconds:.3f}")
+    masks = described(masks.shuffled(config.seed) if config.shuffle_masks else masks)
+    if main:
+        masks.save(folder.masks)
+        folder.partial.unlink(missing_ok=True)
+    return masks
 
 
-def resumed_masks(model: nn.Module, path: Path, task: Task, config: RunConfig) -> Masks:
+def resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:
     """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
+    masks = _read(folder.masks, model, task, config)
+    if masks.kept != round((1 - config.sparsity) * masks.total):
+        raise InputError(_foreign(folder.masks))
+    return masks
+
+
+def _read(path: Path, model: nn.Module, task: Task, config: RunConfig) -> Masks:
     masks = Masks.load(path, model)
     names = list(prunable(model, scope_of(task, config)))
-    fits = _asked(config).items() <= masks.metadata.items() and list(masks) == names
-    if not fits or masks.kept != round((1 - config.sparsity) * masks.total):
-        raise InputError(f"{path} is damaged or another run's: delete it, and --resume prunes again")
+    if not _asked(config).items() <= masks.metadata.items() or list(masks) != names:
+        raise InputError(_foreign(path))
     return masks
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is damaged or another run's: delete it, and --resume prunes again"
 
 
 def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:

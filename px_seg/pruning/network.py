@@ -51,7 +51,7 @@ class MaskedNetwork:
                 raise
             raise InputError(
                 "this criterion normalises by the batch's own statistics, which one sample does not have: "
-                "use batches of at least 2"
+                "use batches of at least 2 (--pruning.batch_size)"
             ) from None
 
     def gradients(self, loss: Tensor, create_graph: bool = False) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Iterative pruning: rounds of scoring and keeping the top."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -41,6 +41,7 @@ def prune(
     group: Group = None,
     ranking: str | None = None,
     pattern: str | None = None,
+    start: Masks | None = None,
 ) -> Masks:
     """Masks that keep round((1 - sparsity) * n) of the n weights in scope.
 
@@ -53,12 +54,15 @@ def prune(
     keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
     then the pattern's, here 0.5, and rounds before the last keep at least 2.
 
+    `start` takes up a pruning that was broken off: the masks after one of its rounds, as `on_round` saw them, with
+    everything else as it was.
+
     On several processes each calls this with its share of the batches and the torch.distributed
     `group` of all; they score over all batches and end with the same masks.
 
     Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round, an
-    empty scope, and for a pattern that is no pattern, has another sparsity, comes with a ranking of
-    layers, or does not divide a layer's input channels.
+    empty scope, for a pattern that is no pattern, has another sparsity, comes with a ranking of
+    layers, or does not divide a layer's input channels, and for a `start` that is of another pruning.
     """
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
@@ -81,12 +85,23 @@ def prune(
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
     keep = _ranking(model, scope, ranking or criterion.ranking, pattern)
     batches = list(several(batches))
-    for number, density in enumerate(densities, 1):
+    done = 0 if start is None else _rounds_done(start, masks, densities)
+    if start is not None:
+        masks = Masks(start, masks.metadata)
+    for number, density in enumerate(densities[done:], done + 1):
         # The scores are not kept: they would lie beside those of the next round.
         masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density, keep))
         if on_round is not None:
             on_round(number, masks)
     return masks
+
+
+def _rounds_done(start: Masks, ones: Masks, densities: Sequence[float]) -> int:
+    """After how many rounds a pruning of these densities has the masks `start`."""
+    counts = [round(density * ones.total) for density in densities]
+    if {n: m.shape for n, m in start.items()} != {n: m.shape for n, m in ones.items()} or start.kept not in counts:
+        raise InputError("the masks to start from are of another pruning: no round of this one leaves as many weights")
+    return len(counts) - counts[::-1].index(start.kept)
 
 
 def check_distribution(sparsity: float, ranking: str | None, pattern: str | None) -> None:
