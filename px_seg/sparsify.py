@@ -194,7 +194,8 @@ def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
     Everything is drawn anew, norms and head as well, and differs from what the seed drew first.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((config.seed + 1) * 2**32)
+        # Half the range away: torch's generator sees the lowest 32 bits alone.
+        torch.manual_seed((config.seed + 2**31) % 2**32)
         fresh = task.build_model(weights="none")
     model.load_state_dict(fresh.state_dict())
 

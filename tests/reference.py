@@ -67,9 +67,9 @@ class _Sigmoids(TorchFunctionMode):
 
 
 class _Gain(nn.Module):
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, power: int) -> None:
         super().__init__()
-        self.gain = norm.weight.detach() ** 2 / (norm.running_var + norm.eps)
+        self.gain = (norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()) ** power
 
     def forward(self, h: Tensor) -> Tensor:
         return h * self.gain.view(1, -1, *[1] * (h.dim() - 2))
@@ -93,10 +93,13 @@ def _norm_and_activation(norm: nn.Module, first: nn.Module, rest) -> nn.Module:
 class Reference:
     """R and its parts for a model, batches and masks.
 
-    `bound()` is R, `bound(name, place)` is R without that weight, and with `keep` R with that share of its square.
+    `bound()` is R, `bound(name, place)` is R without that weight, and with `keep` R with that share of its power,
+    which in h is the square.
     """
 
-    def __init__(self, model: nn.Module, batches: list[Tensor], masks: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, batches: list[Tensor], masks: dict[str, Tensor] | None = None, power: int = 2
+    ) -> None:
         model = deepcopy(model).eval()
         live = {f"{n}.weight": torch.ones_like(m.weight) for n, m in model.named_modules() if isinstance(m, LAYERS)}
         live |= {n: m.to(live[n]) for n, m in (masks or {}).items()}
@@ -105,7 +108,7 @@ class Reference:
                 model.get_parameter(name).mul_(mask)
         self.sample = torch.ones_like(batches[0][:1])
         self.g = self._activations(model, batches, live)
-        self.kernel = self._kernel(model)
+        self.kernel = self._kernel(model, power)
 
     @torch.no_grad()
     def bound(self, name: str | None = None, place: tuple[int, ...] = (), keep: float = 0.0) -> Tensor:
@@ -169,16 +172,16 @@ class Reference:
         return total
 
     @torch.no_grad()
-    def _kernel(self, model: nn.Module) -> nn.Module:
+    def _kernel(self, model: nn.Module, power: int) -> nn.Module:
         kernel = deepcopy(model)
         for module in kernel.modules():
             if isinstance(module, LAYERS):
-                module.weight.square_()
+                module.weight.abs_().pow_(power)
                 module.bias = None
 
         def squared(module: nn.Module) -> nn.Module:
             if isinstance(module, NORMS):
-                return _norm_and_activation(module, _Gain(module), squared)
+                return _norm_and_activation(module, _Gain(module, power), squared)
             return nn.Identity() if isinstance(module, (*ACTIVATIONS, nn.Dropout)) else module
 
         return _replace(kernel, squared)

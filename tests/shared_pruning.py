@@ -1,4 +1,4 @@
-"""PX under torchrun: each rank walks its share of the batches and writes down its masks and scores."""
+"""Pruning under torchrun: each rank walks its share of the batches and writes down its masks and scores."""
 
 import sys
 from pathlib import Path
@@ -8,13 +8,36 @@ import torch.distributed as dist
 from networks import Drawn
 from safetensors.torch import save_file
 
-from px_seg import PX, prune
+from px_seg import PX, criterion, prune
 
 PIECES = ["norm", "relu_", "residual_", "max", "projected", "concat", "squeeze"]
 
 
 def network() -> Drawn:
     return Drawn(PIECES, 0, dense=True).float()
+
+
+CRITERIA = (
+    "random",
+    "random_erk",
+    "magnitude",
+    "snip",
+    "iterative_snip",
+    "grasp",
+    "synflow",
+    "synflow_l2",
+    "ntksap",
+    "fisher",
+)
+
+
+def labelled() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The same batches with labels, some of them ignored; one image has none at all."""
+    generator = torch.Generator().manual_seed(1)
+    labels = [torch.randint(0, 2, (len(x), 12, 12), generator=generator) for x in batches()]
+    labels[0][:, :5] = 255
+    labels[1][0] = 255
+    return list(zip(batches(), labels, strict=True))
 
 
 def batches() -> list[torch.Tensor]:
@@ -41,6 +64,16 @@ if __name__ == "__main__":
     mixed = [x.to(memory_format=layout) for x in share]
     scores = PX().score(net.to(memory_format=layout), mixed, group=world)
     save_file({n: score.contiguous() for n, score in scores.items()}, folder / f"mixed_scores{rank}.safetensors")
+    for name in CRITERIA:
+        share = labelled()[rank::ranks]
+        prune(net, share, 0.8, criterion(name), rounds=3, group=world).save(folder / f"{name}{rank}.safetensors")
+    # Nothing to score with on one process: no labels, or no batch that fits.
+    for name, wrong in {"unlabelled": share if rank else batches(), "none": []}.items():
+        try:
+            criterion("snip").score(net, wrong, group=world)
+        except ValueError as error:
+            (folder / f"{name}{rank}.txt").write_text(str(error))
+    share = batches()[rank::ranks]
     # Samples of another shape on one process, and of two shapes on one process.
     other = torch.randn(1, 3, 8, 8)
     for name, wrong in {"across": [other] if rank else share, "within": [*share, other] if rank else share}.items():

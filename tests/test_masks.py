@@ -105,7 +105,7 @@ def test_random_depends_on_its_seed_alone(net: nn.Module) -> None:
 def test_impossible_requests_are_refused(net: nn.Module, sparsity: float, rounds: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(net, (), sparsity, Magnitude(), rounds=rounds)
-    with pytest.raises(InputError, match="choose one of px, random, magnitude"):
+    with pytest.raises(InputError, match="choose one of dense, random, random_erk, magnitude, snip"):
         criterion("sparkle")
 
 
@@ -126,7 +126,7 @@ def test_a_file_gives_the_same_masks_back(net: nn.Module, tmp_path) -> None:
     assert all(torch.equal(loaded[name], masks[name]) for name in masks)
     assert loaded.metadata == {
         **{"criterion": "Random", "settings": '{"seed": 7}', "sparsity": "0.5", "rounds": "1"},
-        **{"scope": '["0", "3"]', "data": "none"},
+        **{"scope": '["0", "3"]', "ranking": "global", "data": "none"},
     }
     assert path.stat().st_size < masks.total / 8 + 1000
 

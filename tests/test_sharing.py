@@ -1,4 +1,4 @@
-"""PX over two CPU processes against one."""
+"""Pruning over two CPU processes against one."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from shared_pruning import batches, network
+from shared_pruning import CRITERIA, batches, labelled, network
 
-from px_seg import PX, Masks, prune
+from px_seg import PX, Masks, criterion, prune
 from px_seg.analysis import agreement
 
 
@@ -58,3 +58,19 @@ def test_samples_of_two_shapes_on_two_processes_are_refused_on_both(folder) -> N
         assert "one shape: got (3, 8, 8) and (3, 12, 12)" in (folder / f"across{rank}.txt").read_text()
     assert "one shape: got (3, 12, 12) and (3, 8, 8)" in (folder / "within1.txt").read_text()
     assert "another process could not score: pruning needs samples of one shape" in (folder / "within0.txt").read_text()
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_criterion_has_the_masks_of_one_process_on_every_rank(folder, name: str) -> None:
+    first, second = loaded(folder, name)
+    assert first == second
+    alone = prune(network(), labelled(), 0.8, criterion(name), rounds=3)
+    assert agreement(first, alone) > 0.999
+    assert first.metadata == alone.metadata
+
+
+def test_what_one_process_cannot_score_ends_all(folder) -> None:
+    assert "a pair of images and as many targets" in (folder / "unlabelled0.txt").read_text()
+    assert "another process could not score: this criterion" in (folder / "unlabelled1.txt").read_text()
+    for rank in (0, 1):
+        assert "at least one batch" in (folder / f"none{rank}.txt").read_text()

@@ -14,7 +14,7 @@ from px_seg import Magnitude, prune
 from px_seg.config import parse
 from px_seg.data.loaders import training_loader
 from px_seg.tasks import Segmentation
-from px_seg.training import fine_tune, make_optimizer, make_schedule, share_buffers
+from px_seg.training import fine_tune, prepare, share_buffers
 
 FLAGS = ["--data.train_images", "8", "--data.val_images", "2", "--data.size", "32", "--batch_size", "2"]
 
@@ -38,14 +38,12 @@ task = Watched(config)
 set_seed(0)
 model = task.build_model()
 masks = prune(model, (), 0.9, Magnitude(), task.scope)
-optimizer = make_optimizer(model, task.scope, config.optimizer)
 loader = training_loader(task.train, config.batch_size, 0, 0, accelerator.num_processes)
-prepared, loader, stepper = accelerator.prepare(model, loader, optimizer)
-schedule = make_schedule(optimizer, config.schedule, 4)
+prepared = prepare(accelerator, model, task, loader, config, 2)
 seen: dict[int, list[str]] = {}
 epoch = 1
-with masks.hold(model, optimizer):
-    for log in fine_tune(accelerator, prepared, task, loader, stepper, schedule, range(1, 3)):
+with masks.hold(model, prepared.optimizer):
+    for log in fine_tune(accelerator, task, prepared, range(1, 3)):
         epoch = log.epoch + 1
 share_buffers(accelerator, model)
 result = {

@@ -138,15 +138,19 @@ def _summed(
     network: MaskedNetwork, batches: Batches, group: Group, part: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """The sum of `part(images, targets)` over the batches of all processes, by parameter name."""
+    total = network.zeros()
 
-    def own() -> dict[str, Tensor]:
-        total = network.zeros()
+    def own() -> int:
+        count = 0
         for images, targets in labelled(batches, network.like):
+            count += 1
             for name, addend in part(images, targets).items():
                 total[name] += addend
-        return total
+        return count
 
-    return sum_all(group, agreed(group, own))
+    if not any(everyone(group, agreed(group, own))):
+        raise InputError("the criterion scores with data: give it at least one batch")
+    return sum_all(group, total)
 
 
 def _some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
