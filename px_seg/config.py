@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -177,7 +177,6 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
     for --help.
     """
     argv = _files_first(_complete_switches(argv))
-    given = any(word == "--sparsity" or word.startswith("--sparsity=") for word in argv)
     for file in _config_files(argv):
         _reject_unknown(_read(file), RunConfig, file)
     config = _parse_over(presets / "synthetic.yaml", argv, description)
@@ -186,24 +185,37 @@ def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
         if config.data.name not in known:
             raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
         config = _parse_over(presets / f"{config.data.name}.yaml", argv, description)
-    return _settled(config, given)
+    return _settled(config, argv)
 
 
-def _settled(config: RunConfig, given: bool) -> RunConfig:
-    """The configuration with one sparsity and method where one follows from another.
+def _settled(config: RunConfig, argv: Sequence[str]) -> RunConfig:
+    """The configuration with the sparsity that its method or pattern has.
 
-    dense has sparsity 0, sparsity 0 is dense, and a pattern has a sparsity of its own; `given` says
-    whether a flag asks for another, which is an InputError.
+    A flag overrides what a file says of the sparsity, and a file a preset. InputError where both are said in one
+    place, or the sparsity in the stronger, and contradict each other.
     """
     if config.pattern is not None:
         if config.method == "dense":
             raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
-        return config if given else replace(config, sparsity=Pattern.parse(config.pattern).sparsity)
-    if config.method == "dense":
-        if given and config.sparsity != 0:
-            raise InputError(f"dense prunes nothing: leave --sparsity {config.sparsity:g} out, or choose a --method")
-        return replace(config, sparsity=0.0)
-    return replace(config, method="dense") if config.sparsity == 0 else config
+        decided, own = "pattern", Pattern.parse(config.pattern).sparsity
+    elif config.method == "dense":
+        decided, own = "method", 0.0
+    else:
+        return config
+    asked = _strength("sparsity", argv)
+    if asked and asked >= _strength(decided, argv) and abs(config.sparsity - own) > 1e-6:
+        raise InputError(
+            f"{decided} {getattr(config, decided)} has a sparsity of {own:g}, not {config.sparsity:g}: "
+            "leave one of the two out"
+        )
+    return replace(config, sparsity=own)
+
+
+def _strength(key: str, argv: Sequence[str]) -> int:
+    """2 for what a flag says, 1 for what a file given with --config says, otherwise 0."""
+    if any(word == f"--{key}" or word.startswith(f"--{key}=") for word in argv):
+        return 2
+    return int(any(key in _read(file) for file in _config_files(argv)))
 
 
 def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfig:
@@ -216,6 +228,8 @@ def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfi
         parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:
         message = " ".join(str(error).split())
+        if "Expected a <class 'list'>" in message:
+            message += "; a list is written '[a,b]'"
         if "unrecognized" in message:
             message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
         raise InputError(message) from None
@@ -268,10 +282,14 @@ def _read(file: Path) -> dict[str, Any]:
 def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str = "") -> None:
     known = {key.name: key.type for key in fields(into)}
     for key, value in content.items():
+        if key == "pattern" and isinstance(value, int):
+            raise InputError(f'{file}: write the pattern in quotes, as "2:4": YAML reads a time in it otherwise')
         if key not in known:
             raise InputError(
                 f"{file}: there is no key {prefix}{key}; the valid keys are: {', '.join(prefix + k for k in known)}"
             )
+        if value is None and get_origin(known[key]) in (dict, list):
+            raise InputError(f"{file}: {prefix}{key} has no value: give it one, or leave the key out")
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")

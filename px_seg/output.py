@@ -88,7 +88,8 @@ class RunFolder:
         former, asked = flat(self._former()), flat(asdict(config))
         if not former:
             raise InputError(f"{self.config} is damaged: start again with --overwrite")
-        changed = [key for key in asked if former.get(key) != asked[key] and key not in OPERATIONAL]
+        keys = {**asked, **former}
+        changed = [key for key in keys if former.get(key) != asked.get(key) and key not in OPERATIONAL]
         if changed:
             raise InputError(
                 f"the run in {self.path} had another configuration ({', '.join(changed)} differ): give the same "

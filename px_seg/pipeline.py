@@ -25,8 +25,9 @@ from px_seg.pruning import Criterion, Masks
 from px_seg.results import collect, described, table
 from px_seg.sparsify import (
     check_batches,
+    check_plan,
     check_pruning,
-    check_scope,
+    dense_if_nothing_is_pruned,
     equipped,
     read_batches,
     reinitialise,
@@ -57,8 +58,9 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     TrainingDiverged when the loss or a weight is no longer finite, naming the last good
     checkpoint.
     """
-    if config.criteria:
+    if config.criteria is not None:
         load_criteria(Path(config.criteria))
+    config = dense_if_nothing_is_pruned(config)
     ranker = _check(config)
     folder = RunFolder(
         Path(config.output_dir).expanduser() if config.output_dir else default_folder(task_type.name, config)
@@ -75,11 +77,14 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     )
     set_seed(config.seed)
     model = _build(task, config, accelerator)
-    check_scope(model, task, config)
+    check_plan(model, task, ranker, config)
     main_first(accelerator, lambda: _check_data(task) if main else None)
 
     def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
-        train_under(accelerator, network, masks, task, train_loader, config, epochs or config.epochs)
+        try:
+            train_under(accelerator, network, masks, task, train_loader, config, epochs or config.epochs)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}, of a training by which {config.method} prunes") from None
 
     masks = _masks(model, task, equipped(ranker, task, train), folder, config, accelerator)
     if config.reinit:
@@ -108,9 +113,11 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     }
     environment = {
         "rounds": int(masks.metadata["rounds"]),
-        "ranking": config.ranking or ranker.ranking,
+        "ranking": None if config.pattern else config.ranking or ranker.ranking,
         "pattern": config.pattern,
+        "keep_dense": config.keep_dense,
         "settings": ranker.settings(),
+        "criteria": config.criteria,
         "shuffle_masks": config.shuffle_masks,
         "reinit": config.reinit,
         "processes": processes,

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 from px_seg.errors import InputError
+from px_seg.pruning import CRITERIA
+
+_PREFIX = "px_seg_criteria_"
 
 
 def load_criteria(path: Path) -> None:
@@ -13,7 +16,7 @@ def load_criteria(path: Path) -> None:
     Raises InputError when it is not there, or naming the line at which it fails.
     """
     path = path.expanduser().resolve()
-    name = f"px_seg_criteria_{path.stem}_{abs(hash(path))}"
+    name = f"{_PREFIX}{path.stem}_{abs(hash(path))}"
     if name in sys.modules:
         return
     if not path.is_file():
@@ -22,19 +25,30 @@ def load_criteria(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python file: --criteria names one that ends in .py")
     module = importlib.util.module_from_spec(spec)
+    before = dict(CRITERIA)
     # Under its name before it runs: dataclasses look their module up.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise InputError(f"{path}{_line(error, path)} cannot be run: {type(error).__name__}: {error}") from error
+        CRITERIA.clear()
+        CRITERIA.update(before)
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
 
 
-def _line(error: BaseException, path: Path) -> str:
-    """Where in the file it happened, as ":7"."""
+def own_file(criterion: object) -> Path | None:
+    """The user's file that a criterion came from; None for one of px_seg's."""
+    module = sys.modules.get(type(criterion).__module__)
+    from_file = type(criterion).__module__.startswith(_PREFIX) and module is not None and module.__file__
+    return Path(from_file) if from_file else None
+
+
+def line_of(error: BaseException, path: Path) -> str:
+    """Where in the file it happened, as ":7"; empty if it did not."""
     if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
+        return f":{error.lineno}" if error.lineno else ""
     line, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):

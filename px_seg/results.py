@@ -76,8 +76,9 @@ def described(results: Mapping[str, Any]) -> str:
     parts = [results["method"], f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
     if results["pattern"]:
         parts.append(results["pattern"])
-    elif results["ranking"] != CRITERIA[results["method"]].ranking:
+    elif results["sparsity"] and results["ranking"] != CRITERIA[results["method"]].ranking:
         parts.append(f"ranked {results['ranking']}")
+    parts += [f"{', '.join(results['keep_dense'])} kept dense"] if results["keep_dense"] else []
     parts += ["masks shuffled"] if results["shuffle_masks"] else []
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,19 +13,23 @@ from px_seg.config import RunConfig
 from px_seg.data.loaders import check_pruning_batches, pruning_batches
 from px_seg.errors import InputError
 from px_seg.output import RunFolder
+from px_seg.plugins import line_of, own_file
 from px_seg.progress import bar
 from px_seg.pruning import (
-    IMP,
     Criterion,
+    LossCriterion,
     Masks,
     NoGradient,
     Pattern,
+    TrainingCriterion,
     check_distribution,
     criterion,
     exponential,
+    planned,
     prunable,
     prune,
 )
+from px_seg.pruning.randomness import derived_seed
 from px_seg.tasks import Task
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -34,12 +38,27 @@ SAVE_EVERY = 60.0
 """Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
+def dense_if_nothing_is_pruned(config: RunConfig) -> RunConfig:
+    """The configuration; at sparsity 0 that of `dense`, without what would decide between weights.
+
+    Raises InputError for a method that does not exist.
+    """
+    if config.sparsity != 0:
+        return config
+    criterion(config.method)
+    return replace(config, method="dense", rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
+
+
 def check_pruning(config: RunConfig) -> Criterion:
     """The criterion that the configuration names, before it knows of any task.
 
     Raises InputError for what can be refused without task, data or network.
     """
-    ranker = criterion(config.method, **{"seed": config.seed, **config.pruning.settings})
+    if not all(isinstance(name, str) for name in config.pruning.settings):
+        raise InputError(f"pruning.settings are values by name, got {config.pruning.settings}")
+    if "seed" in config.pruning.settings:
+        raise InputError("pruning.settings has no seed of its own: --seed is the run's")
+    ranker = criterion(config.method, seed=config.seed, **config.pruning.settings)
     exponential(1 - config.sparsity, 1)
     exponential(1 - config.sparsity, _rounds(ranker, config))
     check_distribution(config.sparsity, config.ranking, config.pattern)
@@ -47,8 +66,10 @@ def check_pruning(config: RunConfig) -> Criterion:
         raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
     if config.shuffle_masks and config.sparsity == 0:
         raise InputError("shuffle_masks needs masks, and a dense run has none: leave it out")
-    if isinstance(ranker, IMP) and config.sparsity and not (ranker.epochs or config.epochs):
-        raise InputError("imp trains before it prunes: give --pruning.settings.epochs, or --epochs above 0")
+    if isinstance(ranker, TrainingCriterion) and config.sparsity and not (ranker.epochs or config.epochs):
+        raise InputError(
+            f"{config.method} trains before it prunes: give --pruning.settings.epochs, or --epochs above 0"
+        )
     return ranker
 
 
@@ -57,12 +78,19 @@ def scope_of(task: Task, config: RunConfig) -> list[str]:
     return [task.scope, *(f"-{layer}" for layer in config.keep_dense)]
 
 
-def check_scope(model: nn.Module, task: Task, config: RunConfig) -> None:
-    """Raise InputError for layers to be kept dense that are not there, and for those that the pattern does not fit."""
+def check_plan(model: nn.Module, task: Task, ranker: Criterion, config: RunConfig) -> None:
+    """Raise InputError for what the network shows to be impossible, before any scoring.
+
+    Layers to be kept dense that are not the backbone's, and those that the pattern does not fit; what `prune` refuses.
+    """
+    for layer in config.keep_dense:
+        if not layer.startswith(f"{task.scope}."):
+            raise InputError(f"keep_dense names layers of the backbone, such as {task.scope}.conv1: got {layer!r}")
     scope = scope_of(task, config)
     prunable(model, scope)
     if config.pattern is not None:
         Pattern.parse(config.pattern).check(model, scope, "leave them dense with --keep_dense '[{}]'")
+    planned(model, config.sparsity, ranker, scope, config.rounds, config.ranking, config.pattern)
 
 
 def read_batches(task: Task, ranker: Criterion, config: RunConfig, accelerator: Accelerator) -> Batches:
@@ -90,10 +118,9 @@ def equipped(ranker: Criterion, task: Task, train: Callable[[nn.Module, Masks, i
 
     `train(model, masks, epochs)` trains the model in place under the masks, None for the run's own epochs.
     """
-    known = {field.name for field in fields(ranker)}
-    if isinstance(ranker, IMP):
+    if isinstance(ranker, TrainingCriterion):
         return replace(ranker, train=lambda model, masks: train(model, masks, ranker.epochs))
-    return replace(ranker, loss=task.loss) if "loss" in known else ranker
+    return replace(ranker, loss=task.loss) if isinstance(ranker, LossCriterion) else ranker
 
 
 def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, config: RunConfig) -> None:
@@ -101,7 +128,7 @@ def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, c
 
     Raises InputError for that. A criterion that trains is not tried.
     """
-    if config.sparsity == 0 or isinstance(ranker, IMP):
+    if config.sparsity == 0 or isinstance(ranker, TrainingCriterion):
         return
     scope = scope_of(task, config)
     trial = [(images[:2], targets[:2]) for images, targets in batches[:1]]
@@ -113,6 +140,11 @@ def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, c
         return
     except InputError as error:
         raise InputError(f"the method {config.method} cannot score this network: {error}") from None
+    except Exception as error:
+        if (file := own_file(ranker)) is None:
+            raise
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{file}{line_of(error, file)}: {config.method} cannot score: {message}") from error
 
 
 def sparsify(
@@ -155,11 +187,11 @@ def sparsify(
             ranker,
             scope_of(task, config),
             max(rounds, 1),
-            note,
-            torch.distributed.group.WORLD if accelerator.num_processes > 1 else None,
-            config.ranking,
-            config.pattern,
-            start,
+            on_round=note,
+            group=torch.distributed.group.WORLD if accelerator.num_processes > 1 else None,
+            ranking=config.ranking,
+            pattern=config.pattern,
+            start=start,
         )
     masks = described(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
@@ -177,7 +209,10 @@ def resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunCo
 
 
 def _read(path: Path, model: nn.Module, task: Task, config: RunConfig) -> Masks:
-    masks = Masks.load(path, model)
+    try:
+        masks = Masks.load(path, model)
+    except InputError as error:
+        raise InputError(f"{error}: delete it, and --resume prunes again") from None
     names = list(prunable(model, scope_of(task, config)))
     if not _asked(config).items() <= masks.metadata.items() or list(masks) != names:
         raise InputError(_foreign(path))
@@ -194,8 +229,7 @@ def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
     Everything is drawn anew, norms and head as well, and differs from what the seed drew first.
     """
     with torch.random.fork_rng(devices=[]):
-        # Half the range away: torch's generator sees the lowest 32 bits alone.
-        torch.manual_seed((config.seed + 2**31) % 2**32)
+        torch.manual_seed(derived_seed("reinit", config.seed))
         fresh = task.build_model(weights="none")
     model.load_state_dict(fresh.state_dict())
 

@@ -6,11 +6,29 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from PIL import Image
 
+from px_seg.config import parse
 from px_seg.data.palette import voc_colours
+from px_seg.pipeline import run
+from px_seg.tasks import Segmentation
 
 REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+
+
+def go(*flags: object, task: type[Segmentation] = Segmentation) -> dict:
+    """What results.json holds after the run that these flags ask for."""
+    return run(task, parse([str(flag) for flag in flags], CONFIGS, ""))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from px_seg import NTKSAP, SNIP, Fisher, GraSP, InputError, Magnitude, Masks, SynFlow, SynFlowL2, criterion, prunable
 from px_seg.pruning import CRITERIA, IMP, prune
+from px_seg.pruning.network import MaskedNetwork
 
 WITH_DATA = [name for name, kind in CRITERIA.items() if kind.needs_data]
 WITH_LOSS = ["snip", "iterative_snip", "grasp", "fisher"]
@@ -178,9 +179,9 @@ class Halved(nn.Module):
 
 def test_a_constant_factor_counts_in_synflow_by_its_size() -> None:
     layer = nn.Linear(3, 2, bias=False).double()
-    x = [torch.randn(2, 3, dtype=torch.float64)]
-    with_factor = SynFlow().score(nn.Sequential(layer, Halved()), x)["0.weight"]
-    torch.testing.assert_close(with_factor, 0.5 * layer.weight.detach().abs())
+    net, x = nn.Sequential(layer, Halved()), [torch.randn(2, 3, dtype=torch.float64)]
+    torch.testing.assert_close(SynFlow().score(net, x)["0.weight"], 0.5 * layer.weight.detach().abs())
+    torch.testing.assert_close(SynFlowL2().score(net, x)["0.weight"], 0.25 * layer.weight.detach().square())
 
 
 @pytest.mark.parametrize("name", ["synflow", "synflow_l2"])
@@ -226,7 +227,7 @@ def test_ntksap_is_how_fast_the_sensitivity_changes_with_each_mask() -> None:
     masks = {name: mask.double() for name, mask in prune(net, (), 0.2, Magnitude()).items()}
     kept = int(sum(mask.sum() for mask in masks.values()))
     total = {name: torch.zeros_like(mask) for name, mask in masks.items()}
-    draws = list(rank.draws(net, shapes, {}, kept, None))
+    draws = list(rank.draws(MaskedNetwork(net), shapes, {}, kept))
     assert len(draws) == 4
     for draw in draws:
         plain = calibrated(net, draw, masks)
@@ -261,10 +262,10 @@ def test_ntksap_of_a_linear_layer_is_in_expectation_the_energy_of_its_inputs() -
 
 
 def test_ntksap_draws_afresh_in_every_round_and_for_every_batch() -> None:
-    net = network()
+    net = MaskedNetwork(network())
     rank, shape = NTKSAP(), torch.Size((2, 2, 5, 5))
-    draws = [*rank.draws(net, [shape, shape], {}, 100, None), *rank.draws(net, [shape], {}, 99, None)]
-    draws += [*rank.draws(net, [shape], {shape: 1}, 100, None)]
+    draws = [*rank.draws(net, [shape, shape], {}, 100), *rank.draws(net, [shape], {}, 99)]
+    draws += [*rank.draws(net, [shape], {shape: 1}, 100)]
     images = [draw.images for draw in draws]
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
@@ -427,10 +428,130 @@ def test_batches_that_a_loss_cannot_read_are_refused(name: str) -> None:
     for wrong in ([images], [(images, None)], [(images, labels[:1])]):
         with pytest.raises(InputError, match="a pair of images and as many targets"):
             rank.score(net, wrong)
-    with pytest.raises(InputError, match="at least one batch"):
-        rank.score(net, [])
     with pytest.raises(InputError, match="no gradient reaches the weights"):
         rank.score(net, [(images, torch.full_like(labels, 255))])
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_no_batches_are_no_data(name: str) -> None:
+    with pytest.raises(InputError, match="at least one batch"):
+        criterion(name).score(network(), [])
+    for wrong in (None, 5, torch.zeros(2, 2, 5, 5)):
+        with pytest.raises(InputError, match="batches is a list of image tensors"):
+            criterion(name).score(network(), wrong)
+
+
+@pytest.mark.parametrize("name", ["snip", "fisher", "ntksap", "synflow", "px"])
+def test_scores_that_are_all_zero_are_not_ranked(name: str) -> None:
+    """A layer without weights cuts the network: which weights come first is no reason to keep them."""
+    net = network()
+    cut = {"4.weight": torch.zeros_like(net[4].weight, dtype=torch.bool)}
+    with pytest.raises(InputError, match=r"no gradient reaches|no path"):
+        criterion(name).score(net, pairs(2), cut, scope="0")
+
+
+def test_a_loss_that_is_no_loss_is_refused() -> None:
+    net, batches = network(), pairs(2)
+    for rank, message in (
+        (SNIP(loss=lambda out, target: out), "a loss must be a single number"),
+        (SNIP(loss=lambda out, target: out.detach().sum()), "no output of the model depends on a weight in scope"),
+        (SNIP(loss=lambda out, target: 1.0), "a loss must be a single number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            rank.score(net, batches)
+
+
+class Two(nn.Module):
+    """Returns its outputs in a structure."""
+
+    def __init__(self, structure) -> None:
+        super().__init__()
+        self.layer, self.structure = nn.Conv2d(2, 3, 1).double(), structure
+
+    def forward(self, x: Tensor):
+        out = self.layer(x)
+        return self.structure(out)
+
+
+@pytest.mark.parametrize("rank", [SNIP, GraSP, Fisher])
+def test_outputs_in_a_structure_need_a_loss_that_knows_it(rank) -> None:
+    plain, ((x, y),) = Two(lambda out: out), pairs(2)
+    for structure, first in (
+        (lambda out: (out, 0 * out), lambda out: out[0]),
+        (lambda out: {"out": out}, lambda out: out["out"]),
+    ):
+        net = Two(structure)
+        net.load_state_dict(plain.state_dict())
+        with pytest.raises(InputError, match="cross-entropy needs one tensor of logits, the model returns a"):
+            rank().score(net, [(x, y)])
+
+        def loss(out, target, first=first) -> Tensor:
+            return nn.functional.cross_entropy(first(out), target, ignore_index=255)
+
+        assert same(rank(loss=loss).score(net, [(x, y)]), rank().score(plain, [(x, y)]))
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "ntksap"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
+    net = network().to(dtype)
+    batches = [(x.to(dtype), y) for x, y in pairs(2, 3)]
+    scores = criterion(name).score(net, batches)
+    wide = criterion(name).score(net.float(), [(x.float(), y) for x, y in batches])
+    assert all(torch.equal(score, wide[n]) for n, score in scores.items())
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_in_float32_too_the_order_of_the_batches_changes_no_bit(name: str) -> None:
+    net = network().float()
+    batches = [(x.float(), y) for x, y in pairs(2, 2, 2, 2, 2, 2, 2)]
+    first, second = (
+        criterion(name).score(net, batches),
+        criterion(name).score(net, [batches[i] for i in (3, 0, 6, 5, 1, 4, 2)]),
+    )
+    assert all(torch.equal(score, second[n]) for n, score in first.items())
+
+
+@pytest.mark.parametrize("name", WITH_LOSS)
+def test_batches_made_in_inference_mode_are_as_good(name: str) -> None:
+    net = network()
+    with torch.inference_mode():
+        batches = pairs(2, 3)
+    assert same(criterion(name).score(net, batches), criterion(name).score(net, pairs(2, 3)))
+
+
+def test_a_criterion_may_be_given_a_scope_that_can_be_read_once() -> None:
+    for name in CRITERIA:
+        if name not in ("dense", "imp"):
+            scores = criterion(name).score(network(), pairs(2), scope=(part for part in ("0", "7")))
+            assert list(scores) == ["0.weight", "7.weight"]
+
+
+def test_norms_that_share_their_parameters_are_plain_together() -> None:
+    net = network()
+    net[5].weight, net[5].bias = net[1].weight, net[1].bias
+    assert NTKSAP().score(net, pairs(2)).keys() == prunable(net).keys()
+
+
+def test_imp_trains_whatever_contexts_its_caller_is_in() -> None:
+    dtypes = []
+
+    def train(model: nn.Module, masks: Masks) -> None:
+        loss = model(torch.randn(2, 2, 5, 5, dtype=torch.float64)).square().mean()
+        loss.backward()
+        dtypes.append(loss.dtype)
+
+    with torch.inference_mode(), torch.autocast("cpu"):
+        IMP(train=train).score(network())
+    assert dtypes == [torch.float64]
+
+
+def test_random_scores_are_not_the_numbers_that_made_the_weights() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(50, 50, bias=False), nn.Linear(50, 50, bias=False))
+    for name, score in criterion("random", seed=0).score(net).items():
+        both = torch.stack([score.flatten(), net.get_parameter(name).detach().flatten()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
 
 
 def test_one_sample_is_no_batch_to_normalise_by() -> None:
@@ -445,11 +566,15 @@ def test_one_sample_is_no_batch_to_normalise_by() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     for name, settings, message in (
         ("grasp", {"temperature": 0}, "temperature must be a number above 0"),
-        ("grasp", {"temperature": "hot"}, "temperature must be a number above 0"),
-        ("ntksap", {"resamplings": 1.5}, "resamplings must be a whole number above 0"),
+        ("grasp", {"temperature": "hot"}, "temperature must be a number, as 200.0 is"),
+        ("ntksap", {"resamplings": 1.5}, "resamplings must be a whole number, as 1 is"),
         ("imp", {"keep": 1.0}, "keep must be below 1"),
         ("imp", {"epochs": 0}, "epochs must be a whole number above 0"),
         ("snip", {"loss": 1}, "no setting loss; it has seed"),
+        ("snip", {"name": 1}, "no setting name; it has seed"),
+        ("random", {"seed": "one"}, "seed must be a whole number"),
+        ("px", {"bn": ["fold"]}, "bn must be text, as 'fold' is"),
+        ("px", {"precision": ["float64"]}, "PX knows no precision"),
     ):
         with pytest.raises(InputError, match=message):
             criterion(name, **settings)

@@ -124,6 +124,10 @@ def test_patterns_that_cannot_be_are_refused(net: nn.Module) -> None:
     with pytest.raises(InputError, match=r"multiples of 4, which these layers do not have: 0 \(3\), 1 \(1\): take"):
         prune(odd, (), 0.5, Magnitude(), pattern="2:4")
     assert list(prune(odd, (), 0.5, Magnitude(), ["-0", "-1"], pattern="2:4")) == ["2.weight"]
+    large = nn.Linear(3000, 100, bias=False)
+    for sparsity in (0.666667, 0.666666):
+        kept = prune(large, (), sparsity, Magnitude(), pattern="1:3")["weight"]
+        assert (kept.unflatten(1, (-1, 3)).sum(2) == 1).all()
     for asked in ({"sparsity": 0.6}, {"ranking": "erk"}, {"ranking": "layerwise", "pattern": None}):
         with pytest.raises(
             InputError, match=r"has a sparsity of 0\.5, not 0\.6|leave the ranking|no ranking 'layerwise'"
@@ -162,6 +166,8 @@ def test_a_pruning_that_was_broken_off_ends_as_the_whole_one(net: nn.Module) -> 
     assert numbers == [7, 8, 9, 10]
     assert again == whole
     assert again.metadata == whole.metadata
-    for other in (prune(net, x, 0.123, Random()), Masks({"0.weight": seen[5]["0.weight"]})):
+    same_count = prune(net, x, 1 - seen[5].density, Random())
+    for other in (prune(net, x, 0.123, Random()), Masks({"0.weight": seen[5]["0.weight"]}), same_count):
         with pytest.raises(InputError, match="are of another pruning"):
             prune(net, x, 0.9, PX(), rounds=10, start=other)
+    assert prune(net, x, 0.9, PX(), rounds=10, start=Masks(seen[5])) == whole

@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,32 +12,15 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY
+from conftest import CONFIGS, REPOSITORY, go
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from px_seg import Criterion, InputError, Magnitude, Masks, prunable, prune
+from px_seg import InputError, Masks, prunable
 from px_seg.config import parse
 from px_seg.errors import TrainingDiverged
-from px_seg.pipeline import run
-from px_seg.pruning import CRITERIA
 from px_seg.tasks import Segmentation
-from px_seg.training import train_under
-
-CONFIGS = REPOSITORY / "configs"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator(monkeypatch):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def go(*flags: object, task: type[Segmentation] = Segmentation) -> dict:
-    return run(task, parse([str(flag) for flag in flags], CONFIGS, ""))
 
 
 def lines(folder: Path) -> list[dict]:
@@ -85,160 +67,6 @@ def test_training_lowers_the_loss(tiny, tmp_path) -> None:
     go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
     losses = [line["loss"] for line in lines(tmp_path / "out")]
     assert losses[-1] < 0.7 * losses[0]
-
-
-METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_on_images_with_ignored_pixels(tiny, tmp_path, method: str) -> None:
-    results = go("--config", tiny, "--method", method, "--sparsity", 0.9, "--epochs", 0, "--output_dir", tmp_path / "o")
-    masks = Masks.load(tmp_path / "o" / "masks.safetensors")
-    assert (results["method"], masks.metadata["method"]) == (method, method)
-    assert results["backbone_sparsity"] == pytest.approx(0.9, abs=1e-6)
-    assert results["ranking"] == ("erk" if method == "random_erk" else "global")
-    assert results["settings"]["seed"] == 0
-
-
-def test_dense_is_a_method_and_so_is_a_sparsity_of_zero(tiny, tmp_path) -> None:
-    named = go("--config", tiny, "--method", "dense", "--output_dir", tmp_path / "named")
-    counted = go("--config", tiny, "--sparsity", 0, "--output_dir", tmp_path / "counted")
-    for results in (named, counted):
-        assert (results["method"], results["sparsity"], results["rounds"]) == ("dense", 0, 0)
-        assert results["backbone_sparsity"] < 1e-6
-    assert named["miou"] == counted["miou"]
-
-
-def test_imp_prunes_what_a_dense_training_leaves_small_and_rewinds(tiny, tmp_path) -> None:
-    """One round of it, against a dense run's saved weights; then the ticket trains from the dense run's start."""
-    # One epoch: what an evaluation draws between two would move the dropout of the second.
-    flags = ("--config", tiny, "--data.train_images", 16, "--epochs", 1)
-    go(*flags, "--method", "dense", "--output_dir", tmp_path / "dense")
-    trained = smp.from_pretrained(str(tmp_path / "dense" / "model"))
-    expected = prune(trained, (), 0.5, Magnitude(), "encoder")
-    results = go(*flags, "--method", "imp", "--sparsity", 0.5, "--rounds", 1, "--output_dir", tmp_path / "imp")
-    masks = Masks.load(tmp_path / "imp" / "masks.safetensors")
-    assert masks == expected
-    assert results["settings"] == {"seed": 0, "keep": 0.8, "epochs": None}
-
-    # A criterion that knows the masks beforehand trains the same ticket from the same start.
-    @dataclass(frozen=True)
-    class Known(Criterion):
-        def score(self, model, batches=(), masks=None, scope=None, group=None):
-            return {name: mask.float() for name, mask in expected.items()}
-
-    CRITERIA["known"] = Known
-    try:
-        go(*flags, "--method", "known", "--sparsity", 0.5, "--output_dir", tmp_path / "known")
-    finally:
-        del CRITERIA["known"]
-    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("imp", "known"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("px_seg.sparsify.SAVE_EVERY", 0.0)
-    flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 3, "--pruning.settings.epochs", 1)
-    whole = go(*flags, "--output_dir", tmp_path / "whole")
-    assert not (tmp_path / "whole" / "masks.partial.safetensors").exists()
-    trainings = []
-
-    def stopping(*args, **kwargs):
-        trainings.append(1)
-        if len(trainings) == 3:
-            raise KeyboardInterrupt
-        return train_under(*args, **kwargs)
-
-    monkeypatch.setattr("px_seg.pipeline.train_under", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        go(*flags, "--output_dir", tmp_path / "broken")
-    assert (tmp_path / "broken" / "masks.partial.safetensors").is_file()
-    again = go(*flags, "--resume", "--output_dir", tmp_path / "broken")
-    assert len(trainings) == 4
-    assert again["miou"] == whole["miou"]
-    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("whole", "broken")]
-    assert masks[0] == masks[1]
-
-
-def test_the_ablations_of_the_paper(tiny, tmp_path) -> None:
-    flags = ("--config", tiny, "--method", "snip", "--sparsity", 0.9, "--epochs", 0)
-    plain = go(*flags, "--output_dir", tmp_path / "plain")
-    both = go(*flags, "--shuffle_masks", "--reinit", "--output_dir", tmp_path / "both")
-    assert [(r["shuffle_masks"], r["reinit"]) for r in (plain, both)] == [(False, False), (True, True)]
-    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("plain", "both")]
-    assert masks[0] != masks[1]
-    assert masks[0].densities() == masks[1].densities()
-    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "both"))
-    for name in masks[0]:
-        assert not masks[1].revived(second)
-        live = masks[0][name] & masks[1][name]
-        assert not live.any() or not torch.equal(first[name][live], second[name][live])
-        # Drawn from the same distribution.
-        spread = [float(weights[name][mask[name]].std()) for weights, mask in zip((first, second), masks, strict=True)]
-        assert live.sum() < 200 or spread[1] / spread[0] < 1.5
-
-
-def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny, tmp_path) -> None:
-    flags = ("--config", tiny, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
-    results = go(*flags, "--output_dir", tmp_path / "o")
-    assert (results["sparsity"], results["pattern"]) == (0.5, "2:4")
-    masks, weights = Masks.load(tmp_path / "o" / "masks.safetensors"), load_file(tmp_path / "o/model/model.safetensors")
-    assert "encoder.conv1.weight" not in masks
-    assert weights["encoder.conv1.weight"].all()
-    for name in masks:
-        assert int((weights[name] != 0).unflatten(1, (-1, 4)).sum(2).max()) == 2
-    again = go("--config", tmp_path / "o" / "config.yaml", "--output_dir", tmp_path / "again")
-    assert again["miou"] == results["miou"]
-
-
-OWN = """
-from dataclasses import dataclass
-from px_seg import Criterion, prunable, register
-
-@register("largest_first")
-@dataclass(frozen=True)
-class LargestFirst(Criterion):
-    power: float = 1.0
-
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
-        return {name: weight.detach().abs() ** self.power for name, weight in prunable(model, scope).items()}
-"""
-
-
-def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> None:
-    own = tmp_path / "own.py"
-    own.write_text(OWN)
-    flags = ("--config", tiny, "--sparsity", 0.9, "--epochs", 0, "--criteria", own, "--method", "largest_first")
-    try:
-        results = go(*flags, "--pruning.settings.power", 2.0, "--output_dir", tmp_path / "own")
-        assert results["settings"] == {"seed": 0, "power": 2.0}
-        go("--config", tiny, *flags[2:6], "--method", "magnitude", "--output_dir", tmp_path / "theirs")
-        masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("own", "theirs")]
-        assert masks[0] == masks[1]
-    finally:
-        CRITERIA.pop("largest_first", None)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("def f(:\n    pass", r"own\.py:1 cannot be run: SyntaxError"),
-        ("import px_seg\n\nnope", r"own\.py:3 cannot be run: NameError: name 'nope'"),
-        (OWN.replace("largest_first", "px"), r"own\.py:\d+ cannot be run: .* a criterion 'px' already"),
-        ("from px_seg import register\n\n@register('mine')\nclass A: pass", "derived from px_seg.Criterion"),
-        (OWN.replace("abs()", "abs()[:1]"), "the method largest_first cannot score this network: no score of shape"),
-        (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.conv1.weight hold NaN"),
-    ],
-)
-def test_criteria_of_ones_own_that_are_wrong(tiny, tmp_path, text: str, message: str) -> None:
-    own = tmp_path / "own.py"
-    own.write_text(text)
-    try:
-        with pytest.raises(InputError, match=message):
-            go("--config", tiny, "--criteria", own, "--method", "largest_first", "--output_dir", tmp_path / "out")
-    finally:
-        CRITERIA.pop("largest_first", None)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
@@ -479,6 +307,30 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
             r"no VOC2012 tree at nowhere/VOCdevkit.*--data.download",
         ),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--method", "dense", "--sparsity", "0.5"], "method dense has a sparsity of 0, not 0.5"),
+        (["--pattern", "2:4", "--sparsity", "0.8"], "pattern 2:4 has a sparsity of 0.5, not 0.8"),
+        (["--pattern", "2:4", "--method", "dense"], "leave the pattern 2:4 out"),
+        (["--pattern", "2:4", "--shuffle_masks"], "would not keep the pattern 2:4"),
+        (["--pattern", "2:4", "--ranking", "erk"], "leave the ranking erk out"),
+        (
+            ["--pattern", "2:4"],
+            r"do not have: encoder.conv1 \(3\): leave them dense with --keep_dense '\[encoder.conv1\]'",
+        ),
+        (["--pattern", "two"], "a pattern is n:m"),
+        (["--ranking", "layerwise"], "no ranking 'layerwise': choose one of global, uniform, erk"),
+        (["--keep_dense", "[decoder]"], "keep_dense names layers of the backbone"),
+        (["--keep_dense", "[encoder.conv9]"], "no convolution or linear layer under 'encoder.conv9'"),
+        (["--keep_dense", "encoder.conv1"], r"a list is written '\[a,b\]'"),
+        (["--shuffle_masks", "--sparsity", "0"], "a dense run has none"),
+        (["--method", "sparkle", "--sparsity", "0"], "no method 'sparkle'"),
+        (["--method", "snip", "--pruning.batch_size", "1"], "batches of at least 2"),
+        (["--method", "imp", "--epochs", "0"], "imp trains before it prunes"),
+        (["--method", "snip", "--pruning.settings.loss", "1"], "no setting loss; it has seed"),
+        (["--pruning.settings.seed", "1"], "--seed is the run's"),
+        (["--pruning.settings", "{1: 2}"], "values by name"),
+        (["--sparsity", "0.99999999"], "keeps none of the 11166912 weights"),
+        (["--criteria", "nowhere.py"], "no file of criteria"),
+        (["--criteria", ""], "no Python file|no file of criteria"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, flags: list[str], message: str) -> None:
@@ -496,10 +348,24 @@ def test_unknown_keys_in_a_file_are_named(tmp_path) -> None:
         "data: synthetic": "data takes keys of its own",
         "data: [": "is not YAML",
         "just words": "holds no keys",
+        "pattern: 2:4": 'write the pattern in quotes, as "2:4"',
+        "keep_dense:": "keep_dense has no value",
+        "pruning: {settings: }": "pruning.settings has no value",
+        "{method: dense, sparsity: 0.5}": "method dense has a sparsity of 0, not 0.5",
     }.items():
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             parse(["--config", str(path)], CONFIGS, "")
+
+
+def test_a_flag_decides_over_the_sparsity_of_a_file(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("sparsity: 0.7")
+    dense = parse(["--config", str(path), "--method", "dense"], CONFIGS, "")
+    assert (dense.method, dense.sparsity) == ("dense", 0)
+    assert parse(["--config", str(path), "--pattern", "1:4"], CONFIGS, "").sparsity == 0.75
+    path.write_text("method: dense")
+    assert parse(["--config", str(path), "--method", "snip"], CONFIGS, "").sparsity == 0.8
 
 
 def test_presets_files_and_flags_override_each_other(tmp_path) -> None:

@@ -11,19 +11,21 @@ from px_seg.pruning.criteria import (
     Fisher,
     GraSP,
     IterativeSNIP,
+    LossCriterion,
     Magnitude,
     NoGradient,
     Random,
     RandomERK,
     SynFlow,
     SynFlowL2,
+    TrainingCriterion,
     criterion,
     register,
 )
 from px_seg.pruning.distribution import RANKINGS
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.prune import check_distribution, exponential, prune
+from px_seg.pruning.prune import check_distribution, exponential, planned, prune
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scope import prunable
 
@@ -39,6 +41,7 @@ __all__ = [
     "Fisher",
     "GraSP",
     "IterativeSNIP",
+    "LossCriterion",
     "Magnitude",
     "Masks",
     "NoGradient",
@@ -47,10 +50,12 @@ __all__ = [
     "RandomERK",
     "SynFlow",
     "SynFlowL2",
+    "TrainingCriterion",
     "UnsupportedOperation",
     "check_distribution",
     "criterion",
     "exponential",
+    "planned",
     "prunable",
     "prune",
     "register",

@@ -14,9 +14,11 @@ Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
 
 
 def several(batches: Batches) -> Batches:
-    """The batches as they are. InputError for a single tensor, whose parts would pass for batches."""
+    """The batches as they are. InputError for what is no list, and for a tensor, whose parts would pass for batches."""
     if isinstance(batches, Tensor):
         raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
+    if not isinstance(batches, Iterable):
+        raise InputError(f"batches is a list of image tensors or of pairs, got {type(batches).__name__}")
     return batches
 
 
@@ -31,7 +33,16 @@ def images_of(batches: Batches, like: Tensor) -> Iterator[Tensor]:
         if shape is not None and images.shape[1:] != shape:
             raise InputError(_shapes_differ([shape, images.shape[1:]]))
         shape = images.shape[1:]
-        yield images.to(like.device, like.dtype)
+        yield _placed(images, like.device, like.dtype)
+
+
+def shapes_of(batches: Batches) -> list[torch.Size]:
+    """The shapes (N, C, H, W) of the images of every batch. Raises what `images_of` does."""
+    shapes = [_images(batch).shape for batch in several(batches)]
+    for shape in shapes:
+        if shape[1:] != shapes[0][1:]:
+            raise InputError(_shapes_differ([shapes[0][1:], shape[1:]]))
+    return shapes
 
 
 def labelled(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -44,7 +55,7 @@ def labelled(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         targets = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
         if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) != len(images):
             raise InputError("this criterion scores with a loss: a batch is a pair of images and as many targets")
-        yield images.to(like.device, like.dtype), targets.to(like.device)
+        yield _placed(images, like.device, like.dtype), _placed(targets, like.device)
 
 
 def one_shape(shapes: Iterable[torch.Size | None]) -> torch.Size:
@@ -64,6 +75,12 @@ def sample_shape(batches: Batches, group: Group) -> torch.Size:
         return next((_images(batch).shape[1:] for batch in several(batches)), None)
 
     return one_shape(everyone(group, agreed(group, own)))
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    # A tensor made in inference mode cannot be saved for a backward pass; its clone can.
+    tensor = tensor.clone() if tensor.is_inference() else tensor
+    return tensor.to(device, dtype)
 
 
 def _images(batch: Any) -> Tensor:

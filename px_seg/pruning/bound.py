@@ -173,6 +173,8 @@ def _summed_activations(
             outputs = path_activations(model, images, weights, streams.activations)
             if total and len(total) != len(outputs):
                 raise InputError(f"the model returns {len(total)} outputs for one batch and {len(outputs)} for another")
+            # In float64, so that the sum does not depend on the order of the batches; Apple's GPUs have none.
+            outputs = outputs if weights.device.type == "mps" else [out.changed(out.values.double()) for out in outputs]
             total = [add(a, b) for a, b in zip(total, outputs, strict=True)] if total else outputs
         return shape
 
@@ -181,5 +183,7 @@ def _summed_activations(
         # This process has no batch: it walks one that counts for nothing, to learn the outputs' shapes.
         nothing = torch.zeros((1, *shape), dtype=weights.dtype, device=weights.device)
         outputs = path_activations(model, nothing, weights, streams.activations)
-        total = [part.changed(torch.zeros_like(part.values)) for part in outputs]
-    return [sum_over(group, part) for part in total], shape
+        total = [part.changed(torch.zeros_like(part.values, dtype=torch.float64)) for part in outputs]
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    sums = [sum_over(group, part).normalised() for part in total]
+    return [part.changed(part.values.to(wide)) for part in sums], shape

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from px_seg.errors import InputError
 from px_seg.pruning.precision import arithmetic
 
 
@@ -21,8 +22,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within the context every BatchNorm normalises by its batch and everything else, dropout too, is in eval mode.
 
-    Running statistics move as in training: lend the model copies of them where they must not.
+    Running statistics move as in training: lend the model copies of them where they must not. Raises InputError for
+    a SyncBatchNorm on several processes: these need not have as many batches to synchronise.
     """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.SyncBatchNorm) and torch.distributed.get_world_size() > 1:
+                raise InputError(f"{name} is a SyncBatchNorm, by which batches cannot be scored: convert after pruning")
     with _modes(model, lambda module: isinstance(module, _BatchNorm)):
         yield
 

@@ -37,7 +37,7 @@ RANKINGS: dict[str, Ranking] = {"global": top, "uniform": uniform, "erk": erk}
 
 def ranking(name: str) -> Ranking:
     """The ranking of that name. InputError when there is none."""
-    if name not in RANKINGS:
+    if name not in list(RANKINGS):
         raise InputError(f"there is no ranking {name!r}: choose one of {', '.join(RANKINGS)}")
     return RANKINGS[name]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.distribution import Ranking
+from px_seg.pruning.randomness import generator
 from px_seg.pruning.ranking import top, unrankable
 from px_seg.pruning.scope import Scope, prunable
 
@@ -113,6 +114,8 @@ class Masks(Mapping[str, Tensor]):
 
     def _ranked(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
         """The scores in the order of the masks, in one dtype. InputError for what cannot be ranked."""
+        if not isinstance(scores, Mapping):
+            raise InputError(f"scores are tensors by parameter name, got {type(scores).__name__}")
         for name, mask in self.items():
             score = scores.get(name)
             if not isinstance(score, Tensor) or score.shape != mask.shape or score.is_complex():
@@ -127,10 +130,10 @@ class Masks(Mapping[str, Tensor]):
 
     def shuffled(self, seed: int) -> "Masks":
         """Masks that keep as many weights of every tensor, at places drawn at random from the seed alone."""
-        generator = torch.Generator().manual_seed(seed)
+        source = generator("shuffle", seed)
         masks = {}
         for name, mask in self.items():
-            order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+            order = torch.randperm(mask.numel(), generator=source, device="cpu").to(mask.device)
             masks[name] = mask.flatten()[order].view(mask.shape)
         return Masks(masks, self.metadata)
 

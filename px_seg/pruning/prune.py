@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 
@@ -12,8 +14,8 @@ from px_seg.pruning.distribution import Ranking
 from px_seg.pruning.distribution import ranking as ranking_named
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.scope import Scope
-from px_seg.pruning.sharing import Group, first_ones
+from px_seg.pruning.scope import Scope, listed
+from px_seg.pruning.sharing import Group, agreed, first_ones
 
 MOST_ROUNDS = 10_000
 
@@ -37,6 +39,7 @@ def prune(
     criterion: Criterion,
     scope: Scope = None,
     rounds: int | None = None,
+    *,
     on_round: Callable[[int, Masks], None] | None = None,
     group: Group = None,
     ranking: str | None = None,
@@ -64,43 +67,99 @@ def prune(
     empty scope, for a pattern that is no pattern, has another sparsity, comes with a ranking of
     layers, or does not divide a layer's input channels, and for a `start` that is of another pruning.
     """
-    if not isinstance(criterion, Criterion):
-        raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
-    scope = scope if scope is None or isinstance(scope, str) else list(scope)
-    exponential(1 - sparsity, 1)
-    rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
-    densities = exponential(1 - sparsity, rounds)
-    check_distribution(sparsity, ranking, pattern)
-    masks = Masks.ones(model, scope).with_metadata(
-        criterion=type(criterion).__name__,
-        settings=json.dumps(criterion.settings()),
-        sparsity=str(sparsity),
-        rounds=str(rounds if sparsity else 0),
-        scope=json.dumps(scope),
-        **({"pattern": pattern} if pattern else {"ranking": ranking or criterion.ranking}),
-    )
-    if sparsity == 0:
+    scope = listed(scope)
+    plan = planned(model, sparsity, criterion, scope, rounds, ranking, pattern)
+    masks = plan.start
+    if not plan.densities:
         return masks
-    if round(densities[-1] * masks.total) == 0:
-        raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
-    keep = _ranking(model, scope, ranking or criterion.ranking, pattern)
     batches = list(several(batches))
-    done = 0 if start is None else _rounds_done(start, masks, densities)
+    done = 0
     if start is not None:
-        masks = Masks(start, masks.metadata)
-    for number, density in enumerate(densities[done:], done + 1):
+        done = _rounds_done(start, masks, plan.densities)
+        masks = Masks({name: start[name].to(mask.device) for name, mask in masks.items()}, masks.metadata)
+
+    def next_masks(density: float) -> Masks:
         # The scores are not kept: they would lie beside those of the next round.
-        masks = first_ones(group, masks.keep_top(criterion.score(model, batches, masks, scope, group), density, keep))
+        return masks.keep_top(criterion.score(model, batches, masks, scope, group), density, plan.keep)
+
+    for number, density in enumerate(plan.densities[done:], done + 1):
+        masks = first_ones(group, agreed(group, partial(next_masks, density)))
         if on_round is not None:
             on_round(number, masks)
     return masks
 
 
+class Plan(NamedTuple):
+    """What a pruning will do, before it has scored anything."""
+
+    start: Masks
+    """Everything lives; the metadata are those of the result."""
+
+    densities: list[float]
+    """After each round; none for a sparsity of 0."""
+
+    keep: Ranking
+    """What a round does with its scores."""
+
+
+def planned(
+    model: nn.Module,
+    sparsity: float,
+    criterion: Criterion,
+    scope: Scope = None,
+    rounds: int | None = None,
+    ranking: str | None = None,
+    pattern: str | None = None,
+) -> Plan:
+    """What `prune` does with these arguments. Raises the InputErrors that `prune` raises before it scores."""
+    if not isinstance(criterion, Criterion):
+        raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
+    exponential(_density(sparsity), 1)
+    check_distribution(sparsity, ranking, pattern)
+    # Not as given: a count that is off by one would break the pattern.
+    sparsity = sparsity if pattern is None else Pattern.parse(pattern).sparsity
+    rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
+    densities = exponential(1 - sparsity, rounds)
+    try:
+        settings = json.dumps(criterion.settings())
+    except TypeError as error:
+        raise InputError(
+            f"a setting of {type(criterion).__name__} is no number or text: {error}; declare what is no setting "
+            "with field(repr=False)"
+        ) from None
+    masks = Masks.ones(model, scope).with_metadata(
+        criterion=type(criterion).__name__,
+        settings=settings,
+        sparsity=str(sparsity),
+        rounds=str(rounds if sparsity else 0),
+        scope=json.dumps(scope),
+        **({"pattern": pattern} if pattern else {"ranking": ranking or criterion.ranking}),
+    )
+    if sparsity and round(densities[-1] * masks.total) == 0:
+        raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
+    keep = _ranking(model, scope, ranking or criterion.ranking, pattern)
+    return Plan(masks, densities if sparsity else [], keep)
+
+
+def _density(sparsity: float) -> float:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
+        raise InputError(f"sparsity must be a number in [0, 1), got {sparsity!r}")
+    return 1 - sparsity
+
+
 def _rounds_done(start: Masks, ones: Masks, densities: Sequence[float]) -> int:
     """After how many rounds a pruning of these densities has the masks `start`."""
     counts = [round(density * ones.total) for density in densities]
-    if {n: m.shape for n, m in start.items()} != {n: m.shape for n, m in ones.items()} or start.kept not in counts:
+    if not isinstance(start, Masks):
+        raise InputError(f"start must be Masks, as on_round sees them; got {type(start).__name__}")
+    shapes = [{name: mask.shape for name, mask in masks.items()} for masks in (start, ones)]
+    if shapes[0] != shapes[1] or start.kept not in counts:
         raise InputError("the masks to start from are of another pruning: no round of this one leaves as many weights")
+    for key, asked in ones.metadata.items():
+        if start.metadata.get(key, asked) != asked:
+            raise InputError(
+                f"the masks to start from are of another pruning: its {key} was {start.metadata[key]}, not {asked}"
+            )
     return len(counts) - counts[::-1].index(start.kept)
 
 

@@ -31,7 +31,7 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
     once, under the name that `model.named_parameters()` gives it. Raises InputError when a prefix
     matches no such layer, when nothing is left, and naming a layer whose weight is computed from other parameters.
     """
-    scope = scope if scope is None or isinstance(scope, str) else list(scope)
+    scope = listed(scope)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, nn.Parameter] = {}
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _WEIGHTED)}
@@ -49,6 +49,11 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
     if not found:
         raise InputError("the scope takes everything out again: name less after a minus")
     return found
+
+
+def listed(scope: Scope) -> str | list[str] | None:
+    """The scope in a form that can be read more than once."""
+    return scope if scope is None or isinstance(scope, str) else list(scope)
 
 
 def inside(module: str, scope: Scope) -> bool:

@@ -55,20 +55,24 @@ def everyone(group: Group, value: Any) -> list[Any]:
 def agreed(group: Group, work: Callable[[], T]) -> T:
     """What `work` returns on this process, once it is done on all.
 
-    An InputError of one process is raised on all: the others would wait for it.
+    An error of one process is raised on all, because the others would wait for it: an InputError as such, another
+    as a RuntimeError on the others.
     """
+    if group is None:
+        return work()
     done: list[T] = []
-    failure = None
+    failure: Exception | None = None
     try:
         done.append(work())
-    except InputError as error:
+    except Exception as error:
         failure = error
-    messages = everyone(group, None if failure is None else str(failure))
+    reports = everyone(group, None if failure is None else (isinstance(failure, InputError), str(failure)))
     if failure is not None:
         raise failure
-    for message in messages:
-        if message is not None:
-            raise InputError(f"another process could not score: {message}")
+    for report in reports:
+        if report is not None:
+            bad_input, message = report
+            raise (InputError if bad_input else RuntimeError)(f"another process could not score: {message}")
     return done[0]
 
 

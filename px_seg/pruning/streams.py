@@ -198,6 +198,13 @@ class Kernel(PathTensor):
         return self._with(_broadcast(self.stream.values, _factor(gate)))
 
 
+class Squares(Kernel):
+    """The path kernel by itself, without g: constants that multiply features, which g carries, count in it squared."""
+
+    def shut(self, gate, run):
+        return super().shut(gate, run) if isinstance(gate, Gate) else self._with(self.stream.values * gate**2)
+
+
 class Magnitudes(Kernel):
     """The same walk for |theta| in place of theta**2: the network with all its factors made positive, and linear."""
 
@@ -206,9 +213,7 @@ class Magnitudes(Kernel):
         return self._with(self.stream.values * gain.view(1, -1, *[1] * (self.dim() - 2)))
 
     def shut(self, gate, run):
-        if isinstance(gate, Gate):
-            return super().shut(gate, run)
-        return self._with(self.stream.values * (gate.abs() if isinstance(gate, Tensor) else abs(gate)))
+        return super().shut(gate, run) if isinstance(gate, Gate) else self._with(self.stream.values * abs(gate))
 
 
 def _factor(gate: Any) -> Any:

@@ -1,9 +1,9 @@
 """Criteria: what a weight is worth. A criterion only scores; `prune` ranks and masks."""
 
-from px_seg.pruning.criteria.base import CRITERIA, Criterion, criterion, register
+from px_seg.pruning.criteria.base import CRITERIA, Criterion, NoGradient, criterion, register
 from px_seg.pruning.criteria.data_free import Dense, Magnitude, Random, RandomERK
-from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, NoGradient
-from px_seg.pruning.criteria.imp import IMP
+from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, LossCriterion
+from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
 from px_seg.pruning.criteria.ntksap import NTKSAP
 from px_seg.pruning.criteria.paths import PX, SynFlow, SynFlowL2
 
@@ -18,12 +18,14 @@ __all__ = [
     "Fisher",
     "GraSP",
     "IterativeSNIP",
+    "LossCriterion",
     "Magnitude",
     "NoGradient",
     "Random",
     "RandomERK",
     "SynFlow",
     "SynFlowL2",
+    "TrainingCriterion",
     "criterion",
     "register",
 ]

@@ -1,5 +1,6 @@
 """What a criterion is, and the names that criteria go by."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from px_seg.pruning.scope import Scope
 from px_seg.pruning.sharing import Group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Criterion(ABC):
     """Scores weights; the higher score stays.
 
@@ -31,6 +32,10 @@ class Criterion(ABC):
 
     needs_data: ClassVar[bool] = False
     """Whether `score` reads the batches."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"{type(self).__name__}: seed must be a whole number, got {self.seed!r}")
 
     @abstractmethod
     def score(
@@ -66,12 +71,18 @@ CRITERIA: dict[str, type[Criterion]] = {}
 def register(name: str) -> Callable[[C], C]:
     """A class decorator that makes a subclass of Criterion known as `name`.
 
-    Raises InputError for a name that is taken and for what is no such class.
+    Raises InputError for a name that is taken or could not be a folder's, and for what is no such class.
     """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise InputError(
+            f'a criterion is registered by @register("name"), the name of letters, digits and _: got {name!r}'
+        )
 
     def add(kind: C) -> C:
         if not (isinstance(kind, type) and issubclass(kind, Criterion)):
             raise InputError(f"the criterion {name!r} must be a class derived from px_seg.Criterion, got {kind!r}")
+        if missing := ", ".join(sorted(kind.__abstractmethods__)):
+            raise InputError(f"the criterion {name!r} must define {missing}")
         if name in CRITERIA:
             raise InputError(f"there is a criterion {name!r} already: register yours under another name")
         CRITERIA[name] = kind
@@ -80,15 +91,52 @@ def register(name: str) -> Callable[[C], C]:
     return add
 
 
-def criterion(name: str, **settings: Any) -> Criterion:
-    """The criterion of that name; `settings` go to its constructor. InputError if either is unknown."""
+def criterion(name: str, /, **settings: Any) -> Criterion:
+    """The criterion of that name; `settings` go to its constructor.
+
+    Raises InputError for a name or a setting that is unknown, and for a value of another type than the default's.
+    """
     if name not in CRITERIA:
         raise InputError(f"there is no method {name!r}: choose one of {', '.join(CRITERIA)}")
-    known = [field.name for field in fields(CRITERIA[name]) if field.repr]
-    for setting in settings:
+    known = {field.name: field.default for field in fields(CRITERIA[name]) if field.repr}
+    for setting, value in settings.items():
         if setting not in known:
             raise InputError(f"the method {name} has no setting {setting}; it has {', '.join(known)}")
-    return CRITERIA[name](**settings)
+        _check_type(name, setting, value, known[setting])
+    try:
+        return CRITERIA[name](**settings)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the method {name} cannot be made of {settings}: {error}") from error
+
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+}
+
+
+def _check_type(name: str, setting: str, value: Any, default: Any) -> None:
+    kinds, words = _KINDS.get(type(default), ((object,), ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
+        raise InputError(f"the method {name}: {setting} must be {words}, as {default!r} is; got {value!r}")
+
+
+class NoGradient(InputError):
+    """Nothing that is differentiated depends on a weight in scope, so there is nothing to rank by."""
+
+
+def worth_ranking(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The scores. NoGradient when all are 0: ranking them would keep whatever comes first."""
+    if not any(bool(score.any()) for score in scores.values()):
+        raise NoGradient(
+            "no gradient reaches the weights in scope: the batches have no labelled target, or the network is cut, "
+            "and then a lower sparsity helps"
+        )
+    return scores
 
 
 def check_positive(criterion: Criterion, name: str, whole: bool = False) -> None:

@@ -1,12 +1,14 @@
 """Criteria that look at the weights alone, or not even at them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion, register
+from px_seg.pruning.randomness import generator
 from px_seg.pruning.scope import prunable
 
 
@@ -25,8 +27,9 @@ class Random(Criterion):
     """Uniform in [0, 1) from the seed, the same on every device. Needs no data."""
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
-        generator = torch.Generator().manual_seed(self.seed)
-        return {n: torch.rand(w.shape, generator=generator).to(w.device) for n, w in prunable(model, scope).items()}
+        source = generator("random", self.seed)
+        draw = partial(torch.rand, generator=source, dtype=torch.float32, device="cpu")
+        return {name: draw(weight.shape).to(weight.device) for name, weight in prunable(model, scope).items()}
 
 
 @register("random_erk")

@@ -2,25 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
-from px_seg.pruning.batches import Batches, labelled, several
+from px_seg.pruning.batches import Batches, labelled, several, shapes_of
 from px_seg.pruning.contexts import batch_statistics, evaluating
-from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.criteria.base import Criterion, check_positive, register, worth_ranking
 from px_seg.pruning.network import MaskedNetwork, masked
 from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
 
 
-class NoGradient(InputError):
-    """The loss does not depend on any weight in scope, so there is nothing to rank by."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossCriterion(Criterion):
     """A criterion that differentiates a loss; batches are pairs of images and targets.
 
@@ -42,7 +38,7 @@ class SNIP(LossCriterion):
     """
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
-        """The scores >= 0 of the weights in `scope`, of their dtype.
+        """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Raises InputError for batches without targets, of one sample where a BatchNorm sees one
         value a channel, and when no gradient reaches the weights; also for masks that do not fit.
@@ -52,8 +48,8 @@ class SNIP(LossCriterion):
             def gradients_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 return network.gradients(self.loss(network(images), targets))
 
-            gradients = _some(_summed(network, batches, group, gradients_of))
-            return {name: gradients[name].mul_(weight.detach()).abs_() for name, weight in network.weights.items()}
+            gradients = _summed(network, batches, group, gradients_of)
+            return worth_ranking({n: (gradients[n].mul_(w.detach())).abs_().to(w) for n, w in network.weights.items()})
 
 
 @register("iterative_snip")
@@ -81,18 +77,20 @@ class GraSP(LossCriterion):
     temperature: float = 200.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "temperature")
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
-        """The scores of the weights in `scope`, of their dtype and either sign. Raises what `SNIP.score` does."""
+        """The scores of the weights in `scope`, of either sign, in at least float32. Raises what `SNIP.score` does."""
         batches = list(several(batches))
         with masked(model, masks, scope, batch_statistics) as network:
 
             def gradients_of(images: Tensor, targets: Tensor, create_graph: bool = False) -> dict[str, Tensor]:
-                loss = self.loss(network(images) / self.temperature, targets)
+                loss = self.loss(_divided(network(images), self.temperature), targets)
                 return network.gradients(loss, create_graph)
 
-            gradients = _some(_summed(network, batches, group, gradients_of))
+            total = _summed(network, batches, group, gradients_of)
+            gradients = {name: total[name].to(weight) for name, weight in network.weights.items()}
 
             def products_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 own = gradients_of(images, targets, create_graph=True)
@@ -100,7 +98,7 @@ class GraSP(LossCriterion):
                 return network.gradients(flow)
 
             products = _summed(network, batches, group, products_of)
-            return {name: products[name].mul_(weight.detach()) for name, weight in network.weights.items()}
+            return worth_ranking({n: products[n].mul_(w.detach()).to(w) for n, w in network.weights.items()})
 
 
 @register("fisher")
@@ -114,7 +112,7 @@ class Fisher(LossCriterion):
     """
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
-        """The scores >= 0 of the weights in `scope`, of their dtype.
+        """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Raises InputError for batches without targets, when no gradient reaches the weights, and for masks that
         do not fit.
@@ -123,15 +121,16 @@ class Fisher(LossCriterion):
         with masked(model, masks, scope, evaluating) as network:
 
             def squares_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-                squares = network.zeros()
+                squares: dict[str, Tensor] = {}
                 for sample, target in zip(images.split(1), targets.split(1), strict=True):
                     for name, part in network.gradients(self.loss(network(sample), target)).items():
-                        squares[name].addcmul_(part, part)
+                        squares[name] = squares[name].addcmul_(part, part) if name in squares else part.square()
                 return squares
 
-            squares = _some(_summed(network, batches, group, squares_of))
-            samples = sum(everyone(group, sum(len(images) for images, _ in labelled(batches, network.like))))
-            return {n: squares[n].mul_(weight.detach().square()).div_(samples) for n, weight in network.weights.items()}
+            squares = _summed(network, batches, group, squares_of)
+            samples = sum(everyone(group, sum(shape[0] for shape in shapes_of(batches))))
+            scores = {n: squares[n].mul_(w.detach() ** 2).div_(samples).to(w) for n, w in network.weights.items()}
+            return worth_ranking(scores)
 
 
 def _summed(
@@ -153,11 +152,10 @@ def _summed(
     return sum_all(group, total)
 
 
-def _some(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients. NoGradient when all are 0: ranking them would keep whatever comes first."""
-    if not any(bool(part.any()) for part in gradients.values()):
-        raise NoGradient(
-            "no gradient reaches the weights in scope: the batches have no labelled target, or the network is cut, "
-            "and then a lower sparsity helps"
-        )
-    return gradients
+def _divided(outputs: Any, by: float) -> Any:
+    """A model's outputs divided, in the structure they have."""
+    if isinstance(outputs, Tensor):
+        return outputs / by
+    if isinstance(outputs, Mapping):
+        return {name: _divided(part, by) for name, part in outputs.items()}
+    return type(outputs)(_divided(part, by) for part in outputs)

@@ -1,6 +1,5 @@
 """NTK-SAP: how the outputs answer to a small change of the weights, without data and without these weights."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from px_seg.pruning.batches import Batches, images_of
+from px_seg.errors import InputError
+from px_seg.pruning.batches import Batches, one_shape, shapes_of
 from px_seg.pruning.contexts import batch_statistics, evaluating
-from px_seg.pruning.criteria.base import Criterion, check_positive, register
-from px_seg.pruning.network import MaskedNetwork, masked
+from px_seg.pruning.criteria.base import Criterion, check_positive, register, worth_ranking
+from px_seg.pruning.network import MaskedNetwork, gradients, masked
 from px_seg.pruning.paths import leaves
-from px_seg.pruning.scope import Scope, inside, prunable
+from px_seg.pruning.randomness import generator
+from px_seg.pruning.scope import Scope, inside, listed
 from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
 
 
@@ -45,7 +46,7 @@ class NTKSAP(Criterion):
     count. What is outside `scope` stays as it is, biases too.
 
     BatchNorms in scope have gamma 1 and beta 0. All are in eval mode with the statistics of X under theta * mask, for
-    both outputs, as in the authors' program.
+    both outputs, as in the authors' program. (One without running statistics normalises each output by itself.)
     """
 
     perturbation: float = 0.01
@@ -55,16 +56,18 @@ class NTKSAP(Criterion):
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "perturbation")
         check_positive(self, "resamplings", whole=True)
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
-        """The scores >= 0 of the weights in `scope`, 0 where a mask prunes them, of their dtype.
+        """The scores >= 0 of the weights in `scope`, 0 where a mask prunes them, in at least float32.
 
         Draws depend on the seed and on how many weights live, so that they are new in every round, and not
         on the order of the batches. Raises InputError for no batches, for one sample where a BatchNorm sees
-        one value a channel, and for masks that do not fit.
+        one value a channel, when the outputs do not depend on the weights, and for masks that do not fit.
         """
+        scope = listed(scope)
         with masked(model, masks, scope, evaluating) as network:
             _plain_norms(network, scope)
             live = {
@@ -72,22 +75,20 @@ class NTKSAP(Criterion):
                 for (name, weight), mask in zip(network.weights.items(), network.live.values(), strict=True)
             }
             kept = int(sum(mask.count_nonzero() for mask in live.values()))
-            shapes, first = _numbered(batches, network.like, group)
+            shapes, first = _numbered(batches, group)
 
             def own() -> dict[str, Tensor]:
                 total = network.zeros()
-                for draw in self.draws(model, shapes, first, kept, scope):
-                    sensitivity = self._sensitivity(network, draw, live)
-                    parts = torch.autograd.grad(sensitivity, list(live.values()), materialize_grads=True)
-                    for name, part in zip(live, parts, strict=True):
+                for draw in self.draws(network, shapes, first, kept):
+                    for name, part in gradients(self._sensitivity(network, draw, live), live).items():
                         total[name] += part
                 return total
 
             total = sum_all(group, agreed(group, own))
-            return {name: total[name].mul_(mask.detach() != 0).abs_() for name, mask in live.items()}
+            return worth_ranking({n: total[n].mul_(mask.detach() != 0).abs_().to(mask) for n, mask in live.items()})
 
     def draws(
-        self, model: nn.Module, shapes: list[torch.Size], first: Mapping[torch.Size, int], kept: int, scope: Scope
+        self, network: MaskedNetwork, shapes: list[torch.Size], first: Mapping[torch.Size, int], kept: int
     ) -> Iterator[Draw]:
         """What is drawn for batches of these shapes; `first` numbers the first of each shape."""
         for resampling in range(self.resamplings):
@@ -95,8 +96,7 @@ class NTKSAP(Criterion):
             for shape in shapes:
                 key = (self.seed, kept, resampling, tuple(shape), number[shape])
                 number[shape] += 1
-                digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-                yield _draw(shape, prunable(model, scope), seed=int.from_bytes(digest) >> 1)
+                yield _draw(shape, network, generator("ntksap", *key, device=network.like.device))
 
     def _sensitivity(self, network: MaskedNetwork, draw: Draw, live: Mapping[str, Tensor]) -> Tensor:
         images = draw.images
@@ -105,33 +105,37 @@ class NTKSAP(Criterion):
         changed = {n: weight.add(draw.changes[n], alpha=self.perturbation) for n, weight in draw.weights.items()}
         before = leaves(network(images, {name: weight * live[name] for name, weight in draw.weights.items()}))
         after = leaves(network(images, {name: weight * live[name] for name, weight in changed.items()}))
-        return torch.stack([(a - b).square().sum() for a, b in zip(before, after, strict=True)]).sum()
+        changes = [(a - b).square().sum() for a, b in zip(before, after, strict=True)]
+        if not changes:
+            raise InputError("the model returns no tensor")
+        return torch.stack(changes).sum()
 
 
 def _plain_norms(network: MaskedNetwork, scope: Scope) -> None:
+    names = {id(parameter): name for name, parameter in network.model.named_parameters()}
     for name, module in network.model.named_modules():
         if isinstance(module, _BatchNorm) and module.affine and inside(name, scope):
-            for part, value in (("weight", 1.0), ("bias", 0.0)):
-                key = f"{name}.{part}" if name else part
+            for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
+                key = names[id(parameter)]
                 network.fixed[key] = torch.full_like(network.fixed[key], value)
 
 
-def _draw(shape: torch.Size, weights: Mapping[str, nn.Parameter], seed: int) -> Draw:
-    like = next(iter(weights.values()))
-    generator = torch.Generator(like.device).manual_seed(seed)
+def _draw(shape: torch.Size, network: MaskedNetwork, source: torch.Generator) -> Draw:
+    like = network.like
 
     def normal(size: torch.Size) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
+        return torch.randn(size, generator=source, dtype=like.dtype, device=like.device)
 
     images = normal(shape)
-    drawn = {n: normal(w.shape).mul_(math.sqrt(2 * w.shape[0] / w.numel())) for n, w in weights.items()}
-    return Draw(images, drawn, {name: normal(weight.shape) for name, weight in weights.items()})
+    drawn = {n: normal(w.shape).mul_(math.sqrt(2 * w.shape[0] / w.numel())) for n, w in network.weights.items()}
+    return Draw(images, drawn, {name: normal(weight.shape) for name, weight in network.weights.items()})
 
 
-def _numbered(batches: Batches, like: Tensor, group: Group) -> tuple[list[torch.Size], Counter]:
+def _numbered(batches: Batches, group: Group) -> tuple[list[torch.Size], Counter]:
     """The shapes of this process's batches, and how many of each shape the processes before it have."""
-    shapes = agreed(group, lambda: [images.shape for images in images_of(batches, like)])
+    shapes = agreed(group, lambda: shapes_of(batches))
     ranks = everyone(group, shapes)
+    one_shape(shape[1:] for rank in ranks for shape in rank)
     own = 0 if group is None else torch.distributed.get_rank(group)
     return shapes, Counter(shape for rank in ranks[:own] for shape in rank)
 

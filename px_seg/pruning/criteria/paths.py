@@ -9,7 +9,7 @@ from px_seg.pruning.bound import FOLD, Streams, kernel_bound, path_bound
 from px_seg.pruning.criteria.base import Criterion, register
 from px_seg.pruning.precision import PRECISIONS
 from px_seg.pruning.released import BatchActivations, BatchKernel
-from px_seg.pruning.streams import Magnitudes
+from px_seg.pruning.streams import Magnitudes, Squares
 
 _READINGS: dict[str, Streams] = {"fold": FOLD, "batch": Streams(BatchActivations, BatchKernel)}
 
@@ -39,9 +39,10 @@ class PX(Criterion):
     needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.bn not in _READINGS:
+        super().__post_init__()
+        if self.bn not in list(_READINGS):
             raise InputError(f"PX knows no bn={self.bn!r}: choose one of {', '.join(_READINGS)}")
-        if self.precision is not None and self.precision not in PRECISIONS:
+        if self.precision is not None and self.precision not in list(PRECISIONS):
             raise InputError(f"PX knows no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
@@ -91,7 +92,8 @@ class SynFlow(Criterion):
 class SynFlowL2(Criterion):
     """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021; PX's section 4).
 
-    So R is the sum of the path kernel h over the outputs. BatchNorm, shapes and errors as in PX with `bn="fold"`.
+    So R is the sum of the path kernel h over the outputs. BatchNorm as in PX with `bn="fold"`; a constant that
+    multiplies features, a gate of g in PX, is squared.
     """
 
     rounds: ClassVar[int] = 100
@@ -99,4 +101,4 @@ class SynFlowL2(Criterion):
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
         """The scores >= 0 of the weights in `scope`; see `SynFlow.score`."""
-        return kernel_bound(model, sample_shape(batches, group), masks, scope).scores()
+        return kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()

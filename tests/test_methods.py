@@ -1,0 +1,203 @@
+"""Every method, ablation and ranking as a run: what it records, what it keeps, and what it refuses."""
+
+from dataclasses import dataclass
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from conftest import go
+from safetensors.torch import load_file
+
+from px_seg import Criterion, InputError, Magnitude, Masks, prune
+from px_seg.pruning import CRITERIA
+from px_seg.training import train_under
+
+METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_images_with_ignored_pixels(tiny, tmp_path, method: str) -> None:
+    results = go("--config", tiny, "--method", method, "--sparsity", 0.9, "--epochs", 0, "--output_dir", tmp_path / "o")
+    masks = Masks.load(tmp_path / "o" / "masks.safetensors")
+    assert (results["method"], masks.metadata["method"]) == (method, method)
+    assert results["backbone_sparsity"] == pytest.approx(0.9, abs=1e-6)
+    assert results["ranking"] == ("erk" if method == "random_erk" else "global")
+    assert results["settings"]["seed"] == 0
+
+
+def test_dense_is_a_method_and_so_is_a_sparsity_of_zero(tiny, tmp_path) -> None:
+    named = go("--config", tiny, "--method", "dense", "--output_dir", tmp_path / "named")
+    counted = go("--config", tiny, "--sparsity", 0, "--output_dir", tmp_path / "counted")
+    for results in (named, counted):
+        assert (results["method"], results["sparsity"], results["rounds"]) == ("dense", 0, 0)
+        assert results["backbone_sparsity"] < 1e-6
+    assert named["miou"] == counted["miou"]
+
+
+def test_imp_prunes_what_a_dense_training_leaves_small_and_rewinds(tiny, tmp_path) -> None:
+    """One round of it, against a dense run's saved weights; then the ticket trains from the dense run's start."""
+    # One epoch: what an evaluation draws between two would move the dropout of the second.
+    flags = ("--config", tiny, "--data.train_images", 16, "--epochs", 1)
+    go(*flags, "--method", "dense", "--output_dir", tmp_path / "dense")
+    trained = smp.from_pretrained(str(tmp_path / "dense" / "model"))
+    expected = prune(trained, (), 0.5, Magnitude(), "encoder")
+    results = go(*flags, "--method", "imp", "--sparsity", 0.5, "--rounds", 1, "--output_dir", tmp_path / "imp")
+    masks = Masks.load(tmp_path / "imp" / "masks.safetensors")
+    assert masks == expected
+    assert results["settings"] == {"seed": 0, "keep": 0.8, "epochs": None}
+
+    # A criterion that knows the masks beforehand trains the same ticket from the same start.
+    @dataclass(frozen=True)
+    class Known(Criterion):
+        def score(self, model, batches=(), masks=None, scope=None, group=None):
+            return {name: mask.float() for name, mask in expected.items()}
+
+    CRITERIA["known"] = Known
+    try:
+        go(*flags, "--method", "known", "--sparsity", 0.5, "--output_dir", tmp_path / "known")
+    finally:
+        del CRITERIA["known"]
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("imp", "known"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("px_seg.sparsify.SAVE_EVERY", 0.0)
+    flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 3, "--pruning.settings.epochs", 1)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    assert not (tmp_path / "whole" / "masks.partial.safetensors").exists()
+    trainings = []
+
+    def stopping(*args, **kwargs):
+        trainings.append(1)
+        if len(trainings) == 3:
+            raise KeyboardInterrupt
+        return train_under(*args, **kwargs)
+
+    monkeypatch.setattr("px_seg.pipeline.train_under", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--output_dir", tmp_path / "broken")
+    assert (tmp_path / "broken" / "masks.partial.safetensors").is_file()
+    again = go(*flags, "--resume", "--output_dir", tmp_path / "broken")
+    assert len(trainings) == 4
+    assert again["miou"] == whole["miou"]
+    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("whole", "broken")]
+    assert masks[0] == masks[1]
+
+
+def test_the_ablations_of_the_paper(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "snip", "--sparsity", 0.9, "--epochs", 0)
+    plain = go(*flags, "--output_dir", tmp_path / "plain")
+    both = go(*flags, "--shuffle_masks", "--reinit", "--output_dir", tmp_path / "both")
+    assert [(r["shuffle_masks"], r["reinit"]) for r in (plain, both)] == [(False, False), (True, True)]
+    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("plain", "both")]
+    assert masks[0] != masks[1]
+    assert masks[0].densities() == masks[1].densities()
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "both"))
+    for name in masks[0]:
+        assert not masks[1].revived(second)
+        live = masks[0][name] & masks[1][name]
+        assert not live.any() or not torch.equal(first[name][live], second[name][live])
+        # Drawn from the same distribution.
+        spread = [float(weights[name][mask[name]].std()) for weights, mask in zip((first, second), masks, strict=True)]
+        assert live.sum() < 200 or spread[1] / spread[0] < 1.5
+
+
+def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
+    results = go(*flags, "--output_dir", tmp_path / "o")
+    assert (results["sparsity"], results["pattern"]) == (0.5, "2:4")
+    masks, weights = Masks.load(tmp_path / "o" / "masks.safetensors"), load_file(tmp_path / "o/model/model.safetensors")
+    assert "encoder.conv1.weight" not in masks
+    assert weights["encoder.conv1.weight"].all()
+    for name in masks:
+        assert int((weights[name] != 0).unflatten(1, (-1, 4)).sum(2).max()) == 2
+    again = go("--config", tmp_path / "o" / "config.yaml", "--output_dir", tmp_path / "again")
+    assert again["miou"] == results["miou"]
+
+
+OWN = """
+from dataclasses import dataclass
+from px_seg import Criterion, prunable, register
+
+@register("largest_first")
+@dataclass(frozen=True)
+class LargestFirst(Criterion):
+    power: float = 1.0
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        return {name: weight.detach().abs() ** self.power for name, weight in prunable(model, scope).items()}
+"""
+
+
+def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    flags = ("--config", tiny, "--sparsity", 0.9, "--epochs", 0, "--criteria", own, "--method", "largest_first")
+    try:
+        results = go(*flags, "--pruning.settings.power", 2.0, "--output_dir", tmp_path / "own")
+        assert results["settings"] == {"seed": 0, "power": 2.0}
+        go("--config", tiny, *flags[2:6], "--method", "magnitude", "--output_dir", tmp_path / "theirs")
+        masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("own", "theirs")]
+        assert masks[0] == masks[1]
+    finally:
+        CRITERIA.pop("largest_first", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n    pass", r"own\.py:1 cannot be run: SyntaxError"),
+        ("import px_seg\n\nnope", r"own\.py:3 cannot be run: NameError: name 'nope'"),
+        (OWN.replace("largest_first", "px"), r"own\.py:\d+ cannot be run: .* a criterion 'px' already"),
+        ("from px_seg import register\n\n@register('mine')\nclass A: pass", r"derived from px_seg\.Criterion"),
+        ("import sys\n\nsys.exit(0)", r"own\.py:3 cannot be run: SystemExit"),
+        (
+            OWN.replace("'largest_first'", "x").replace('"largest_first"', '"../up"'),
+            r"letters, digits and _: got '../up'",
+        ),
+        (OWN.replace('("largest_first")', ""), r"registered by @register\(\"name\"\)"),
+        (OWN.replace("def score", "def rank"), "the criterion 'largest_first' must define score"),
+        (OWN.replace("float = 1.0", "float"), "the method largest_first cannot be made of"),
+        (OWN.replace("weight.detach()", "wait.detach()"), r"own\.py:\d+: largest_first cannot score: NameError"),
+        (OWN.replace("return {", "dict() or {"), "scores are tensors by parameter name, got NoneType"),
+        (OWN.replace("abs()", "abs()[:1]"), "the method largest_first cannot score this network: no score of shape"),
+        (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.conv1.weight hold NaN"),
+    ],
+)
+def test_criteria_of_ones_own_that_are_wrong(tiny, tmp_path, text: str, message: str) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(text)
+    try:
+        with pytest.raises(InputError, match=message):
+            go("--config", tiny, "--criteria", own, "--method", "largest_first", "--output_dir", tmp_path / "out")
+    finally:
+        CRITERIA.pop("largest_first", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_pruned_leaves_the_former_run_alone(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--epochs", 0, "--output_dir", tmp_path / "out")
+    go(*flags, "--method", "random")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    own = tmp_path / "own.py"
+    own.write_text(OWN.replace("    power", "    ranking = 'foo'\n    power"))
+    try:
+        for wrong in (
+            ("--sparsity", 0.99999999),
+            ("--criteria", own, "--method", "largest_first"),
+            ("--pattern", "2:4"),
+        ):
+            with pytest.raises(InputError):
+                go(*flags, *wrong, "--overwrite")
+    finally:
+        CRITERIA.pop("largest_first", None)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_run_is_not_resumed_with_other_settings_of_its_method(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "grasp", "--epochs", 0, "--output_dir", tmp_path / "out")
+    go(*flags, "--pruning.settings.temperature", 100)
+    (tmp_path / "out" / "results.json").unlink()
+    with pytest.raises(InputError, match=r"pruning\.settings\.temperature differ"):
+        go(*flags, "--resume")
