@@ -9,6 +9,7 @@ from torch import nn
 
 from px_seg import PX, InputError, Magnitude, Masks, Random, RandomERK, prunable, prune
 from px_seg.pruning import RANKINGS, Pattern
+from px_seg.pruning.distribution import uniform
 
 
 @pytest.fixture
@@ -72,6 +73,26 @@ def test_every_ranking_keeps_exactly_the_count_and_nothing_returns(
         assert not any((after[name] & ~before[name]).any() for name in after)
 
 
+def test_what_rounding_leaves_goes_to_the_largest_fractions() -> None:
+    """Of 6 weights in layers of 4 and 6 there are 2.4 and 3.6 to keep, of 5 in layers of 3 and 7 1.5 and 3.5."""
+    for sizes, count, expected in (((4, 6), 6, [2, 4]), ((6, 4), 4, [2, 2]), ((3, 7), 5, [2, 3])):
+        masks = Masks({str(n): torch.ones(size, dtype=torch.bool) for n, size in enumerate(sizes)})
+        kept = masks.keep_top({name: torch.rand(len(mask)) for name, mask in masks.items()}, count / 10, uniform)
+        assert [int(mask.sum()) for mask in kept.values()] == expected
+
+
+def test_a_layer_with_little_left_keeps_no_more_than_that() -> None:
+    masks = Masks({"a": torch.tensor([True, False, False, False]), "b": torch.ones(8, dtype=torch.bool)})
+    kept = masks.keep_top({"a": torch.ones(4), "b": torch.ones(8)}, 9 / 12, uniform)
+    assert [mask.sum().item() for mask in kept.values()] == [1, 8]
+
+
+def test_a_pattern_brings_no_weight_back() -> None:
+    live = torch.tensor([[True, False, False, False, True, True, True, True]])
+    (kept,) = Pattern(2, 4).keep([torch.arange(8.0).view(1, 8)], [live], 4, [1])
+    assert kept.tolist() == [[True, False, False, False, False, True, True, True]]
+
+
 LAYERS = {
     "conv": nn.Conv2d(8, 3, 3),
     "grouped": nn.Conv2d(16, 4, 1, groups=2),
@@ -124,6 +145,8 @@ def test_patterns_that_cannot_be_are_refused(net: nn.Module) -> None:
     with pytest.raises(InputError, match=r"multiples of 4, which these layers do not have: 0 \(3\), 1 \(1\): take"):
         prune(odd, (), 0.5, Magnitude(), pattern="2:4")
     assert list(prune(odd, (), 0.5, Magnitude(), ["-0", "-1"], pattern="2:4")) == ["2.weight"]
+    with pytest.raises(InputError, match=r"do not have: 0 \(2\)"):
+        prune(nn.Sequential(nn.ConvTranspose2d(8, 8, 2, groups=4)), (), 0.5, Magnitude(), pattern="2:4")
     large = nn.Linear(3000, 100, bias=False)
     for sparsity in (0.666667, 0.666666):
         kept = prune(large, (), sparsity, Magnitude(), pattern="1:3")["weight"]
