@@ -147,7 +147,7 @@ def test_patterns_that_cannot_be_are_refused(net: nn.Module) -> None:
     assert list(prune(odd, (), 0.5, Magnitude(), ["-0", "-1"], pattern="2:4")) == ["2.weight"]
     with pytest.raises(InputError, match=r"do not have: 0 \(2\)"):
         prune(nn.Sequential(nn.ConvTranspose2d(8, 8, 2, groups=4)), (), 0.5, Magnitude(), pattern="2:4")
-    large = nn.Linear(3000, 100, bias=False)
+    large = nn.Linear(3000, 1000, bias=False)
     for sparsity in (0.666667, 0.666666):
         kept = prune(large, (), sparsity, Magnitude(), pattern="1:3")["weight"]
         assert (kept.unflatten(1, (-1, 3)).sum(2) == 1).all()
