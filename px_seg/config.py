@@ -107,7 +107,7 @@ class RunConfig:
     """One run: prune, fine-tune, evaluate.
 
     Args:
-        sparsity: share of the backbone's weights to prune, in [0, 1)
+        sparsity: share of the backbone's weights to prune, in [0, 1), layers in keep_dense not counted
         method: criterion that ranks the weights: px, random, random_erk, magnitude, snip, iterative_snip, grasp,
             synflow, synflow_l2, ntksap, fisher, imp, dense, or one of your own
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
@@ -119,7 +119,7 @@ class RunConfig:
         ranking: which weights compete: global, or each layer by itself with density uniform or erk; by default the
             method's own, global for most
         pattern: n:m, exactly n of every m input channels live, as 2:4; the sparsity is then 1 - n/m
-        keep_dense: layers of the backbone that are not pruned
+        keep_dense: parts of the backbone that are not pruned, as encoder.conv1 or encoder.layer4
         shuffle_masks: ablation: permute the mask of each layer
         reinit: ablation: draw new weights after pruning
         criteria: Python file that registers criteria of your own

@@ -116,6 +116,8 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
         "ranking": None if config.pattern else config.ranking or ranker.ranking,
         "pattern": config.pattern,
         "keep_dense": config.keep_dense,
+        "empty_layers": [name for name, density in masks.densities().items() if density == 0],
+        "pruning": {"batches": config.pruning.batches, "batch_size": config.pruning.batch_size},
         "settings": ranker.settings(),
         "criteria": config.criteria,
         "shuffle_masks": config.shuffle_masks,
@@ -125,7 +127,7 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
         "mixed_precision": accelerator.mixed_precision,
     }
     results = collect(task, config, scores, saved, model, seconds, environment)
-    summary = table(task, results, masks, folder.path)
+    summary = table(task, results, folder.path)
     _draw(task, model, masks, folder, history, results)
     folder.finish(results)
     print(summary)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.pictures import label
-from px_seg.pruning import CRITERIA, Masks, prunable
+from px_seg.pruning import CRITERIA, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
@@ -83,7 +83,7 @@ def described(results: Mapping[str, Any]) -> str:
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 
 
-def table(task: Task, results: Mapping[str, Any], masks: Masks, folder: Path) -> str:
+def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
     """What a run came to, for a terminal."""
     parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
     lines = [
@@ -98,6 +98,6 @@ def table(task: Task, results: Mapping[str, Any], masks: Masks, folder: Path) ->
         "  seconds",
         *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
     ]
-    if collapsed := [name for name, density in masks.densities().items() if density == 0]:
-        lines.append(f"  layers without any weight left: {', '.join(collapsed)}")
+    if results["empty_layers"]:
+        lines.append(f"  layers without any weight left: {', '.join(results['empty_layers'])}")
     return "\n".join([*lines, f"written to {folder}"])

@@ -19,7 +19,7 @@ from px_seg.pruning import (
     Criterion,
     LossCriterion,
     Masks,
-    NoGradient,
+    NothingToRank,
     Pattern,
     TrainingCriterion,
     check_distribution,
@@ -28,6 +28,8 @@ from px_seg.pruning import (
     planned,
     prunable,
     prune,
+    readable,
+    worth_ranking,
 )
 from px_seg.pruning.randomness import derived_seed
 from px_seg.tasks import Task
@@ -131,13 +133,17 @@ def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, c
     if config.sparsity == 0 or isinstance(ranker, TrainingCriterion):
         return
     scope = scope_of(task, config)
-    trial = [(images[:2], targets[:2]) for images, targets in batches[:1]]
-    try:
-        scores = ranker.score(model, trial, scope=scope)
+
+    def score(trial: Batches) -> None:
+        scores = worth_ranking(ranker.score(model, readable(trial, ranker), scope=scope))
         Masks.ones(model, scope).keep_top(scores, 1.0)
-    except NoGradient:
-        # Of these two images: others may well have labels.
-        return
+
+    try:
+        try:
+            score([(images[:2], targets[:2]) for images, targets in batches[:1]])
+        except NothingToRank:
+            # Those two may have no labels: others may well.
+            score(batches)
     except InputError as error:
         raise InputError(f"the method {config.method} cannot score this network: {error}") from None
     except Exception as error:

@@ -1,7 +1,7 @@
 """Criteria side by side: what a round of each costs, and what their masks leave of a network.
 
 python scripts/bench_criteria.py cost
-python scripts/bench_criteria.py collapse --runs '[runs/a,runs/b]'
+python scripts/bench_criteria.py collapse --runs runs/a runs/b
 """
 
 import sys
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_class_arguments(benchmark.Case, skip={"rounds", "precision"})
     parser.add_argument("--methods", type=list[str], default=[], help="for cost; by default all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the shortest counts")
-    parser.add_argument("--runs", type=list[Path], default=[], help="folders of finished runs, for collapse")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of finished runs, for collapse")
     try:
         asked = parser.parse_args(sys.argv[1:])
     except Exception as error:

@@ -15,5 +15,7 @@ from px_seg.pipeline import run
 from px_seg.tasks import Segmentation
 
 if __name__ == "__main__":
-    with one_line_errors("interrupted: --resume, in place of --overwrite, goes on from the last epoch"):
+    with one_line_errors(
+        "interrupted: --resume, in place of --overwrite, goes on from the last saved epoch or round of pruning"
+    ):
         run(Segmentation, parse(sys.argv[1:], Path(__file__).parents[1] / "configs", __doc__))

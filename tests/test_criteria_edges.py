@@ -7,7 +7,7 @@ import torch
 from cases import WITH_DATA, WITH_LOSS, network, pairs, same
 from torch import Tensor, nn
 
-from px_seg import NTKSAP, SNIP, Fisher, GraSP, InputError, Magnitude, Masks, criterion, prunable
+from px_seg import NTKSAP, SNIP, Criterion, Fisher, GraSP, InputError, Magnitude, Masks, criterion, prunable
 from px_seg.pruning import CRITERIA, IMP, prune
 
 
@@ -48,7 +48,7 @@ def test_batches_that_a_loss_cannot_read_are_refused(name: str) -> None:
     for wrong in ([images], [(images, None)], [(images, labels[:1])]):
         with pytest.raises(InputError, match="a pair of images and as many targets"):
             rank.score(net, wrong)
-    with pytest.raises(InputError, match="no gradient reaches the weights"):
+    with pytest.raises(InputError, match="all scores are 0"):
         rank.score(net, [(images, torch.full_like(labels, 255))])
 
 
@@ -66,7 +66,7 @@ def test_scores_that_are_all_zero_are_not_ranked(name: str) -> None:
     """A layer without weights cuts the network: which weights come first is no reason to keep them."""
     net = network()
     cut = {"4.weight": torch.zeros_like(net[4].weight, dtype=torch.bool)}
-    with pytest.raises(InputError, match=r"no gradient reaches|no path"):
+    with pytest.raises(InputError, match=r"all scores are 0|no path"):
         criterion(name).score(net, pairs(2), cut, scope="0")
 
 
@@ -174,6 +174,26 @@ def test_random_scores_are_not_the_numbers_that_made_the_weights() -> None:
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
 
 
+class Forgetful(Criterion):
+    """Reads the batches without having said so."""
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        mean = sum(images.mean() for images, _ in batches)
+        return {name: weight.detach() * mean for name, weight in prunable(model, scope).items()}
+
+
+class Indifferent(Criterion):
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        return {name: torch.zeros_like(weight) for name, weight in prunable(model, scope).items()}
+
+
+def test_a_criterion_that_says_it_needs_no_data_gets_none() -> None:
+    with pytest.raises(InputError, match="Forgetful reads the batches: say needs_data = True"):
+        prune(network(), pairs(2), 0.5, Forgetful())
+    with pytest.raises(InputError, match="all scores are 0"):
+        prune(network(), pairs(2), 0.5, Indifferent())
+
+
 def test_one_sample_is_no_batch_to_normalise_by() -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
     batch = torch.randn(1, 2, 5, 5), torch.zeros(1, 1, 1, dtype=torch.long)
@@ -190,8 +210,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         ("ntksap", {"resamplings": 1.5}, "resamplings must be a whole number, as 1 is"),
         ("imp", {"keep": 1.0}, "keep must be below 1"),
         ("imp", {"epochs": 0}, "epochs must be a whole number above 0"),
-        ("snip", {"loss": 1}, "no setting loss; it has seed"),
-        ("snip", {"name": 1}, "no setting name; it has seed"),
+        ("snip", {"loss": 1}, "no setting loss; it has none"),
+        ("grasp", {"name": 1}, "no setting name; it has temperature"),
         ("random", {"seed": "one"}, "seed must be a whole number"),
         ("px", {"bn": ["fold"]}, "bn must be text, as 'fold' is"),
         ("px", {"precision": ["float64"]}, "PX knows no precision"),

@@ -325,7 +325,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--method", "sparkle", "--sparsity", "0"], "no method 'sparkle'"),
         (["--method", "snip", "--pruning.batch_size", "1"], "batches of at least 2"),
         (["--method", "imp", "--epochs", "0"], "imp trains before it prunes"),
-        (["--method", "snip", "--pruning.settings.loss", "1"], "no setting loss; it has seed"),
+        (["--method", "snip", "--pruning.settings.loss", "1"], "no setting loss; it has none"),
         (["--pruning.settings.seed", "1"], "--seed is the run's"),
         (["--pruning.settings", "{1: 2}"], "values by name"),
         (["--sparsity", "0.99999999"], "keeps none of the 11166912 weights"),

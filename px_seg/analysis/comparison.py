@@ -85,7 +85,7 @@ def report_collapse(runs: Sequence[Path]) -> None:
     Raises InputError for a folder that holds no finished run.
     """
     if not runs:
-        raise InputError("collapse needs the folders of finished runs: name them with --runs '[a,b]'")
+        raise InputError("collapse needs the folders of finished runs: name them with --runs a b")
     finished = [(run, _results(run)) for run in runs]
     print("| method | pruned | layers without weights | thinnest other layer | kept weights on no path | mIoU |")
     print("|---|---|---|---|---|---|")

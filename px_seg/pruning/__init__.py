@@ -13,7 +13,7 @@ from px_seg.pruning.criteria import (
     IterativeSNIP,
     LossCriterion,
     Magnitude,
-    NoGradient,
+    NothingToRank,
     Random,
     RandomERK,
     SynFlow,
@@ -21,11 +21,12 @@ from px_seg.pruning.criteria import (
     TrainingCriterion,
     criterion,
     register,
+    worth_ranking,
 )
 from px_seg.pruning.distribution import RANKINGS
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.prune import check_distribution, exponential, planned, prune
+from px_seg.pruning.prune import check_distribution, exponential, planned, prune, readable
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scope import prunable
 
@@ -44,7 +45,7 @@ __all__ = [
     "LossCriterion",
     "Magnitude",
     "Masks",
-    "NoGradient",
+    "NothingToRank",
     "Pattern",
     "Random",
     "RandomERK",
@@ -58,5 +59,7 @@ __all__ = [
     "planned",
     "prunable",
     "prune",
+    "readable",
     "register",
+    "worth_ranking",
 ]

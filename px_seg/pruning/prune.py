@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from numbers import Real
+from typing import NamedTuple, NoReturn
 
 from torch import nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, several
-from px_seg.pruning.criteria import Criterion
+from px_seg.pruning.criteria import Criterion, worth_ranking
 from px_seg.pruning.distribution import Ranking
 from px_seg.pruning.distribution import ranking as ranking_named
 from px_seg.pruning.masks import Masks
@@ -72,7 +73,7 @@ def prune(
     masks = plan.start
     if not plan.densities:
         return masks
-    batches = list(several(batches))
+    batches = readable(list(several(batches)), criterion)
     done = 0
     if start is not None:
         done = _rounds_done(start, masks, plan.densities)
@@ -80,13 +81,29 @@ def prune(
 
     def next_masks(density: float) -> Masks:
         # The scores are not kept: they would lie beside those of the next round.
-        return masks.keep_top(criterion.score(model, batches, masks, scope, group), density, plan.keep)
+        scores = worth_ranking(criterion.score(model, batches, masks, scope, group))
+        return masks.keep_top(scores, density, plan.keep)
 
     for number, density in enumerate(plan.densities[done:], done + 1):
         masks = first_ones(group, agreed(group, partial(next_masks, density)))
         if on_round is not None:
             on_round(number, masks)
     return masks
+
+
+class _Unread:
+    """Stands for batches that a criterion has said it does not read."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
+
+    def __iter__(self) -> NoReturn:
+        raise InputError(f"{type(self.criterion).__name__} reads the batches: say needs_data = True in its class")
+
+
+def readable(batches: Batches, criterion: Criterion) -> Batches:
+    """The batches, for a criterion that reads them; for another, what raises InputError when it does all the same."""
+    return batches if criterion.needs_data else _Unread(criterion)
 
 
 class Plan(NamedTuple):
@@ -142,7 +159,7 @@ def planned(
 
 
 def _density(sparsity: float) -> float:
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise InputError(f"sparsity must be a number in [0, 1), got {sparsity!r}")
     return 1 - sparsity
 

@@ -1,6 +1,6 @@
 """Criteria: what a weight is worth. A criterion only scores; `prune` ranks and masks."""
 
-from px_seg.pruning.criteria.base import CRITERIA, Criterion, NoGradient, criterion, register
+from px_seg.pruning.criteria.base import CRITERIA, Criterion, NothingToRank, criterion, register, worth_ranking
 from px_seg.pruning.criteria.data_free import Dense, Magnitude, Random, RandomERK
 from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, LossCriterion
 from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
@@ -20,7 +20,7 @@ __all__ = [
     "IterativeSNIP",
     "LossCriterion",
     "Magnitude",
-    "NoGradient",
+    "NothingToRank",
     "Random",
     "RandomERK",
     "SynFlow",
@@ -28,4 +28,5 @@ __all__ = [
     "TrainingCriterion",
     "criterion",
     "register",
+    "worth_ranking",
 ]

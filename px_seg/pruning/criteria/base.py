@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
@@ -31,7 +32,7 @@ class Criterion(ABC):
     """How weights of different layers compete unless told otherwise: a name in `px_seg.pruning.RANKINGS`."""
 
     needs_data: ClassVar[bool] = False
-    """Whether `score` reads the batches."""
+    """Whether `score` reads the batches; one that does not is given none."""
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -101,7 +102,8 @@ def criterion(name: str, /, **settings: Any) -> Criterion:
     known = {field.name: field.default for field in fields(CRITERIA[name]) if field.repr}
     for setting, value in settings.items():
         if setting not in known:
-            raise InputError(f"the method {name} has no setting {setting}; it has {', '.join(known)}")
+            own = ", ".join(other for other in known if other != "seed") or "none"
+            raise InputError(f"the method {name} has no setting {setting}; it has {own}")
         _check_type(name, setting, value, known[setting])
     try:
         return CRITERIA[name](**settings)
@@ -125,15 +127,15 @@ def _check_type(name: str, setting: str, value: Any, default: Any) -> None:
         raise InputError(f"the method {name}: {setting} must be {words}, as {default!r} is; got {value!r}")
 
 
-class NoGradient(InputError):
-    """Nothing that is differentiated depends on a weight in scope, so there is nothing to rank by."""
+class NothingToRank(InputError):
+    """All scores are 0."""
 
 
-def worth_ranking(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The scores. NoGradient when all are 0: ranking them would keep whatever comes first."""
-    if not any(bool(score.any()) for score in scores.values()):
-        raise NoGradient(
-            "no gradient reaches the weights in scope: the batches have no labelled target, or the network is cut, "
+def worth_ranking(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The scores. NothingToRank when all are 0: ranking them would keep whatever comes first."""
+    if isinstance(scores, Mapping) and not any(bool(torch.as_tensor(score).any()) for score in scores.values()):
+        raise NothingToRank(
+            "all scores are 0, which ranks nothing: the batches have no labelled target, or the network is cut, "
             "and then a lower sparsity helps"
         )
     return scores

@@ -55,7 +55,7 @@ class SNIP(LossCriterion):
 @register("iterative_snip")
 @dataclass(frozen=True)
 class IterativeSNIP(SNIP):
-    """SNIP in rounds, each on the network that the former left (de Jorge et al., ICLR 2021; Verdenius et al., 2020)."""
+    """SNIP in rounds, each on the network that the former left (de Jorge et al., ICLR 2021)."""
 
     rounds: ClassVar[int] = 100
 

@@ -90,7 +90,7 @@ class SynFlow(Criterion):
 @register("synflow_l2")
 @dataclass(frozen=True)
 class SynFlowL2(Criterion):
-    """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021; PX's section 4).
+    """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021).
 
     So R is the sum of the path kernel h over the outputs. BatchNorm as in PX with `bn="fold"`; a constant that
     multiplies features, a gate of g in PX, is squared.
