@@ -1,5 +1,6 @@
 """The pictures of a run."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,14 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[st
         for (name, key), colour, style in zip(lines.items(), (BLUE, ORANGE), ("o-", "o--"), strict=False):
             axes.plot(epochs, [line[key] for line in history], style, color=colour, markersize=3, label=name)
         axes.set(xlabel="epoch", ylabel=ylabel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
     loss.set_ylim(bottom=0)
     quality.set_ylim(0, 1)
     rates.set_ylim(bottom=0)
-    figure.suptitle(title)
+    figure.suptitle(_wrapped(title, figure))
     figure.savefig(path, dpi=120)
 
 
@@ -73,7 +74,7 @@ def layer_densities(path: Path, masks: Masks, scope: str, title: str) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower right", fontsize=9)
-    axes.set_title(title)
+    axes.set_title(_wrapped(title, figure))
     figure.savefig(path, dpi=120)
 
 
@@ -103,8 +104,13 @@ def segmentations(
     legend = figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    figure.suptitle(title)
+    figure.suptitle(_wrapped(title, figure))
     figure.savefig(path, dpi=120)
+
+
+def _wrapped(title: str, figure: Figure) -> str:
+    """The title in lines that fit the figure's width."""
+    return textwrap.fill(title, int(10.5 * figure.get_figwidth()))
 
 
 def growth(path: Path, rows: Sequence[Mapping[str, Any]], device: str) -> None:

@@ -78,7 +78,8 @@ def described(results: Mapping[str, Any]) -> str:
         parts.append(results["pattern"])
     elif results["sparsity"] and results["ranking"] != CRITERIA[results["method"]].ranking:
         parts.append(f"ranked {results['ranking']}")
-    parts += [f"{', '.join(results['keep_dense'])} kept dense"] if results["keep_dense"] else []
+    if kept := results["keep_dense"]:
+        parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
     parts += ["masks shuffled"] if results["shuffle_masks"] else []
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 
