@@ -1,5 +1,8 @@
 """Small data and small configurations that several tests share."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,14 @@ CONFIGS = REPOSITORY / "configs"
 def go(*flags: object, task: type[Segmentation] = Segmentation) -> dict:
     """What results.json holds after the run that these flags ask for."""
     return run(task, parse([str(flag) for flag in flags], CONFIGS, ""))
+
+
+def script(*flags: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "seg.py"), *map(str, flags)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture(autouse=True)

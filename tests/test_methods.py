@@ -1,11 +1,12 @@
 """Every method, ablation and ranking as a run: what it records, what it keeps, and what it refuses."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import go
+from conftest import TWO, go, script
 from safetensors.torch import load_file
 
 from px_seg import Criterion, InputError, Magnitude, Masks, prune
@@ -83,6 +84,15 @@ def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypa
     assert again["miou"] == whole["miou"]
     masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("whole", "broken")]
     assert masks[0] == masks[1]
+
+
+def test_imp_trains_on_two_processes(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 2, "--data.train_images", 16)
+    done = script(*flags, "--output_dir", tmp_path / "out", launcher=TWO, ACCELERATE_USE_CPU="true")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["processes"], results["rounds"]) == (2, 2)
+    assert results["backbone_sparsity"] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_the_ablations_of_the_paper(tiny, tmp_path) -> None:

@@ -12,7 +12,7 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from conftest import CONFIGS, REPOSITORY, go
+from conftest import CONFIGS, TWO, go, script
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -380,19 +380,11 @@ def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
     assert parse(["--data", '{"name": "voc2012"}'], CONFIGS, "").encoder == paper["encoder"]
 
 
-def script(*flags: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "seg.py"), *map(str, flags)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-
-
 def test_the_script_ends_bad_input_with_status_two_and_one_line() -> None:
     done = script("--sparsity", "1.5")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: sparsity must be in [0, 1), got 1.5"
     assert "Traceback" not in done.stderr
-
-
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
