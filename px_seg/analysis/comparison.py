@@ -96,7 +96,7 @@ def report_collapse(runs: Sequence[Path]) -> None:
         found = collapse(model, masks, (3, size, size))
         print(
             f"| {results['method']} | {results['backbone_sparsity']:.2%} | {len(found.empty)} of {len(masks)} | "
-            f"{found.thinnest:.3%} | {found.stranded:.1%} | {results['miou']:.1%} |",
+            f"{100 * found.thinnest:.2g}% | {found.stranded:.1%} | {results['miou']:.1%} |",
             flush=True,
         )
 
