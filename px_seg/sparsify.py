@@ -28,8 +28,7 @@ from px_seg.pruning import (
     planned,
     prunable,
     prune,
-    readable,
-    worth_ranking,
+    scored,
 )
 from px_seg.pruning.randomness import derived_seed
 from px_seg.tasks import Task
@@ -135,8 +134,7 @@ def try_out(model: nn.Module, task: Task, batches: Batches, ranker: Criterion, c
     scope = scope_of(task, config)
 
     def score(trial: Batches) -> None:
-        scores = worth_ranking(ranker.score(model, readable(trial, ranker), scope=scope))
-        Masks.ones(model, scope).keep_top(scores, 1.0)
+        Masks.ones(model, scope).keep_top(scored(ranker, model, trial, scope=scope), 1.0)
 
     try:
         try:
@@ -172,7 +170,7 @@ def sparsify(
     before = 0.0 if start is None else float(start.metadata["seconds"])
     started = saved = time.perf_counter()
 
-    def described(masks: Masks) -> Masks:
+    def labelled(masks: Masks) -> Masks:
         seconds = before + time.perf_counter() - started
         return masks.with_metadata(**_asked(config), encoder=config.encoder, seconds=f"{seconds:.3f}")
 
@@ -183,7 +181,7 @@ def sparsify(
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
             progress.update(number - progress.n)
             if main and number < rounds and time.perf_counter() - saved > SAVE_EVERY:
-                described(masks).save(folder.partial)
+                labelled(masks).save(folder.partial)
                 saved = time.perf_counter()
 
         masks = prune(
@@ -199,7 +197,7 @@ def sparsify(
             pattern=config.pattern,
             start=start,
         )
-    masks = described(masks.shuffled(config.seed) if config.shuffle_masks else masks)
+    masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
         masks.save(folder.masks)
         folder.partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from cases import WITH_DATA, WITH_LOSS, network, pairs, same
 from torch import Tensor, nn
 
 from px_seg import NTKSAP, SNIP, Criterion, Fisher, GraSP, InputError, Magnitude, Masks, criterion, prunable
-from px_seg.pruning import CRITERIA, IMP, prune
+from px_seg.pruning import CRITERIA, IMP, prune, scored
 
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("dense", "imp")])
@@ -49,7 +49,7 @@ def test_batches_that_a_loss_cannot_read_are_refused(name: str) -> None:
         with pytest.raises(InputError, match="a pair of images and as many targets"):
             rank.score(net, wrong)
     with pytest.raises(InputError, match="all scores are 0"):
-        rank.score(net, [(images, torch.full_like(labels, 255))])
+        prune(net, [(images, torch.full_like(labels, 255))], 0.5, rank, rounds=1)
 
 
 @pytest.mark.parametrize("name", WITH_DATA)
@@ -65,9 +65,10 @@ def test_no_batches_are_no_data(name: str) -> None:
 def test_scores_that_are_all_zero_are_not_ranked(name: str) -> None:
     """A layer without weights cuts the network: which weights come first is no reason to keep them."""
     net = network()
-    cut = {"4.weight": torch.zeros_like(net[4].weight, dtype=torch.bool)}
+    net[7].weight.data.zero_()
+    cut = {"7.weight": torch.zeros_like(net[7].weight, dtype=torch.bool)}
     with pytest.raises(InputError, match=r"all scores are 0|no path"):
-        criterion(name).score(net, pairs(2), cut, scope="0")
+        scored(criterion(name), net, pairs(2), cut, scope="0")
 
 
 def test_a_loss_that_is_no_loss_is_refused() -> None:

@@ -1,32 +1,15 @@
 """Pruning at initialisation. Knows torch only: no datasets, no Accelerate, no task."""
 
-from px_seg.pruning.criteria import (
-    CRITERIA,
-    IMP,
-    NTKSAP,
-    PX,
-    SNIP,
-    Criterion,
-    Dense,
-    Fisher,
-    GraSP,
-    IterativeSNIP,
-    LossCriterion,
-    Magnitude,
-    NothingToRank,
-    Random,
-    RandomERK,
-    SynFlow,
-    SynFlowL2,
-    TrainingCriterion,
-    criterion,
-    register,
-    worth_ranking,
-)
+from px_seg.pruning.criteria.base import CRITERIA, Criterion, criterion, register
+from px_seg.pruning.criteria.data_free import Dense, Magnitude, Random, RandomERK
+from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, LossCriterion
+from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
+from px_seg.pruning.criteria.ntksap import NTKSAP
+from px_seg.pruning.criteria.paths import PX, SynFlow, SynFlowL2
 from px_seg.pruning.distribution import RANKINGS
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.prune import check_distribution, exponential, planned, prune, readable
+from px_seg.pruning.prune import NothingToRank, check_distribution, exponential, planned, prune, scored
 from px_seg.pruning.rules import UnsupportedOperation
 from px_seg.pruning.scope import prunable
 
@@ -59,7 +42,6 @@ __all__ = [
     "planned",
     "prunable",
     "prune",
-    "readable",
     "register",
-    "worth_ranking",
+    "scored",
 ]

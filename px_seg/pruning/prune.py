@@ -1,16 +1,17 @@
 """Iterative pruning: rounds of scoring and keeping the top."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import NamedTuple, NoReturn
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, several
-from px_seg.pruning.criteria import Criterion, worth_ranking
+from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.distribution import Ranking
 from px_seg.pruning.distribution import ranking as ranking_named
 from px_seg.pruning.masks import Masks
@@ -73,7 +74,7 @@ def prune(
     masks = plan.start
     if not plan.densities:
         return masks
-    batches = readable(list(several(batches)), criterion)
+    batches = list(several(batches))
     done = 0
     if start is not None:
         done = _rounds_done(start, masks, plan.densities)
@@ -81,14 +82,17 @@ def prune(
 
     def next_masks(density: float) -> Masks:
         # The scores are not kept: they would lie beside those of the next round.
-        scores = worth_ranking(criterion.score(model, batches, masks, scope, group))
-        return masks.keep_top(scores, density, plan.keep)
+        return masks.keep_top(scored(criterion, model, batches, masks, scope, group), density, plan.keep)
 
     for number, density in enumerate(plan.densities[done:], done + 1):
         masks = first_ones(group, agreed(group, partial(next_masks, density)))
         if on_round is not None:
             on_round(number, masks)
     return masks
+
+
+class NothingToRank(InputError):
+    """All scores are 0: ranking them would keep whatever comes first."""
 
 
 class _Unread:
@@ -101,9 +105,26 @@ class _Unread:
         raise InputError(f"{type(self.criterion).__name__} reads the batches: say needs_data = True in its class")
 
 
-def readable(batches: Batches, criterion: Criterion) -> Batches:
-    """The batches, for a criterion that reads them; for another, what raises InputError when it does all the same."""
-    return batches if criterion.needs_data else _Unread(criterion)
+def scored(
+    criterion: Criterion,
+    model: nn.Module,
+    batches: Batches,
+    masks: Masks | None = None,
+    scope: Scope = None,
+    group: Group = None,
+) -> Mapping[str, Tensor]:
+    """What the criterion scores, if it can be ranked by.
+
+    Raises NothingToRank when all scores are 0, and InputError for a criterion that reads the
+    batches without having said so.
+    """
+    scores = criterion.score(model, batches if criterion.needs_data else _Unread(criterion), masks, scope, group)
+    if isinstance(scores, Mapping) and not any(bool(torch.as_tensor(score).any()) for score in scores.values()):
+        raise NothingToRank(
+            "all scores are 0, which ranks nothing: the batches have no labelled target, or the network is cut, "
+            "and then a lower sparsity helps"
+        )
+    return scores
 
 
 class Plan(NamedTuple):

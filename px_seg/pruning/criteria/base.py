@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
@@ -125,20 +124,6 @@ def _check_type(name: str, setting: str, value: Any, default: Any) -> None:
     kinds, words = _KINDS.get(type(default), ((object,), ""))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
         raise InputError(f"the method {name}: {setting} must be {words}, as {default!r} is; got {value!r}")
-
-
-class NothingToRank(InputError):
-    """All scores are 0."""
-
-
-def worth_ranking(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The scores. NothingToRank when all are 0: ranking them would keep whatever comes first."""
-    if isinstance(scores, Mapping) and not any(bool(torch.as_tensor(score).any()) for score in scores.values()):
-        raise NothingToRank(
-            "all scores are 0, which ranks nothing: the batches have no labelled target, or the network is cut, "
-            "and then a lower sparsity helps"
-        )
-    return scores
 
 
 def check_positive(criterion: Criterion, name: str, whole: bool = False) -> None:

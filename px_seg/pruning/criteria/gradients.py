@@ -11,7 +11,7 @@ from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.pruning.batches import Batches, labelled, several, shapes_of
 from px_seg.pruning.contexts import batch_statistics, evaluating
-from px_seg.pruning.criteria.base import Criterion, check_positive, register, worth_ranking
+from px_seg.pruning.criteria.base import Criterion, check_positive, register
 from px_seg.pruning.network import MaskedNetwork, masked
 from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
 
@@ -41,7 +41,7 @@ class SNIP(LossCriterion):
         """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Raises InputError for batches without targets, of one sample where a BatchNorm sees one
-        value a channel, and when no gradient reaches the weights; also for masks that do not fit.
+        value a channel, and for masks that do not fit.
         """
         with masked(model, masks, scope, batch_statistics) as network:
 
@@ -49,7 +49,7 @@ class SNIP(LossCriterion):
                 return network.gradients(self.loss(network(images), targets))
 
             gradients = _summed(network, batches, group, gradients_of)
-            return worth_ranking({n: (gradients[n].mul_(w.detach())).abs_().to(w) for n, w in network.weights.items()})
+            return {n: gradients[n].mul_(w.detach()).abs_().to(w) for n, w in network.weights.items()}
 
 
 @register("iterative_snip")
@@ -98,7 +98,7 @@ class GraSP(LossCriterion):
                 return network.gradients(flow)
 
             products = _summed(network, batches, group, products_of)
-            return worth_ranking({n: products[n].mul_(w.detach()).to(w) for n, w in network.weights.items()})
+            return {n: products[n].mul_(w.detach()).to(w) for n, w in network.weights.items()}
 
 
 @register("fisher")
@@ -114,8 +114,7 @@ class Fisher(LossCriterion):
     def score(self, model, batches=(), masks=None, scope=None, group=None):
         """The scores >= 0 of the weights in `scope`, in at least float32.
 
-        Raises InputError for batches without targets, when no gradient reaches the weights, and for masks that
-        do not fit.
+        Raises InputError for batches without targets and for masks that do not fit.
         """
         batches = list(several(batches))
         with masked(model, masks, scope, evaluating) as network:
@@ -129,8 +128,7 @@ class Fisher(LossCriterion):
 
             squares = _summed(network, batches, group, squares_of)
             samples = sum(everyone(group, sum(shape[0] for shape in shapes_of(batches))))
-            scores = {n: squares[n].mul_(w.detach() ** 2).div_(samples).to(w) for n, w in network.weights.items()}
-            return worth_ranking(scores)
+            return {n: squares[n].mul_(w.detach() ** 2).div_(samples).to(w) for n, w in network.weights.items()}
 
 
 def _summed(

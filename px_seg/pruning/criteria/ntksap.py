@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, one_shape, shapes_of
 from px_seg.pruning.contexts import batch_statistics, evaluating
-from px_seg.pruning.criteria.base import Criterion, check_positive, register, worth_ranking
+from px_seg.pruning.criteria.base import Criterion, check_positive, register
 from px_seg.pruning.network import MaskedNetwork, gradients, masked
 from px_seg.pruning.paths import leaves
 from px_seg.pruning.randomness import generator
@@ -85,7 +85,7 @@ class NTKSAP(Criterion):
                 return total
 
             total = sum_all(group, agreed(group, own))
-            return worth_ranking({n: total[n].mul_(mask.detach() != 0).abs_().to(mask) for n, mask in live.items()})
+            return {n: total[n].mul_(mask.detach() != 0).abs_().to(mask) for n, mask in live.items()}
 
     def draws(
         self, network: MaskedNetwork, shapes: list[torch.Size], first: Mapping[torch.Size, int], kept: int
