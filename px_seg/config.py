@@ -1,36 +1,25 @@
-"""The configuration of a run: dataclasses that YAML files and flags both fill.
+"""The configuration of a run: dataclasses, one set for each task.
 
-A run starts from the preset of its dataset, `configs/<data.name>.yaml`; a file given with
---config may leave keys out and overrides the preset; flags override both. The dataclasses
-have no defaults for anything that is part of an experiment's protocol: the presets hold it.
+They have no defaults for anything that is part of an experiment's protocol: the YAML files hold it.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from itertools import islice, pairwise
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
-
-from px_seg.errors import InputError
-from px_seg.pruning import Pattern
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataConfig:
-    """What the run learns from.
+    """What every run learns from.
 
     Args:
-        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out as VOC2012 is
-        size: side of the training crop in pixels; of the image, for synthetic data
-        scale: smallest and largest random scaling of a training image
-        evaluation: whole images of any size, or centre_crop: short side resized to `size`, then cropped
-        root: the folder that holds VOCdevkit, or VOC2012 itself
-        train_split: list of training images; train_aug reads SegmentationClassAug
-        val_split: list of evaluation images
-        download: fetch VOC2012 into `root` first
+        name: of the dataset
+        size: side of the images that the network is trained on, in pixels
+        evaluation: how an image is shown for evaluation
+        root: the folder that holds the data
+        download: fetch the data into `root` first
         workers: processes that read images, on each training process
         seed: what synthetic data is drawn from; the run's own seed does not change the data
         train_images: number of training images, for synthetic data
@@ -39,16 +28,60 @@ class DataConfig:
 
     name: str
     size: int
-    scale: list[float]
     evaluation: str
     root: str = "data"
-    train_split: str = "train"
-    val_split: str = "val"
     download: bool = False
     workers: int = 0
     seed: int = 0
     train_images: int = 0
     val_images: int = 0
+
+
+@dataclass(kw_only=True)
+class SegmentationDataConfig(DataConfig):
+    """What a segmentation run learns from.
+
+    Args:
+        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out as VOC2012 is
+        size: side of the training crop in pixels; of the image, for synthetic data
+        evaluation: whole images of any size, or centre_crop: short side resized to `size`, then cropped
+        scale: smallest and largest random scaling of a training image
+        root: the folder that holds VOCdevkit, or VOC2012 itself
+        train_split: list of training images; train_aug reads SegmentationClassAug
+        val_split: list of evaluation images
+    """
+
+    scale: list[float]
+    train_split: str = "train"
+    val_split: str = "val"
+
+
+@dataclass(kw_only=True)
+class ClassificationDataConfig(DataConfig):
+    """What a classification run learns from.
+
+    Args:
+        name: synthetic, drawn in memory, cifar10, cifar100, tiny_imagenet, imagenet, or folder: train/CLASS/IMAGE and
+            val/CLASS/IMAGE
+        size: side of the images that the network sees, in pixels
+        evaluation: resize, the whole image made a square; or centre_crop, short side resized to 8/7 of `size`
+        crop: of a training image: padded, the image made a square and moved by up to `padding`; or area, a random part
+        padding: pixels by which padded moves an image, what it uncovers being the mean colour
+        area: smallest and largest share of the image that area crops
+        jitter: strength of random brightness, contrast, saturation and hue
+        grey: share of the training images that lose their colour
+        flip: whether training images are mirrored at random
+        classes: only these, by the name of their folder, in this order; by default all
+        root: the folder that holds the data: of train and val, or what was downloaded
+    """
+
+    crop: str
+    padding: int
+    area: list[float]
+    jitter: float
+    grey: float
+    flip: bool
+    classes: list[str] | None = None
 
 
 @dataclass
@@ -58,11 +91,13 @@ class PruningConfig:
     Args:
         batches: number of batches of training images, the same in every round; processes share them
         batch_size: images in each
+        per_class: images of every class, for classification; decides the number of batches in place of `batches`
         settings: of the method, by name, as --pruning.settings.temperature 100 for grasp
     """
 
     batches: int
     batch_size: int
+    per_class: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,26 +137,29 @@ class ScheduleConfig:
     power: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunConfig:
-    """One run: prune, fine-tune, evaluate.
+    """One run: prune, fine-tune, evaluate; what every task asks.
 
     Args:
         sparsity: share of the backbone's weights to prune, in [0, 1), layers in keep_dense not counted
         method: criterion that ranks the weights: px, random, random_erk, magnitude, snip, iterative_snip, grasp,
             synflow, synflow_l2, ntksap, fisher, imp, dense, or one of your own
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
-        encoder: backbone by its name in segmentation-models-pytorch
-        output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
-        weights: start of the backbone: imagenet, none, or a file of its weights
+        encoder: backbone by its name in segmentation-models-pytorch, tu-NAME for timm's
+        weights: start of the backbone: none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, a file, or
+            the folder of an earlier run
         epochs: epochs of fine-tuning
         batch_size: training images in a batch, on each process
         ranking: which weights compete: global, or each layer by itself with density uniform or erk; by default the
             method's own, global for most
         pattern: n:m, exactly n of every m input channels live, as 2:4; the sparsity is then 1 - n/m
         keep_dense: parts of the backbone that are not pruned, as encoder.conv1 or encoder.layer4
+        masks: start from the masks in this file, made by any run with the same backbone, and prune nothing
         shuffle_masks: ablation: permute the mask of each layer
         reinit: ablation: draw new weights after pruning
+        freeze_bn: BatchNorm normalises with the statistics of its start, in training as well
+        evaluate_first: also evaluate before the first epoch
         criteria: Python file that registers criteria of your own
         seed: of initial weights, data order, augmentation and random pruning
         data: what the run learns from
@@ -140,7 +178,6 @@ class RunConfig:
     sparsity: float
     method: str
     encoder: str
-    output_stride: int
     weights: str
     epochs: int
     batch_size: int
@@ -152,8 +189,11 @@ class RunConfig:
     ranking: str | None = None
     pattern: str | None = None
     keep_dense: list[str] = field(default_factory=list)
+    masks: str | None = None
     shuffle_masks: bool = False
     reinit: bool = False
+    freeze_bn: bool = False
+    evaluate_first: bool = False
     criteria: str | None = None
     seed: int = 0
     output_dir: str | None = None
@@ -169,137 +209,48 @@ class RunConfig:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
 
 
-def parse(argv: Sequence[str], presets: Path, description: str) -> RunConfig:
-    """The configuration that a command line asks for.
+@dataclass(kw_only=True)
+class SegmentationConfig(RunConfig):
+    """One segmentation run: prune, fine-tune, evaluate.
 
-    `presets` is the folder of YAML files named after datasets. Raises InputError, naming the
-    valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
-    for --help.
+    Args:
+        data: what the run learns from
+        output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
     """
-    argv = _files_first(_complete_switches(argv))
-    for file in _config_files(argv):
-        _reject_unknown(_read(file), RunConfig, file)
-    config = _parse_over(presets / "synthetic.yaml", argv, description)
-    if config.data.name != "synthetic":
-        known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path)["data"]["name"] == path.stem)
-        if config.data.name not in known:
-            raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
-        config = _parse_over(presets / f"{config.data.name}.yaml", argv, description)
-    return _settled(config, argv)
+
+    data: SegmentationDataConfig
+    output_stride: int
 
 
-def _settled(config: RunConfig, argv: Sequence[str]) -> RunConfig:
-    """The configuration with the sparsity that its method or pattern has.
+@dataclass(kw_only=True)
+class ClassificationConfig(RunConfig):
+    """One classification run: prune, fine-tune, evaluate.
 
-    A flag overrides what a file says of the sparsity, and a file a preset. InputError where both are said in one
-    place, or the sparsity in the stronger, and contradict each other.
+    Args:
+        encoder: backbone by its name in segmentation-models-pytorch, tu-NAME for timm's, resnet20, or resnet18_3x3,
+            whose stem keeps the image's size
+        data: what the run learns from
+        loss: cross_entropy, or squared: mean squared difference from the one-hot label
+        ridge: penalty of a head fitted in closed form on the dense backbone's features, before pruning; by default the
+            head starts random
     """
-    if config.pattern is not None:
-        if config.method == "dense":
-            raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
-        decided, own = "pattern", Pattern.parse(config.pattern).sparsity
-    elif config.method == "dense":
-        decided, own = "method", 0.0
-    else:
-        return config
-    asked = _strength("sparsity", argv)
-    if asked and asked >= _strength(decided, argv) and abs(config.sparsity - own) > 1e-6:
-        raise InputError(
-            f"{decided} {getattr(config, decided)} has a sparsity of {own:g}, not {config.sparsity:g}: "
-            "leave one of the two out"
-        )
-    return replace(config, sparsity=own)
+
+    data: ClassificationDataConfig
+    loss: str
+    ridge: float | None = None
 
 
-def _strength(key: str, argv: Sequence[str]) -> int:
-    """2 for what a flag says, 1 for what a file given with --config says, otherwise 0."""
-    if any(word == f"--{key}" or word.startswith(f"--{key}=") for word in argv):
-        return 2
-    return int(any(key in _read(file) for file in _config_files(argv)))
+@dataclass(kw_only=True)
+class TransferConfig(ClassificationConfig):
+    """Tickets across tasks: masks found on each of several tasks, tried on all of them.
 
+    Args:
+        data: what the tasks are parts of
+        tasks: classes of each task, by the task's name
+        sources: tasks to prune on; by default all
+        targets: tasks to try the masks on; by default all
+    """
 
-def _parse_over(preset: Path, argv: Sequence[str], description: str) -> RunConfig:
-    # The first paragraph: argparse would run the examples after it together.
-    parser = ArgumentParser(exit_on_error=False, description=description.split("\n\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
-    parser.add_class_arguments(RunConfig)
-    parser.default_config_files = [str(preset)]
-    try:
-        parsed = parser.instantiate(parser.parse_args(list(argv)))
-    except ArgumentError as error:
-        message = " ".join(str(error).split())
-        if "Expected a <class 'list'>" in message:
-            message += "; a list is written '[a,b]'"
-        if "unrecognized" in message:
-            message += f"; the valid keys are: {', '.join(_keys(RunConfig))}"
-        raise InputError(message) from None
-    return RunConfig(**{key.name: parsed[key.name] for key in fields(RunConfig)})
-
-
-def _files_first(argv: Sequence[str]) -> list[str]:
-    """The same words with --config in front: flags override files wherever they stand."""
-    files, flags = [], []
-    words = iter(argv)
-    for word in words:
-        if word == "--config":
-            files.append(word)
-            files.extend(islice(words, 1))
-        else:
-            (files if word.startswith("--config=") else flags).append(word)
-    return files + flags
-
-
-def _config_files(argv: Sequence[str]) -> list[Path]:
-    following = [value for word, value in pairwise(argv) if word == "--config"]
-    joined = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
-    return [Path(file) for file in (*following, *joined)]
-
-
-def _complete_switches(argv: Sequence[str]) -> list[str]:
-    """Give a yes-or-no flag that stands alone, like --overwrite, its value."""
-    switches = {f"--{name}" for name, kind in _keys(RunConfig).items() if kind is bool}
-    completed: list[str] = []
-    for place, word in enumerate(argv):
-        completed.append(word)
-        alone = place + 1 == len(argv) or argv[place + 1].startswith("--")
-        if word in switches and alone:
-            completed.append("true")
-    return completed
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise InputError(f"the configuration {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration {file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"the configuration {file} holds no keys")
-    return content
-
-
-def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str = "") -> None:
-    known = {key.name: key.type for key in fields(into)}
-    for key, value in content.items():
-        if key == "pattern" and isinstance(value, int):
-            raise InputError(f'{file}: write the pattern in quotes, as "2:4": YAML reads a time in it otherwise')
-        if key not in known:
-            raise InputError(
-                f"{file}: there is no key {prefix}{key}; the valid keys are: {', '.join(prefix + k for k in known)}"
-            )
-        if value is None and get_origin(known[key]) in (dict, list):
-            raise InputError(f"{file}: {prefix}{key} has no value: give it one, or leave the key out")
-        if is_dataclass(known[key]):
-            if not isinstance(value, dict):
-                raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")
-            _reject_unknown(value, known[key], file, f"{prefix}{key}.")
-
-
-def _keys(config: type, prefix: str = "") -> dict[str, Any]:
-    """Every key of a configuration with its type, nested ones by their dotted names."""
-    keys: dict[str, Any] = {}
-    for key in fields(config):
-        nested = is_dataclass(key.type)
-        keys |= _keys(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
-    return keys
+    tasks: dict[str, list[str]]
+    sources: list[str] | None = None
+    targets: list[str] | None = None

@@ -65,6 +65,13 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return done[0] if done else work()
 
 
+def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What `work` returns on the main process, on all; it must be small. An error is raised on all."""
+    shared: list[T | None] = [main_first(accelerator, lambda: work() if accelerator.is_main_process else None)]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
 def _share_cores(threads: int | None) -> None:
     """Use `threads` CPU threads, or this process's share of the machine's cores.
 

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INTERRUPTED = "interrupted: --resume, in place of --overwrite, goes on from the last saved epoch or round of pruning"
+"""What a script that carries out a run says after Ctrl-C."""
+
 
 class InputError(ValueError):
     """Something given to px_seg cannot be used.

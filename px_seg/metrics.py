@@ -1,4 +1,4 @@
-"""Segmentation metrics, all read off one confusion matrix."""
+"""Metrics, read off confusion matrices."""
 
 from dataclasses import dataclass
 
@@ -34,3 +34,25 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
     iou = tuple((hit / union if union else None) for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
     present = [value for value in iou if value is not None]
     return SegmentationScores(sum(present) / len(present), hits.sum().item() / total, iou)
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """`accuracy`: share of right images. `class_accuracy`: the same of each class, None for one without images."""
+
+    accuracy: float
+    class_accuracy: tuple[float | None, ...]
+
+
+def classification_scores(confusion: Tensor) -> ClassificationScores:
+    """Scores from a (C, C) count of images, rows by truth and columns by prediction.
+
+    Raises ValueError when nothing was counted.
+    """
+    counts = confusion.cpu().to(torch.float64)
+    total = counts.sum().item()
+    if not total:
+        raise ValueError("no image was evaluated")
+    shares = zip(counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    by_class = tuple((hits / images if images else None) for hits, images in shares)
+    return ClassificationScores(counts.diagonal().sum().item() / total, by_class)

@@ -80,11 +80,21 @@ class RunFolder:
             return {}
         return held if isinstance(held, dict) and {"sparsity", "method", "data"} <= held.keys() else {}
 
+    def finished(self, config: RunConfig) -> dict[str, Any] | None:
+        """What results.json holds, if the run is complete. InputError when it is one of another configuration."""
+        if not self.results.is_file():
+            return None
+        self._check_same(config)
+        return json.loads(self.results.read_text())
+
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.config.is_file():
             raise InputError(f"there is no run in {self.path} to resume: leave --resume out")
         if self.results.is_file():
             raise InputError(f"the run in {self.path} is finished: there is nothing to resume")
+        self._check_same(config)
+
+    def _check_same(self, config: RunConfig) -> None:
         former, asked = flat(self._former()), flat(asdict(config))
         if not former:
             raise InputError(f"{self.config} is damaged: start again with --overwrite")
@@ -141,9 +151,15 @@ def _replace(path: Path, text: str) -> None:
 
 
 def default_folder(task: str, config: RunConfig) -> Path:
-    """runs/seg/synthetic/resnet18/px/0.8/seed0, for example; px-erk-shuffled for what is not px by itself."""
+    """runs/seg/synthetic/resnet18/px/0.8/seed0, for example.
+
+    resnet50-mocov2 for a backbone that starts from weights; px-erk-shuffled for what is not px by itself.
+    """
     data, encoder = config.data.name, config.encoder.replace("/", "-")
+    if config.weights != "none":
+        encoder += f"-{Path(config.weights).stem or 'file'}".replace(":", "-")
     changes = [
+        config.masks and "given",
         config.ranking,
         config.pattern and config.pattern.replace(":", "of"),
         config.shuffle_masks and "shuffled",

@@ -20,26 +20,27 @@ BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
 
 def label(score: str) -> str:
     """How a score of results.json is written for people."""
-    return {"miou": "mIoU"}.get(score, score.replace("_", " "))
+    return {"miou": "mIoU", "top5_accuracy": "top-5 accuracy"}.get(score, score.replace("_", " "))
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[str], title: str) -> None:
     """Loss, validation scores and learning rates against the epoch.
 
-    `history` has a mapping an epoch, as in metrics.jsonl; `scores` names those to draw.
+    `history` has a mapping an epoch, as in metrics.jsonl, epoch 0 being the network before training; `scores` names
+    those to draw.
     """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, quality, rates = figure.subplots(1, 3)
-    epochs = [line["epoch"] for line in history]
     panels = (
         (loss, {"training loss": "loss"}, "loss"),
         (quality, {label(name): name for name in scores}, "on validation images"),
-        (rates, {"backbone": "backbone_lr", "decoder and head": "head_lr"}, "learning rate"),
+        (rates, {"backbone": "backbone_lr", "head": "head_lr"}, "learning rate"),
     )
     for axes, lines, ylabel in panels:
         # The second line is dashed, so that the first shows where the two coincide.
         for (name, key), colour, style in zip(lines.items(), (BLUE, ORANGE), ("o-", "o--"), strict=False):
-            axes.plot(epochs, [line[key] for line in history], style, color=colour, markersize=3, label=name)
+            points = [(line["epoch"], line[key]) for line in history if key in line]
+            axes.plot(*zip(*points, strict=True), style, color=colour, markersize=3, label=name)
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
@@ -104,6 +105,60 @@ def segmentations(
     legend = figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
+    figure.suptitle(_wrapped(title, figure))
+    figure.savefig(path, dpi=120)
+
+
+def classifications(
+    path: Path, rows: Sequence[tuple[Tensor, int, int, float]], classes: Sequence[str], title: str
+) -> None:
+    """Images (H, W, 3) uint8 with true class, predicted class and the probability given to the latter.
+
+    Wrong predictions are framed in red and begin with a cross.
+    """
+    columns = min(5, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(2.3 * columns, 0.5 + 2.7 * lines), layout="constrained")
+    for axes in (grid := figure.subplots(lines, columns, squeeze=False)).flat:
+        axes.set_axis_off()
+    for axes, (image, truth, predicted, probability) in zip(grid.flat, rows, strict=False):
+        axes.set_axis_on()
+        axes.imshow(image.numpy(), interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        right = truth == predicted
+        axes.spines[:].set(color=GREY if right else RED, linewidth=1 if right else 2.5)
+        said = f"{'' if right else '✗ '}{classes[predicted]} ({probability:.0%})"
+        lines_below = [textwrap.shorten(said, 30)] + ([] if right else [f"is {textwrap.shorten(classes[truth], 26)}"])
+        text = axes.set_xlabel("\n".join(lines_below), fontsize=9, color="black" if right else RED)
+        text.set_parse_math(False)
+    figure.suptitle(_wrapped(title, figure))
+    figure.savefig(path, dpi=120)
+
+
+def heat_maps(
+    path: Path,
+    panels: Mapping[str, Sequence[Sequence[float]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+) -> None:
+    """Tables of shares in [0, 1] side by side, coloured alike, each by its name; what was pruned on by what it was
+    tried on."""
+    width, height = 1.9 + 0.62 * len(columns), 1.9 + 0.42 * len(rows)
+    figure = Figure(figsize=(max(6.5, 0.9 + width * len(panels)), height), layout="constrained")
+    values = [share for table in panels.values() for row in table for share in row]
+    low, high = min(values), max(values)
+    for axes, (name, table) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
+        image = axes.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for row, shares in enumerate(table):
+            for column, share in enumerate(shares):
+                dark = share < (low + high) / 2
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if dark else "k")
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(title=name, xlabel="tried on", ylabel="pruned on")
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.9)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.suptitle(_wrapped(title, figure))
     figure.savefig(path, dpi=120)
 

@@ -1,7 +1,8 @@
 """One run from start to end: prune, fine-tune, evaluate, and write down what came of it."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,25 @@ from tqdm.auto import tqdm
 
 from px_seg import pictures
 from px_seg.config import RunConfig
-from px_seg.data.loaders import check, evaluation_loader, training_loader
+from px_seg.data.loaders import Key, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
+from px_seg.models import check_weights, load_encoder
 from px_seg.output import TRACKED, RunFolder, default_folder, flat
 from px_seg.plugins import load_criteria
 from px_seg.pruning import Criterion, Masks
 from px_seg.results import collect, described, table
 from px_seg.sparsify import (
-    check_batches,
     check_plan,
     check_pruning,
-    dense_if_nothing_is_pruned,
+    draw,
     equipped,
-    read_batches,
+    given_masks,
     reinitialise,
     resumed_masks,
     sparsify,
     try_out,
+    without_idle_settings,
 )
 from px_seg.tasks import Task
 from px_seg.training import (
@@ -49,8 +51,10 @@ from px_seg.training import (
 )
 
 
-def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
+def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
     """Carry out the run that `config` describes and return what its results.json holds.
+
+    `say` is given the lines for a terminal.
 
     On several processes every one calls this; only the main one writes and prints, and the
     others return None. Raises InputError for anything wrong with the configuration or the
@@ -60,7 +64,7 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     """
     if config.criteria is not None:
         load_criteria(Path(config.criteria))
-    config = dense_if_nothing_is_pruned(config)
+    config = without_idle_settings(config)
     ranker = _check(config)
     folder = RunFolder(
         Path(config.output_dir).expanduser() if config.output_dir else default_folder(task_type.name, config)
@@ -70,15 +74,27 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
     main_first(accelerator, lambda: folder.check(config) if main else None)
     task = main_first(accelerator, lambda: task_type(config))
-    check_batches(task, ranker, config)
+    drawn = draw(task, ranker, config)
     train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
     val_loader = evaluation_loader(
         task.val, config.batch_size, config.data.workers, accelerator.process_index, processes
     )
     set_seed(config.seed)
-    model = _build(task, config, accelerator)
-    check_plan(model, task, ranker, config)
-    main_first(accelerator, lambda: _check_data(task) if main else None)
+    model = task.build_model()
+    loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
+    given = None
+    if ranker is None:
+        given = given_masks(model, task, config)
+    else:
+        check_plan(model, task, ranker, config)
+    notes = main_first(accelerator, lambda: task.check_data() if main else [])
+    if main:
+        for line in ([f"weights: {loaded}"] if loaded else []) + notes:
+            say(line)
+    model.to(accelerator.device)
+    task.fit_head(model, accelerator)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
 
     def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
         try:
@@ -86,7 +102,10 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}, of a training by which {config.method} prunes") from None
 
-    masks = _masks(model, task, equipped(ranker, task, train), folder, config, accelerator)
+    if given is None:
+        masks = _masks(model, task, equipped(ranker, task, train), drawn, folder, config, accelerator)
+    else:
+        masks = _opened_with(given, folder, config, accelerator)
     if config.reinit:
         reinitialise(model, task, config)
 
@@ -96,13 +115,13 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
             for key, value in flat(asdict(config)).items()
         }
         accelerator.init_trackers(TRACKED, settings)
-    history, scores = _fine_tune(accelerator, model, task, train_loader, val_loader, masks, folder, config)
+    history, scores = _fine_tune(accelerator, model, task, train_loader, val_loader, masks, folder, config, say)
     accelerator.end_training()
     if not main:
         return None
 
     card = {"method": config.method, "sparsity": config.sparsity, **{name: scores[name] for name in task.metrics}}
-    model.save_pretrained(folder.model, dataset=config.data.name, metrics=card)
+    task.save(model, folder.model, card)
     saved = load_file(folder.model / "model.safetensors")
     if revived := masks.revived(saved):
         raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
@@ -112,30 +131,39 @@ def run(task_type: type[Task], config: RunConfig) -> dict[str, Any] | None:
         "evaluate": sum(line["evaluate_seconds"] for line in history),
     }
     environment = {
-        "rounds": int(masks.metadata["rounds"]),
-        "ranking": None if config.pattern else config.ranking or ranker.ranking,
-        "pattern": config.pattern,
+        "weights_loaded": loaded.summary() if loaded else None,
+        "rounds": int(masks.metadata.get("rounds", 0)),
+        "ranking": masks.metadata.get("ranking"),
+        "pattern": masks.metadata.get("pattern"),
+        "masks": config.masks,
         "keep_dense": config.keep_dense,
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
-        "pruning": {"batches": config.pruning.batches, "batch_size": config.pruning.batch_size},
-        "settings": ranker.settings(),
+        "pruning": {
+            "batches": len(drawn) if drawn else config.pruning.batches,
+            "batch_size": config.pruning.batch_size,
+            "per_class": config.pruning.per_class,
+        },
+        "settings": json.loads(masks.metadata.get("settings", "{}")),
         "criteria": config.criteria,
         "shuffle_masks": config.shuffle_masks,
         "reinit": config.reinit,
+        "freeze_bn": config.freeze_bn,
         "processes": processes,
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
     }
+    if config.evaluate_first:
+        environment["before_training"] = {key: value for key, value in history[0].items() if key in scores}
     results = collect(task, config, scores, saved, model, seconds, environment)
     summary = table(task, results, folder.path)
     _draw(task, model, masks, folder, history, results)
     folder.finish(results)
-    print(summary)
+    say(summary)
     return results
 
 
-def _check(config: RunConfig) -> Criterion:
-    """Refuse what can be refused without task, data or network; the criterion that will rank."""
+def _check(config: RunConfig) -> Criterion | None:
+    """Refuse what can be refused without task, data or network; the criterion that will rank, if one will."""
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
     if config.output_dir == "":
@@ -149,14 +177,21 @@ def _check(config: RunConfig) -> Criterion:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
     if config.data.workers < 0:
         raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
+    check_weights(config.weights, config.encoder)
     return ranker
 
 
 def _masks(
-    model: nn.Module, task: Task, ranker: Criterion, folder: RunFolder, config: RunConfig, accelerator: Accelerator
+    model: nn.Module,
+    task: Task,
+    ranker: Criterion,
+    drawn: list[list[Key]],
+    folder: RunFolder,
+    config: RunConfig,
+    accelerator: Accelerator,
 ) -> Masks:
     """The run's masks, found, or read on a run that is resumed; opens the folder once the criterion works."""
-    batches = read_batches(task, ranker, config, accelerator)
+    batches = pruning_batches(task.train, drawn, accelerator.process_index, accelerator.num_processes)
     main = accelerator.is_main_process
     main_first(accelerator, lambda: try_out(model, task, batches, ranker, config) if main else None)
     if main:
@@ -167,14 +202,15 @@ def _masks(
     return sparsify(model, task, batches, ranker, folder, config, accelerator)
 
 
-def _build(task: Task, config: RunConfig, accelerator: Accelerator) -> nn.Module:
-    model = task.build_model().to(accelerator.device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model
-
-
-def _check_data(task: Task) -> None:
-    check(task.train.data, "training images")
-    check(task.val.data, "validation images")
+def _opened_with(masks: Masks, folder: RunFolder, config: RunConfig, accelerator: Accelerator) -> Masks:
+    """The same masks, written to the opened folder. InputError where a run to be resumed had others."""
+    if accelerator.is_main_process:
+        folder.open(config)
+        if config.resume and folder.masks.is_file() and Masks.load(folder.masks) != masks:
+            raise InputError(f"the run in {folder.path} began with other masks than {config.masks} holds now")
+        masks.save(folder.masks)
+    accelerator.wait_for_everyone()
+    return masks
 
 
 def _fine_tune(
@@ -186,6 +222,7 @@ def _fine_tune(
     masks: Masks,
     folder: RunFolder,
     config: RunConfig,
+    say: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train under the masks, evaluating, logging and checkpointing after every epoch.
 
@@ -209,11 +246,11 @@ def _fine_tune(
         history.append(line)
         if accelerator.is_main_process:
             folder.log(line)
-            tqdm.write(_line(line, config.epochs, task.metrics))
+            say(_line(line, config.epochs, task.metrics))
         accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=line["epoch"])
 
     with masks.hold(model, prepared.optimizer):
-        if config.epochs == 0:
+        if config.epochs == 0 or (config.evaluate_first and not done):
             evaluate({"epoch": 0})
         try:
             started = time.perf_counter()

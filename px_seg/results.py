@@ -52,7 +52,7 @@ def collect(
             "evaluation": config.data.evaluation,
         },
         "encoder": config.encoder,
-        "output_stride": config.output_stride,
+        **task.settings(),
         "weights": config.weights,
         "epochs": config.epochs,
         "seconds": dict(seconds),
@@ -73,10 +73,11 @@ def described(results: Mapping[str, Any]) -> str:
     """What was done to the network, for a title."""
     if not results["sparsity"]:
         return "dense, new weights" if results["reinit"] else "dense"
-    parts = [results["method"], f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
+    method = f"masks of {results['method']}" if results["masks"] else results["method"]
+    parts = [method, f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
     if results["pattern"]:
         parts.append(results["pattern"])
-    elif results["sparsity"] and results["ranking"] != CRITERIA[results["method"]].ranking:
+    elif results["method"] in CRITERIA and results["ranking"] != CRITERIA[results["method"]].ranking:
         parts.append(f"ranked {results['ranking']}")
     if kept := results["keep_dense"]:
         parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
@@ -84,12 +85,16 @@ def described(results: Mapping[str, Any]) -> str:
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 
 
+def _before(results: Mapping[str, Any], name: str) -> str:
+    return f"  (before training {results['before_training'][name]:.2%})" if "before_training" in results else ""
+
+
 def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
     """What a run came to, for a terminal."""
     parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
     lines = [
         f"{described(results)}, {results['data']['name']}, seed {results['seed']}",
-        *(f"  {label(name):<22}{results[name]:>8.2%}" for name in task.metrics),
+        *(f"  {label(name):<22}{results[name]:>8.2%}{_before(results, name)}" for name in task.metrics),
         *task.report(results),
         "  weights kept",
         *(

@@ -1,5 +1,6 @@
 """From the dense network at its start to the sparse one that is fine-tuned."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from px_seg.config import RunConfig
-from px_seg.data.loaders import check_pruning_batches, pruning_batches
+from px_seg.data.loaders import Key
 from px_seg.errors import InputError
 from px_seg.output import RunFolder
 from px_seg.plugins import line_of, own_file
@@ -39,22 +40,32 @@ SAVE_EVERY = 60.0
 """Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
-def dense_if_nothing_is_pruned(config: RunConfig) -> RunConfig:
-    """The configuration; at sparsity 0 that of `dense`, without what would decide between weights.
+def without_idle_settings(config: RunConfig) -> RunConfig:
+    """The configuration without what would decide between weights, where nothing is left to decide.
 
-    Raises InputError for a method that does not exist.
+    At sparsity 0 the method is `dense`. Raises InputError for a method that does not exist, and for a pattern or
+    dense layers beside given masks.
     """
-    if config.sparsity != 0:
+    if config.masks is not None:
+        if config.pattern or config.keep_dense:
+            raise InputError(f"the masks are those of {config.masks}: leave pattern and keep_dense out")
+    elif config.sparsity == 0:
+        criterion(config.method)
+        config = replace(config, method="dense")
+    else:
         return config
-    criterion(config.method)
-    return replace(config, method="dense", rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
+    return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
 
 
-def check_pruning(config: RunConfig) -> Criterion:
-    """The criterion that the configuration names, before it knows of any task.
+def check_pruning(config: RunConfig) -> Criterion | None:
+    """The criterion that the configuration names, before it knows of any task; None where masks are given.
 
     Raises InputError for what can be refused without task, data or network.
     """
+    if config.shuffle_masks and config.sparsity == 0:
+        raise InputError("shuffle_masks needs masks, and a dense run has none: leave it out")
+    if config.masks is not None:
+        return None
     if not all(isinstance(name, str) for name in config.pruning.settings):
         raise InputError(f"pruning.settings are values by name, got {config.pruning.settings}")
     if "seed" in config.pruning.settings:
@@ -65,8 +76,6 @@ def check_pruning(config: RunConfig) -> Criterion:
     check_distribution(config.sparsity, config.ranking, config.pattern)
     if config.pattern and config.shuffle_masks:
         raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
-    if config.shuffle_masks and config.sparsity == 0:
-        raise InputError("shuffle_masks needs masks, and a dense run has none: leave it out")
     if isinstance(ranker, TrainingCriterion) and config.sparsity and not (ranker.epochs or config.epochs):
         raise InputError(
             f"{config.method} trains before it prunes: give --pruning.settings.epochs, or --epochs above 0"
@@ -94,24 +103,12 @@ def check_plan(model: nn.Module, task: Task, ranker: Criterion, config: RunConfi
     planned(model, config.sparsity, ranker, scope, config.rounds, config.ranking, config.pattern)
 
 
-def read_batches(task: Task, ranker: Criterion, config: RunConfig, accelerator: Accelerator) -> Batches:
-    """This process's share of the batches that the criterion scores with; none if it scores without."""
-    asked = config.pruning
-    if not scores_with_data(ranker, config):
-        return []
-    return pruning_batches(
-        task.train, asked.batches, asked.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
-    )
+def draw(task: Task, ranker: Criterion | None, config: RunConfig) -> list[list[Key]]:
+    """The samples of the batches that the criterion scores with; none if it scores without.
 
-
-def check_batches(task: Task, ranker: Criterion, config: RunConfig) -> None:
-    """Raise InputError unless the training set fills the batches that the criterion scores with."""
-    if scores_with_data(ranker, config):
-        check_pruning_batches(len(task.train), config.pruning.batches, config.pruning.batch_size)
-
-
-def scores_with_data(ranker: Criterion, config: RunConfig) -> bool:
-    return ranker.needs_data and config.sparsity > 0
+    Raises InputError unless the training set fills them.
+    """
+    return task.pruning_draw() if ranker is not None and ranker.needs_data and config.sparsity > 0 else []
 
 
 def equipped(ranker: Criterion, task: Task, train: Callable[[nn.Module, Masks, int | None], None]) -> Criterion:
@@ -204,6 +201,30 @@ def sparsify(
     return masks
 
 
+def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
+    """The masks in the configured file, shuffled if asked for, with where they are from in their metadata.
+
+    Raises InputError unless they speak of this backbone: of all weights that they were made for, name for name and
+    shape for shape.
+    """
+    path = Path(config.masks).expanduser()
+    masks = Masks.load(path, model)
+    made = masks.metadata
+    encoder = made.get("encoder", config.encoder)
+    if encoder.partition(".")[0] != config.encoder.partition(".")[0]:
+        raise InputError(f"{path} holds masks of the backbone {encoder}, not of {config.encoder}: --encoder {encoder}")
+    scope = json.loads(made["scope"]) if "scope" in made else task.scope
+    if left := [name for name in prunable(model, scope) if name not in masks]:
+        raise InputError(
+            f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, {left[0]} for one"
+        )
+    if not any(name.startswith(f"{task.scope}.") for name in masks):
+        raise InputError(f"{path} has no masks for the backbone, the weights under {task.scope}.")
+    if config.shuffle_masks:
+        masks = masks.shuffled(config.seed)
+    return masks.with_metadata(seconds="0", given=str(path))
+
+
 def resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:
     """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
     masks = _read(folder.masks, model, task, config)
@@ -234,7 +255,7 @@ def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("reinit", config.seed))
-        fresh = task.build_model(weights="none")
+        fresh = task.build_model()
     model.load_state_dict(fresh.state_dict())
 
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
 from torch.utils.data import DataLoader
@@ -98,6 +99,8 @@ class Prepared(NamedTuple):
     stepper: Optimizer
     """The same as Accelerate wraps it."""
     schedule: LRScheduler
+    freeze_bn: bool
+    """Whether BatchNorm normalises with its running statistics, which then stay as they are."""
 
 
 def prepare(
@@ -114,7 +117,7 @@ def prepare(
     updates = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * epochs
     schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
     set_seed(config.seed, device_specific=True)
-    return Prepared(wrapped, loader, optimizer, stepper, schedule)
+    return Prepared(wrapped, loader, optimizer, stepper, schedule, config.freeze_bn)
 
 
 def train_under(
@@ -145,9 +148,11 @@ def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: 
     step whose loss is not finite; it is looked for every `CHECK_EVERY` steps, and before an
     epoch is reported.
     """
-    model, loader, _, optimizer, schedule = prepared
+    model, loader, _, optimizer, schedule, freeze_bn = prepared
     for epoch in epochs:
         model.train()
+        if freeze_bn:
+            _freeze_statistics(model)
         loader.set_epoch(epoch)
         losses: list[Tensor] = []
         rates = schedule.get_last_lr()
@@ -166,6 +171,12 @@ def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: 
                 batches.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
         mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
         yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), *rates)
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def _mean_finite(losses: list[Tensor], epoch: int) -> float:

@@ -12,22 +12,30 @@ import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from px_seg.config import parse
+from px_seg.command_line import parse
 from px_seg.data.palette import voc_colours
 from px_seg.pipeline import run
-from px_seg.tasks import Segmentation
+from px_seg.tasks import Classification, Segmentation, Task
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 
 
-def go(*flags: object, task: type[Segmentation] = Segmentation) -> dict:
+def parsed(*flags: object, task: type[Task] = Segmentation):
+    """The configuration that these flags ask for."""
+    presets = CONFIGS / "cls" if issubclass(task, Classification) else CONFIGS
+    return parse(task.config_type, [str(flag) for flag in flags], presets, "")
+
+
+def go(*flags: object, task: type[Task] = Segmentation) -> dict:
     """What results.json holds after the run that these flags ask for."""
-    return run(task, parse([str(flag) for flag in flags], CONFIGS, ""))
+    return run(task, parsed(*flags, task=task))
 
 
-def script(*flags: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / "seg.py"), *map(str, flags)]
+def script(
+    *flags: object, name: str = "seg", launcher: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / f"{name}.py"), *map(str, flags)]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
 
 

@@ -6,8 +6,8 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.data.loaders import (
     Transformed,
-    check,
     check_pruning_batches,
+    drawn,
     evaluation_loader,
     pruning_batches,
     training_loader,
@@ -16,6 +16,7 @@ from px_seg.data.palette import voc_colours
 from px_seg.data.synthetic import Synthetic
 from px_seg.data.transforms import MEAN, STD, evaluation, to_uint8, training
 from px_seg.data.voc import VOC
+from px_seg.tasks.segmentation import check
 
 
 def tree(voc):
@@ -267,7 +268,7 @@ class TestLoaders:
 
     def test_pruning_batches_hold_different_samples(self) -> None:
         data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16))
-        batches = pruning_batches(data, 2, 3, 0)
+        batches = pruning_batches(data, drawn(data, 2, 3, 0))
         assert [images.shape[0] for images, _ in batches] == [3, 3]
         assert len({image.numpy().tobytes() for images, _ in batches for image in images}) == 6
 

@@ -12,13 +12,12 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from conftest import CONFIGS, TWO, go, script
+from conftest import CONFIGS, TWO, go, parsed, script
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from px_seg import InputError, Masks, prunable
-from px_seg.config import parse
 from px_seg.errors import TrainingDiverged
 from px_seg.tasks import Segmentation
 
@@ -83,7 +82,7 @@ def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
 
 def test_a_padded_image_is_cropped_back(voc) -> None:
     """The prediction of an image of odd size is the network's on the zero-padded one, where they overlap."""
-    config = parse(["--config", str(CONFIGS / "voc2012.yaml"), "--data.root", str(voc)], CONFIGS, "")
+    config = parsed("--config", CONFIGS / "voc2012.yaml", "--data.root", voc)
     task = Segmentation(config)
 
     class Positions(nn.Module):
@@ -99,7 +98,7 @@ def test_a_padded_image_is_cropped_back(voc) -> None:
 
 
 def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
-    task = Segmentation(parse(["--config", str(tiny)], CONFIGS, ""))
+    task = Segmentation(parsed("--config", str(tiny)))
     logits = torch.randn(2, 7, 4, 4, generator=generator)
     labels = torch.randint(0, 5, (2, 4, 4), generator=generator)
     labels[0] = 255
@@ -355,29 +354,29 @@ def test_unknown_keys_in_a_file_are_named(tmp_path) -> None:
     }.items():
         path.write_text(content)
         with pytest.raises(InputError, match=message):
-            parse(["--config", str(path)], CONFIGS, "")
+            parsed("--config", str(path))
 
 
 def test_a_flag_decides_over_the_sparsity_of_a_file(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("sparsity: 0.7")
-    dense = parse(["--config", str(path), "--method", "dense"], CONFIGS, "")
+    dense = parsed("--config", str(path), "--method", "dense")
     assert (dense.method, dense.sparsity) == ("dense", 0)
-    assert parse(["--config", str(path), "--pattern", "1:4"], CONFIGS, "").sparsity == 0.75
+    assert parsed("--config", str(path), "--pattern", "1:4").sparsity == 0.75
     path.write_text("method: dense")
-    assert parse(["--config", str(path), "--method", "snip"], CONFIGS, "").sparsity == 0.8
+    assert parsed("--config", str(path), "--method", "snip").sparsity == 0.8
 
 
 def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("data: {name: voc2012, root: there}\nepochs: 3\n")
-    config = parse(["--config", str(path), "--epochs", "5"], CONFIGS, "")
+    config = parsed("--config", str(path), "--epochs", "5")
     paper = yaml.safe_load((CONFIGS / "voc2012.yaml").read_text())
     assert (config.data.name, config.data.root, config.epochs) == ("voc2012", "there", 5)
     assert (config.output_stride, config.data.size) == (paper["output_stride"], paper["data"]["size"]) == (8, 513)
-    assert parse([], CONFIGS, "").data.name == "synthetic"
-    assert parse(["--epochs=7", "--config", str(path)], CONFIGS, "").epochs == 7
-    assert parse(["--data", '{"name": "voc2012"}'], CONFIGS, "").encoder == paper["encoder"]
+    assert parsed().data.name == "synthetic"
+    assert parsed("--epochs=7", "--config", str(path)).epochs == 7
+    assert parsed("--data", '{"name": "voc2012"}').encoder == paper["encoder"]
 
 
 def test_the_script_ends_bad_input_with_status_two_and_one_line() -> None:

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from conftest import REPOSITORY
 
 from px_seg import Magnitude, prune
-from px_seg.config import parse
+from px_seg.command_line import parse
 from px_seg.data.loaders import training_loader
 from px_seg.tasks import Segmentation
 from px_seg.training import fine_tune, prepare, share_buffers
@@ -33,7 +33,7 @@ def digest(tensors) -> str:
 
 accelerator = Accelerator()
 torch.set_num_threads(1)
-config = parse(FLAGS, REPOSITORY / "configs", "")
+config = parse(Segmentation.config_type, FLAGS, REPOSITORY / "configs", "")
 task = Watched(config)
 set_seed(0)
 model = task.build_model()

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from px_seg import pictures
 from px_seg.analysis.agreement import agreement
 from px_seg.analysis.cost import breakdown, clock, peak_bytes, seconds
 from px_seg.errors import InputError
-from px_seg.models import build_segmenter
+from px_seg.models import build_segmenter, load_model
 from px_seg.models.segmenter import check_segmenter
 from px_seg.pruning import PX, Masks, Random, prune
 
@@ -37,7 +36,7 @@ class Case:
         device: cpu or cuda
         threads: CPU threads; by default torch's own number
         channels_last: use the memory layout that GPUs prefer
-        model: folder of a model that smp.from_pretrained reads, in place of random weights
+        model: folder of a run's model, in place of random weights
     """
 
     encoder: str = "resnet50"
@@ -197,9 +196,7 @@ def _pruned(setting: Setting, case: Case, precision: str, sparsity: float, folde
 
 def _model(case: Case) -> nn.Module:
     if case.model is not None:
-        if not Path(case.model, "config.json").is_file():
-            raise InputError(f"there is no model in {case.model}: name the model/ folder of a run")
-        return smp.from_pretrained(case.model)
+        return load_model(case.model)
     return build_segmenter(case.encoder, weights="none", output_stride=case.output_stride)
 
 

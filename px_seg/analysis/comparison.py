@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -16,6 +15,8 @@ from px_seg.analysis.collapse import collapse
 from px_seg.analysis.cost import peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
+from px_seg.models import load_model
+from px_seg.pictures import label
 from px_seg.pruning import CRITERIA, IMP, Criterion, Masks, criterion
 
 CLASSES = 21
@@ -87,16 +88,18 @@ def report_collapse(runs: Sequence[Path]) -> None:
     if not runs:
         raise InputError("collapse needs the folders of finished runs: name them with --runs a b")
     finished = [(run, _results(run)) for run in runs]
-    print("| method | pruned | layers without weights | thinnest other layer | kept weights on no path | mIoU |")
+    print("| method | pruned | layers without weights | thinnest other layer | kept weights on no path | score |")
     print("|---|---|---|---|---|---|")
     for run, results in finished:
-        model = smp.from_pretrained(run / "model")
-        size = -(-results["data"]["size"] // results["output_stride"]) * results["output_stride"]
+        model = load_model(run / "model")
+        stride = results.get("output_stride", 1)
+        size = -(-results["data"]["size"] // stride) * stride
         masks = Masks.load(run / "masks.safetensors", model)
+        score = "miou" if "miou" in results else "accuracy"
         found = collapse(model, masks, (3, size, size))
         print(
             f"| {results['method']} | {results['backbone_sparsity']:.2%} | {len(found.empty)} of {len(masks)} | "
-            f"{100 * found.thinnest:.2g}% | {found.stranded:.1%} | {results['miou']:.1%} |",
+            f"{100 * found.thinnest:.2g}% | {found.stranded:.1%} | {results[score]:.1%} {label(score)} |",
             flush=True,
         )
 

@@ -1,8 +1,11 @@
-"""What every segmentation dataset of the project looks like to the rest of it."""
+"""What the datasets of the project look like to the rest of it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from px_seg.errors import InputError
 
 IGNORE = 255
 """The label of pixels that neither the loss nor the metric counts, as in VOC."""
@@ -26,3 +29,42 @@ class SegmentationData(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class LabelledImage(NamedTuple):
+    """One undecorated image of one class."""
+
+    image: np.ndarray
+    """(H, W, 3), uint8, RGB."""
+    label: int
+
+
+class ClassificationData(Protocol):
+    """An indexable collection of labelled images. Reading one twice gives the same array."""
+
+    classes: tuple[str, ...]
+    """Class names by index."""
+    labels: Sequence[int]
+    """The class of every image, known without reading it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> LabelledImage: ...
+
+    def mode(self, index: int) -> str:
+        """The colour mode in which an image is stored, RGB or another; decodes it to see that it can be used."""
+
+
+def chosen(every: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """The wanted classes, or all. InputError for one that does not exist, is named twice, or is the only one."""
+    if wanted is None:
+        return tuple(every)
+    for name in wanted:
+        if name not in every:
+            known = ", ".join(every[:20]) + (f" and {len(every) - 20} more" if len(every) > 20 else "")
+            raise InputError(f"{where} has no class {name!r}: data.classes are some of {known}")
+    if len(set(wanted)) < len(wanted):
+        raise InputError("data.classes names a class twice")
+    if len(wanted) < 2:
+        raise InputError("data.classes must name at least two classes")
+    return tuple(wanted)

@@ -1,17 +1,20 @@
 """Batches that depend on the seed alone: not on workers, and not on what else draws numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from px_seg.data.base import IGNORE, SegmentationData
+from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.transforms import Transform
 from px_seg.errors import InputError
 from px_seg.progress import bar
+
+T = TypeVar("T")
 
 Key = tuple[int, int]
 """An index into a dataset and the seed of the transform applied to that sample."""
@@ -20,7 +23,7 @@ Key = tuple[int, int]
 class Transformed(Dataset):
     """Samples of `data` as tensors, addressed by (index, seed)."""
 
-    def __init__(self, data: SegmentationData, transform: Transform) -> None:
+    def __init__(self, data: SegmentationData | ClassificationData, transform: Transform) -> None:
         self.data, self.transform = data, transform
 
     def __len__(self) -> int:
@@ -98,18 +101,48 @@ def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:
         )
 
 
+def drawn(data: Transformed, batches: int, batch_size: int, seed: int) -> list[list[Key]]:
+    """The samples of every batch, drawn without replacement."""
+    return _cut(list(Shuffle(len(data), seed))[: batches * batch_size], batch_size)
+
+
+def drawn_evenly(
+    data: Transformed, labels: Sequence[int], batches: int, batch_size: int, seed: int, per_class: int | None = None
+) -> list[list[Key]]:
+    """The samples of every batch, drawn without replacement, the classes taking turns.
+
+    Every class so gives as many as any other, or one fewer, in every batch and in all of them. With `per_class`
+    it gives exactly that many, and the last batch is what remains. Raises InputError for a class that has fewer.
+    """
+    queues: dict[int, list[Key]] = {}
+    for key in Shuffle(len(data), seed):
+        queues.setdefault(labels[key[0]], []).append(key)
+    # The order of the first draw of each: as random as the draw.
+    order = list(queues.values())
+    rounds = max(map(len, order)) if per_class is None else per_class
+    if per_class is not None and (short := min(order, key=len)) and len(short) < per_class:
+        raise InputError(
+            f"pruning.per_class asks {per_class} images of every class, {data.data.classes[labels[short[0][0]]]} has "
+            f"{len(short)}"
+        )
+    keys = [queue[number] for number in range(rounds) for queue in order if number < len(queue)]
+    return _cut(keys if per_class is not None else keys[: batches * batch_size], batch_size)
+
+
+def _cut(keys: list[Key], batch_size: int) -> list[list[Key]]:
+    return [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+
+
 def pruning_batches(
-    data: Transformed, batches: int, batch_size: int, seed: int, process: int = 0, processes: int = 1
+    data: Transformed, batches: list[list[Key]], process: int = 0, processes: int = 1
 ) -> list[tuple[Tensor, Tensor]]:
-    """This process's share of `batches` batches of augmented training samples, drawn without replacement.
+    """This process's share of the batches, whose samples `batches` names, augmented as for training.
 
     Held in memory, because every round of pruning walks all of them.
     """
-    keys = list(Shuffle(len(data), seed))
-    groups = [keys[number * batch_size : (number + 1) * batch_size] for number in range(batches)][process::processes]
-    with bar(
-        total=len(groups) * batch_size, desc="reading pruning batches", unit="image", show=process == 0
-    ) as progress:
+    groups = batches[process::processes]
+    total = sum(map(len, groups))
+    with bar(total=total, desc="reading pruning batches", unit="image", show=process == 0) as progress:
 
         def read(key: Key) -> tuple[Tensor, Tensor]:
             progress.update()
@@ -119,16 +152,10 @@ def pruning_batches(
     return [(torch.stack([s[0] for s in share]), torch.stack([s[1] for s in share])) for share in shares]
 
 
-def check(data: SegmentationData, what: str) -> None:
-    """Read every sample once, so that a damaged file shows now and not after hours of work.
-
-    Raises InputError for the first sample that cannot be used, and when none has a labelled pixel.
-    """
+def read_all(read: Callable[[int], T], length: int, what: str) -> list[T]:
+    """What `read` returns for every index, so that a damaged file shows now and not after hours of work."""
     with ThreadPoolExecutor() as pool:
-        reads = pool.map(lambda index: bool((data[index].mask != IGNORE).any()), range(len(data)))
-        labelled = sum(bar(reads, desc=f"checking {what}", total=len(data), unit="image"))
-    if not labelled:
-        raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
+        return list(bar(pool.map(read, range(length)), desc=f"checking {what}", total=length, unit="image"))
 
 
 def _one_thread(worker: int) -> None:

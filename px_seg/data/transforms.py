@@ -1,8 +1,8 @@
 """From a sample to tensors, through albumentations. Nothing else in the project imports it."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 # albumentations asks the network for its newest version when imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -13,26 +13,34 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from torch import Tensor
 
-from px_seg.data.base import IGNORE, Sample
+from px_seg.config import ClassificationDataConfig
+from px_seg.data.base import IGNORE, LabelledImage, Sample
 from px_seg.errors import InputError
+
+T = TypeVar("T")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, which the published backbones were trained with."""
 
+FILL = {"fill": tuple(255 * mean for mean in MEAN), "border_mode": cv2.BORDER_CONSTANT}
+"""The mean colour, 0 once it is normalised, where there is no image."""
+
 
 class Transform(Protocol):
-    """(sample, seed) -> image (3, H, W) float32 normalised, labels (H, W) int64."""
+    """(sample, seed) -> image (3, H, W) float32 normalised, and its labels: (H, W) int64, or one class, () int64."""
 
-    def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]: ...
 
 
 class _Pipeline:
     def __init__(self, *steps: A.BasicTransform) -> None:
         self._compose = A.Compose([*steps, A.Normalize(MEAN, STD), ToTensorV2()])
 
-    def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]:
         self._compose.set_random_seed(seed)
+        if isinstance(sample, LabelledImage):
+            return self._compose(image=sample.image)["image"], torch.tensor(sample.label)
         done = self._compose(image=sample.image, mask=sample.mask)
         return done["image"], done["mask"].to(torch.int64)
 
@@ -46,7 +54,7 @@ def training(size: int, scale: Sequence[float], stride: int) -> Transform:
     if len(scale) != 2 or not 1 / 8 <= scale[0] <= scale[1] <= 8:
         raise InputError(f"data.scale must be two factors between 1/8 and 8, the smaller first, got {list(scale)}")
     low, high = scale
-    fill = {"fill": tuple(255 * mean for mean in MEAN), "fill_mask": IGNORE, "border_mode": cv2.BORDER_CONSTANT}
+    fill = {**FILL, "fill_mask": IGNORE}
     return _Pipeline(
         A.RandomScale((low - 1, high - 1), interpolation=cv2.INTER_LINEAR, p=1),
         A.PadIfNeeded(size, size, **fill),
@@ -65,14 +73,68 @@ def _centre_crop(size: int) -> Transform:
 
 
 EVALUATION: dict[str, Callable[[int], Transform]] = {"whole": _whole, "centre_crop": _centre_crop}
-"""How an image is shown for evaluation: as it is, or by its short side resized and cropped."""
+"""How an image is shown to be segmented: as it is, or by its short side resized and cropped."""
 
 
 def evaluation(name: str, size: int) -> Transform:
     """The evaluation transform of that name; it draws nothing, so the seed does not matter."""
-    if name not in EVALUATION:
-        raise InputError(f"there is no data.evaluation {name!r}: choose one of {', '.join(EVALUATION)}")
-    return EVALUATION[name](size)
+    return _named(EVALUATION, "data.evaluation", name)(size)
+
+
+def _padded(config: ClassificationDataConfig) -> list[A.BasicTransform]:
+    size, padding = config.size, config.padding
+    if not 0 <= padding <= size:
+        raise InputError(f"data.padding must be at least 0 and at most data.size, got {padding}")
+    return [A.Resize(size, size), A.Pad(padding, **FILL), A.RandomCrop(size, size)]
+
+
+def _area(config: ClassificationDataConfig) -> list[A.BasicTransform]:
+    if len(config.area) != 2 or not 0 < config.area[0] <= config.area[1] <= 1:
+        raise InputError(f"data.area must be two shares above 0 and at most 1, the smaller first, got {config.area}")
+    return [A.RandomResizedCrop((config.size, config.size), scale=tuple(config.area), ratio=(3 / 4, 4 / 3))]
+
+
+CROPS: dict[str, Callable[[ClassificationDataConfig], list[A.BasicTransform]]] = {"padded": _padded, "area": _area}
+"""What a training image to be classified is cropped by: a shift, or a random part of it."""
+
+
+def classifier_training(config: ClassificationDataConfig) -> Transform:
+    """Random crop, then grey, jitter and flip as configured; the image a square of `config.size`.
+
+    A pure function of sample and seed. Raises InputError for settings out of their range.
+    """
+    if not 0 <= config.jitter <= 1 or not 0 <= config.grey <= 1:
+        raise InputError(f"data.jitter and data.grey must be in [0, 1], got {config.jitter} and {config.grey}")
+    steps = _named(CROPS, "data.crop", config.crop)(config)
+    if config.grey:
+        steps.append(A.ToGray(p=config.grey))
+    if config.jitter:
+        strength = config.jitter
+        steps.append(A.ColorJitter(*((1 - strength, 1 + strength),) * 3, (-strength / 2, strength / 2), p=1))
+    return _Pipeline(*steps, A.HorizontalFlip(p=0.5 if config.flip else 0))
+
+
+def _resized(size: int) -> Transform:
+    return _Pipeline(A.Resize(size, size))
+
+
+def _inner(size: int) -> Transform:
+    return _Pipeline(A.SmallestMaxSize(round(size * 8 / 7)), A.CenterCrop(size, size))
+
+
+CLASSIFIER_EVALUATION: dict[str, Callable[[int], Transform]] = {"resize": _resized, "centre_crop": _inner}
+"""How an image is shown to be classified: made a square, or the middle of it, 224 of a short side of 256."""
+
+
+def classifier_evaluation(name: str, size: int) -> Transform:
+    """The evaluation transform of that name; it draws nothing, so the seed does not matter."""
+    return _named(CLASSIFIER_EVALUATION, "data.evaluation", name)(size)
+
+
+def _named(choices: Mapping[str, T], key: str, name: str) -> T:
+    if name not in choices:
+        raise InputError(f"there is no {key} {name!r}: choose one of {', '.join(choices)}")
+    return choices[name]
 
 
 def to_uint8(image: Tensor) -> Tensor:

@@ -3,19 +3,15 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from px_seg.data.base import IGNORE, Sample
+from px_seg.data.images import opened, rgb
 from px_seg.errors import InputError
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-
-
-SMALLEST = 8
-"""The shortest side of an image, in pixels, that can still be scaled down and cropped."""
 
 
 class VOC:
@@ -48,16 +44,9 @@ class VOC:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        photograph = _read(self._images[index])
-        if photograph.mode.startswith(("I", "F")):
-            raise InputError(f"{self._images[index]} has more than 8 bits a channel: convert it to 8")
-        if min(photograph.size) < SMALLEST:
-            raise InputError(
-                f"{self._images[index]} is {photograph.width}x{photograph.height} pixels: it takes {SMALLEST} a side"
-            )
-        image = np.array(photograph.convert("RGB"))
+        image = rgb(self._images[index])
         path = self._masks[index]
-        indexed = _read(path)
+        indexed = opened(path)
         if indexed.mode not in ("P", "L"):
             raise InputError(f"{path} is a {indexed.mode} image: a mask is a palette PNG of class indices")
         mask = np.array(indexed)
@@ -149,14 +138,3 @@ def _lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable UTF-8 text file: {error}") from None
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise InputError(f"{path} has gone missing") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} is not a readable image ({error}): replace it or take it off its list") from None
-    return image

@@ -1,6 +1,21 @@
 """Networks built around one backbone, and the weights a backbone starts from."""
 
+from px_seg.models.classifier import Classifier, build_classifier
+from px_seg.models.encoders import build_encoder, check_encoder
+from px_seg.models.saved import load_model
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
-from px_seg.models.weights import load_encoder
+from px_seg.models.weights import Loaded, check_weights, load_encoder
 
-__all__ = ["ATROUS_RATES", "build_segmenter", "check_segmenter", "load_encoder"]
+__all__ = [
+    "ATROUS_RATES",
+    "Classifier",
+    "Loaded",
+    "build_classifier",
+    "build_encoder",
+    "build_segmenter",
+    "check_encoder",
+    "check_segmenter",
+    "check_weights",
+    "load_encoder",
+    "load_model",
+]

@@ -1,98 +1,253 @@
-"""Where a backbone's weights come from."""
+"""Where a backbone's weights come from: names of published ones, files, and runs of px_seg."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from urllib.parse import urlsplit
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.models.formats import CLIP_ENCODER, mapped, some
+from px_seg.models.torchscript import is_torchscript, read_torchscript
+
+PUBLISHED: dict[str, str] = {
+    "mocov2": "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+    "dino": "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
+    "clip": "https://openaipublic.azureedge.net/clip/models/"
+    "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
+}
+"""Addresses of ResNet-50 weights as their authors published them: MoCo v2 after 800 epochs, DINO, and CLIP."""
+
+NAMES = "none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, a file, or the folder of an earlier run"
 
 
-def check_weights(weights: str) -> None:
-    """Raise InputError unless `weights` is `none`, `imagenet` or a file that exists."""
-    if weights not in ("none", "imagenet") and not Path(weights).is_file():
-        raise InputError(f"--weights takes imagenet, none or a file; there is no file {weights}")
+@dataclass(frozen=True)
+class Loaded:
+    """What an encoder was filled with.
+
+    `source` says where from, and which version; `format` whose names the tensors had; `matched` is the number of
+    tensors loaded, and `left_out` the names of others in the file, by the reason why.
+    """
+
+    source: str
+    format: str
+    matched: int
+    left_out: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        parts = [f"{len(names)} of {reason}" for reason, names in self.left_out.items()]
+        left = f"; left out: {', '.join(parts)}" if parts else ""
+        return f"{self.matched} tensors from {self.source} ({self.format}){left}"
+
+    def summary(self) -> dict[str, object]:
+        """The same for results.json, with numbers of names."""
+        left_out = {reason: len(names) for reason, names in self.left_out.items()}
+        return {"source": self.source, "format": self.format, "matched": self.matched, "left_out": left_out}
 
 
-def load_encoder(encoder: nn.Module, name: str, weights: str) -> None:
-    """Fill `encoder`, an encoder of segmentation-models-pytorch called `name`, in place.
+def check_weights(weights: str, encoder: str) -> None:
+    """Raise InputError unless `weights` is a known name that fits the encoder, or a file that exists."""
+    kind, _, version = weights.partition(":")
+    if weights in ("none", "imagenet", *PUBLISHED) or kind in ("torchvision", "timm"):
+        if weights in PUBLISHED:
+            fitting = (CLIP_ENCODER,) if weights == "clip" else ("resnet50", "tu-resnet50")
+            if encoder.partition(".")[0] not in fitting:
+                raise InputError(f"the published weights {weights} are of another network: --encoder {fitting[0]}")
+        if kind == "torchvision":
+            _torchvision_entry(encoder, version)
+        if kind == "timm":
+            _timm_name(encoder, version)
+    else:
+        _file_of(weights)
 
-    `weights` is `none`, which leaves it as it is, `imagenet`, the library's own download, or
-    a file: safetensors, or a torch file of tensors, with torchvision's names or the encoder's
-    own. A classifier (`fc.*`) in it is left out; anything else must match, name for name and
-    shape for shape.
 
-    Raises InputError when a file is missing, unreadable or does not match, and when the
+def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
+    """Fill `encoder`, one of segmentation-models-pytorch or px_seg called `name`, in place.
+
+    `weights` is one of
+
+    - `none`, which leaves it as it is,
+    - `imagenet`, the segmentation library's own download, or timm's for a `tu-` encoder,
+    - `mocov2`, `dino`, `clip`: the authors' files, downloaded to the cache of torch.hub,
+    - `torchvision:VERSION`, as `torchvision:IMAGENET1K_V2`, and `timm:TAG`, as `timm:a1_in1k`,
+    - a file: safetensors, a torch file of tensors, or a TorchScript archive, with the names of any of these,
+    - the folder of an earlier run, or its `model`.
+
+    Classifiers, projection heads and the like are left out and reported; anything else in it must match
+    the encoder, name for name and shape for shape, and fill it. Nothing in a file is run.
+
+    Raises InputError when weights are missing, unreadable or do not match, and when the
     download fails, naming the ways out. Never falls back on something else.
     """
+    check_weights(weights, name)
     if weights == "none":
-        return
+        return None
+    state, source = _obtained(name, weights)
+    found = mapped(state, source)
+    tensors = _named_like(encoder, found.tensors)
+    _match(encoder, tensors, name, source, found.title)
+    matched = len(tensors)
+    # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
+    encoder.load_state_dict({**encoder.state_dict(), **tensors})
+    return Loaded(source, found.title, matched, found.left_out)
+
+
+def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors, and where they come from."""
+    kind, _, version = weights.partition(":")
     if weights == "imagenet":
-        encoder.load_state_dict(_imagenet(name))
-        return
-    state = _read(Path(weights))
-    _match(encoder, state, weights)
-    encoder.load_state_dict(state)
+        return _imagenet(name)
+    if weights in PUBLISHED:
+        file = _published(weights)
+        return _read(file), f"{weights}, {PUBLISHED[weights]}"
+    if kind == "torchvision":
+        entry = _torchvision_entry(name, version)
+        return _fetched(
+            lambda: entry.get_state_dict(progress=False, check_hash=True), weights
+        ), f"{weights}, {entry.url}"
+    if kind == "timm":
+        full = _timm_name(name, version)
+        model = _fetched(lambda: timm.create_model(full, pretrained=True), weights)
+        return model.state_dict(), f"timm's {full}"
+    file = _file_of(weights)
+    return _read(file), str(file)
 
 
-def _imagenet(name: str) -> Mapping[str, Tensor]:
+def _imagenet(name: str) -> tuple[Mapping[str, Tensor], str]:
+    if name.startswith("tu-"):
+        full = _timm_name(name, "")
+        return _fetched(lambda: timm.create_model(full, pretrained=True), "imagenet").state_dict(), f"timm's {full}"
+    settings = smp.encoders.encoders.get(name, {}).get("pretrained_settings", {})
+    if "imagenet" not in settings:
+        raise InputError(f"{name} has no ImageNet weights: give --weights FILE or --weights none")
+    origin = settings["imagenet"]
+    encoder = _fetched(lambda: smp.encoders.get_encoder(name, weights="imagenet"), "imagenet")
+    version = f"{origin['repo_id']} at {origin['revision'][:8]}" if "repo_id" in origin else origin.get("url", "")
+    return encoder.state_dict(), f"segmentation-models-pytorch's imagenet, {version}"
+
+
+def _fetched(download: Callable, weights: str):
     try:
-        pretrained = smp.encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
-    except (KeyError, RuntimeError) as error:
-        raise InputError(f"{name} has no ImageNet weights ({error}): give --weights FILE or --weights none") from None
+        return download()
     except Exception as error:
         # What a failed download raises depends on the HTTP library under the hub's client.
-        reason = " ".join(str(error).split())[:160].strip(" .")
+        reason = " ".join(str(error).split())[:160].strip(" .") or type(error).__name__
         raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded ({reason}): "
-            "give --weights FILE, or set HF_HOME to a cache folder that has them, or start from "
-            "random weights with --weights none"
+            f"the weights {weights} could not be downloaded ({reason}): give --weights FILE, or set HF_HOME and "
+            "TORCH_HOME to cache folders that have them, or start from random weights with --weights none"
         ) from error
-    return pretrained.state_dict()
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    check_weights(str(file))
+def _published(weights: str) -> Path:
+    """The authors' file in the cache, fetched if it is not there; CLIP's address carries its hash."""
+    url = PUBLISHED[weights]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = url.split("/")[-2] if weights == "clip" else None
+        _fetched(lambda: torch.hub.download_url_to_file(url, str(file), digest, progress=False), f"{weights}, {url},")
+    return file
+
+
+def _torchvision_entry(encoder: str, version: str) -> torchvision.models.WeightsEnum:
+    try:
+        known = torchvision.models.get_model_weights(encoder)
+    except ValueError:
+        raise InputError(f"torchvision has no weights for {encoder}: give --weights FILE or --weights none") from None
+    if version not in known.__members__:
+        raise InputError(f"torchvision has no weights {version!r} for {encoder}: choose {_any(known.__members__)}")
+    return known[version]
+
+
+def _timm_name(encoder: str, tag: str) -> str:
+    """timm's name of architecture and tag, the tag its default unless encoder or `tag` says one."""
+    architecture, _, own = encoder.removeprefix("tu-").partition(".")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if not tags:
+        raise InputError(f"timm has no weights for {architecture}: give --weights FILE or --weights none")
+    if (tag or own) and (tag or own) not in tags:
+        raise InputError(f"timm has no weights {tag or own!r} for {architecture}: choose {_any(tags)}")
+    return f"{architecture}.{tag or own}" if tag or own else architecture
+
+
+def _any(names) -> str:
+    return f"one of {', '.join(names)}"
+
+
+def _file_of(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        for file in (path / "model.safetensors", path / "model" / "model.safetensors"):
+            if file.is_file():
+                return file
+        raise InputError(f"--weights {weights} is a folder without a model: name that of a finished run, or a file")
+    if not path.is_file():
+        raise InputError(f"--weights takes {NAMES}; there is no file {weights}")
+    return path
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
+        if is_torchscript(file):
+            return read_torchscript(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except UnpicklingError:
         raise InputError(f"{file} is damaged or holds more than tensors, and is not loaded") from None
     except Exception as error:
         # A file that is no archive at all fails in the unpickler, in ways of its own.
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{file} is not a readable file of weights: {reason}") from error
+    for key in ("state_dict", "model"):
+        # A training checkpoint: beside it lie the epoch, the optimizer and the like.
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     plain = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not plain:
-        raise InputError(f"{file} is not a plain dictionary of tensors by name")
+    if not plain or not state:
+        raise InputError(f"{file} is not a dictionary of tensors by name, nor has it one as state_dict or model")
     return state
 
 
-def _match(encoder: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    for name in [name for name in state if name.startswith("fc.")]:
-        del state[name]
+def _named_like(encoder: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the encoder's own names, where those differ from its library's.
+
+    segmentation-models-pytorch keeps a timm network as `model`, in which timm writes the dots after a stage as
+    underscores.
+    """
     own = encoder.state_dict()
-    # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
+    names = {_undotted(name.removeprefix("model.")): name for name in own if name.startswith("model.")}
+    if len(names) < len(own):
+        return tensors
+    return {name if name in own else names.get(_undotted(name), name): value for name, value in tensors.items()}
+
+
+def _undotted(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _match(encoder: nn.Module, state: Mapping[str, Tensor], name: str, source: str, title: str) -> None:
+    own = encoder.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     stray = [name for name in state if name not in own]
+    misfit = f"{source} ({title}) does not fit the encoder {name}"
+    if title == "CLIP" and missing and name != CLIP_ENCODER:
+        raise InputError(f"{misfit}: CLIP's ResNet-50 has an architecture of its own: --encoder {CLIP_ENCODER}")
     if missing or stray:
         groups = {"missing": missing, "unknown": stray}
-        told = [
-            f"{len(names)} tensors are {what} ({', '.join(names[:3])}...)" for what, names in groups.items() if names
-        ]
-        raise InputError(f"{source} does not fit the encoder: {', '.join(told)}")
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            raise InputError(
-                f"{source} does not fit the encoder: {name} has shape {tuple(value.shape)}, "
-                f"the encoder's {tuple(own[name].shape)}"
-            )
-        if value.is_floating_point() != own[name].is_floating_point() or not value.isfinite().all():
-            raise InputError(f"{source} does not fit the encoder: {name} is of another type, or holds NaN or infinity")
-    for name in own:
-        state.setdefault(name, own[name])
+        told = [f"{len(names)} tensors are {what} ({some(names)})" for what, names in groups.items() if names]
+        raise InputError(f"{misfit}: {', '.join(told)}")
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise InputError(f"{misfit}: {key} has shape {tuple(value.shape)}, the encoder's {tuple(own[key].shape)}")
+        if value.is_floating_point() != own[key].is_floating_point() or not value.isfinite().all():
+            raise InputError(f"{misfit}: {key} is of another type, or holds NaN or infinity")

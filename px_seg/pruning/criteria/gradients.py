@@ -20,7 +20,7 @@ from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
 class LossCriterion(Criterion):
     """A criterion that differentiates a loss; batches are pairs of images and targets.
 
-    `loss(outputs, targets)` is a scalar; by default cross-entropy over classes, 255 ignored.
+    `loss(outputs, targets)` is a scalar; by default cross-entropy over classes, 255 ignored in label maps.
     """
 
     loss: Callable[..., Tensor] = field(default=cross_entropy, repr=False)

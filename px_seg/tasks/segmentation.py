@@ -1,76 +1,30 @@
-"""A task is data, network, loss and metric. Tasks differ here and nowhere else."""
+"""Semantic segmentation."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from px_seg import data
-from px_seg.config import RunConfig
-from px_seg.data.base import IGNORE
-from px_seg.data.loaders import Transformed
+from px_seg.config import SegmentationConfig
+from px_seg.data import SEGMENTATION, load
+from px_seg.data.base import IGNORE, SegmentationData
+from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn, read_all
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.metrics import segmentation_scores
 from px_seg.models import build_segmenter, check_segmenter
 from px_seg.pictures import segmentations
+from px_seg.tasks.base import check_size, spread
 
 SAMPLES = 5
 """How many validation images samples.png shows."""
-
-
-LARGEST = 8192
-"""Side of a training crop, in pixels, above which the number is taken for a mistake."""
-
-
-class Task(Protocol):
-    """What pruning, training and reporting ask of a task."""
-
-    name: str
-    scope: str
-    """The part of the model that is pruned, and trained at the backbone's learning rate."""
-    metrics: tuple[str, ...]
-    """Names of the single-number scores, the main one first."""
-    classes: tuple[str, ...]
-    train: Transformed
-    val: Transformed
-
-    def __init__(self, config: RunConfig) -> None:
-        """Find the data. Raises InputError when it is not there."""
-
-    @staticmethod
-    def check(config: RunConfig, synchronised: bool) -> None:
-        """Raise InputError for settings that need neither data nor network to be refused.
-
-        `synchronised` says whether BatchNorm sees the batches of several processes.
-        """
-
-    def build_model(self, weights: str | None = None) -> nn.Module:
-        """The dense network at its start; what is random comes from torch's global generator.
-
-        `weights` replaces the configured start of the backbone.
-        """
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """A differentiable scalar."""
-
-    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Predicted classes of a batch of images."""
-
-    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
-        """Scores over the images of all processes, under the names that results.json uses."""
-
-    def report(self, scores: Mapping[str, Any]) -> list[str]:
-        """The scores beyond `metrics`, as lines of the table for a terminal."""
-
-    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """Write the pictures that show what the model does on validation data."""
 
 
 class Segmentation:
@@ -80,40 +34,53 @@ class Segmentation:
     """
 
     name = "seg"
+    config_type = SegmentationConfig
     scope = "encoder"
     metrics = ("miou", "pixel_accuracy")
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
         self.stride = config.output_stride
         train_transform, val_transform = self._transforms(config)
-        train, val = data.load(config.data)
+        train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
 
     @staticmethod
-    def _transforms(config: RunConfig) -> tuple[Transform, Transform]:
+    def _transforms(config: SegmentationConfig) -> tuple[Transform, Transform]:
         size = config.data.size
-        if not 1 <= size <= LARGEST:
-            raise InputError(f"data.size must be at least 1 and at most {LARGEST}, got {size}")
+        check_size(size)
         train = training(size, config.data.scale, config.output_stride)
         return train, evaluation(config.data.evaluation, size)
 
     @staticmethod
-    def check(config: RunConfig, synchronised: bool) -> None:
-        check_segmenter(config.encoder, config.weights, config.output_stride)
+    def check(config: SegmentationConfig, synchronised: bool) -> None:
+        check_segmenter(config.encoder, config.output_stride)
         Segmentation._transforms(config)
         if config.batch_size < 2 and not synchronised:
             raise InputError(
                 f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
                 "sees one value a channel in each image; --sync_bn on several GPUs lifts this"
             )
+        if config.pruning.per_class is not None:
+            raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")
 
-    def build_model(self, weights: str | None = None) -> nn.Module:
+    def check_data(self) -> list[str]:
+        for data, what in ((self.train.data, "training images"), (self.val.data, "validation images")):
+            check(data, what)
+        return []
+
+    def build_model(self) -> nn.Module:
         """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
-        config = self.config
-        start = config.weights if weights is None else weights
-        return build_segmenter(config.encoder, len(self.classes), start, config.output_stride)
+        return build_segmenter(self.config.encoder, len(self.classes), "none", self.config.output_stride)
+
+    def fit_head(self, model: nn.Module, accelerator: Accelerator) -> None:
+        """Nothing: decoder and head start random."""
+
+    def pruning_draw(self) -> list[list[Key]]:
+        asked = self.config.pruning
+        check_pruning_batches(len(self.train), asked.batches, asked.batch_size)
+        return drawn(self.train, asked.batches, asked.batch_size, self.config.seed)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled pixels; logits (N, C, H, W), labels (N, H, W).
@@ -150,24 +117,35 @@ class Segmentation:
             "class_iou": dict(zip(self.classes, scores.class_iou, strict=True)),
         }
 
+    def settings(self) -> dict[str, Any]:
+        return {"output_stride": self.config.output_stride}
+
     def report(self, scores: Mapping[str, Any]) -> list[str]:
         rows = (
             f"    {name:<20}{'absent' if iou is None else f'{iou:.2%}':>8}" for name, iou in scores["class_iou"].items()
         )
         return ["  IoU by class", *rows]
 
+    def save(self, model: nn.Module, folder: Path, card: Mapping[str, Any]) -> None:
+        """For `segmentation_models_pytorch.from_pretrained`."""
+        model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
+
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png: images, truth and prediction."""
-        last = len(self.val) - 1
-        chosen = sorted({round(last * place / (SAMPLES - 1)) for place in range(SAMPLES)})
         device = next(model.parameters()).device
         model.eval()
         rows = []
         with torch.inference_mode():
-            for index in chosen:
+            for index in spread(len(self.val), SAMPLES):
                 image, truth = self.val[index, 0]
                 rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
         segmentations(folder / "samples.png", rows, self.classes, title)
+
+
+def check(data: SegmentationData, what: str) -> None:
+    """Read every sample. InputError for the first that cannot be used, and when none has a labelled pixel."""
+    if not any(read_all(lambda index: bool((data[index].mask != IGNORE).any()), len(data), what)):
+        raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
 
 
 def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,171 @@
+"""From YAML files and flags to a configuration: two ways to write the same thing.
+
+A run starts from the preset of its dataset, `<data.name>.yaml`; a file given with --config may
+leave keys out and overrides the preset; flags override both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from px_seg.config import RunConfig
+from px_seg.errors import InputError
+from px_seg.models.formats import CLIP_ENCODER
+from px_seg.pruning import Masks, Pattern
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def parse(config_type: type[C], argv: Sequence[str], presets: Path, description: str) -> C:
+    """The configuration that a command line asks for.
+
+    `presets` is the folder of YAML files named after datasets. Raises InputError, naming the
+    valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
+    for --help.
+    """
+    argv = _files_first(_complete_switches(argv, config_type))
+    for file in _config_files(argv):
+        _reject_unknown(_read(file), config_type, file)
+    config = _parse_over(presets / "synthetic.yaml", config_type, argv, description)
+    if config.data.name != "synthetic":
+        known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path)["data"]["name"] == path.stem)
+        if config.data.name not in known:
+            raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
+        config = _parse_over(presets / f"{config.data.name}.yaml", config_type, argv, description)
+    return _settled(config, argv)
+
+
+def _settled(config: C, argv: Sequence[str]) -> C:
+    """The configuration with what one setting decides about others.
+
+    A mask file decides sparsity and method, a pattern and the dense method the sparsity, CLIP's weights the encoder.
+    A flag overrides what a file says of them, and a file a preset. InputError where both are said in one
+    place, or the decided in the stronger, and contradict each other.
+    """
+    if config.weights == "clip":
+        config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
+    if config.masks is not None:
+        made = Masks.load(Path(config.masks).expanduser()).metadata
+        if not {"method", "sparsity"} <= made.keys():
+            raise InputError(f"{config.masks} does not say its method and sparsity: it was not made by a run of px_seg")
+        return _decided(config, argv, "masks", method=made["method"], sparsity=float(made["sparsity"]))
+    if config.pattern is not None:
+        if config.method == "dense":
+            raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
+        return _decided(config, argv, "pattern", sparsity=Pattern.parse(config.pattern).sparsity)
+    if config.method == "dense":
+        return _decided(config, argv, "method", sparsity=0.0)
+    return config
+
+
+def _decided(config: C, argv: Sequence[str], by: str, **decided: str | float) -> C:
+    """The configuration with the values that the setting `by` decides."""
+    for key, own in decided.items():
+        asked, said = _strength(key, argv), getattr(config, key)
+        same = abs(said - own) <= 1e-6 if isinstance(own, float) else said == own
+        if asked and asked >= _strength(by, argv) and not same:
+            what, value = (f"{part:g}" if isinstance(part, float) else part for part in (own, said))
+            noun = "an" if key == "encoder" else "a"
+            raise InputError(
+                f"{by} {getattr(config, by)} has {noun} {key} of {what}, not {value}: leave one of the two out"
+            )
+    return replace(config, **decided)
+
+
+def _strength(key: str, argv: Sequence[str]) -> int:
+    """2 for what a flag says, 1 for what a file given with --config says, otherwise 0."""
+    if any(word == f"--{key}" or word.startswith(f"--{key}=") for word in argv):
+        return 2
+    return int(any(key in _read(file) for file in _config_files(argv)))
+
+
+def _parse_over(preset: Path, config_type: type[C], argv: Sequence[str], description: str) -> C:
+    # The first paragraph: argparse would run the examples after it together.
+    parser = ArgumentParser(exit_on_error=False, description=description.split("\n\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
+    parser.add_class_arguments(config_type)
+    parser.default_config_files = [str(preset)]
+    try:
+        parsed = parser.instantiate(parser.parse_args(list(argv)))
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        if "Expected a <class 'list'>" in message:
+            message += "; a list is written '[a,b]'"
+        if "unrecognized" in message:
+            message += f"; the valid keys are: {', '.join(_keys(config_type))}"
+        raise InputError(message) from None
+    return config_type(**{key.name: parsed[key.name] for key in fields(config_type)})
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """The same words with --config in front: flags override files wherever they stand."""
+    files, flags = [], []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files.append(word)
+            files.extend(islice(words, 1))
+        else:
+            (files if word.startswith("--config=") else flags).append(word)
+    return files + flags
+
+
+def _config_files(argv: Sequence[str]) -> list[Path]:
+    following = [value for word, value in pairwise(argv) if word == "--config"]
+    joined = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    return [Path(file) for file in (*following, *joined)]
+
+
+def _complete_switches(argv: Sequence[str], config_type: type) -> list[str]:
+    """Give a yes-or-no flag that stands alone, like --overwrite, its value."""
+    switches = {f"--{name}" for name, kind in _keys(config_type).items() if kind is bool}
+    completed: list[str] = []
+    for place, word in enumerate(argv):
+        completed.append(word)
+        alone = place + 1 == len(argv) or argv[place + 1].startswith("--")
+        if word in switches and alone:
+            completed.append("true")
+    return completed
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise InputError(f"the configuration {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration {file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"the configuration {file} holds no keys")
+    return content
+
+
+def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str = "") -> None:
+    known = {key.name: key.type for key in fields(into)}
+    for key, value in content.items():
+        if key == "pattern" and isinstance(value, int):
+            raise InputError(f'{file}: write the pattern in quotes, as "2:4": YAML reads a time in it otherwise')
+        if key not in known:
+            raise InputError(
+                f"{file}: there is no key {prefix}{key}; the valid keys are: {', '.join(prefix + k for k in known)}"
+            )
+        if value is None and get_origin(known[key]) in (dict, list):
+            raise InputError(f"{file}: {prefix}{key} has no value: give it one, or leave the key out")
+        if is_dataclass(known[key]):
+            if not isinstance(value, dict):
+                raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")
+            _reject_unknown(value, known[key], file, f"{prefix}{key}.")
+
+
+def _keys(config: type, prefix: str = "") -> dict[str, Any]:
+    """Every key of a configuration with its type, nested ones by their dotted names."""
+    keys: dict[str, Any] = {}
+    for key in fields(config):
+        nested = is_dataclass(key.type)
+        keys |= _keys(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
+    return keys

@@ -1,0 +1,145 @@
+"""Labelled images in folders: one folder a class, as ImageNet and Tiny-ImageNet are kept, too."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+from px_seg.data.base import LabelledImage, chosen
+from px_seg.data.images import opened, rgb, usable
+from px_seg.errors import InputError
+
+
+class ImageFiles:
+    """Image files with their classes.
+
+    `files` has the paths of every class by its name; `classes` says which classes are wanted, and in which
+    order they are labelled, by default all, sorted.
+    """
+
+    def __init__(self, files: Mapping[str, Sequence[Path]], classes: Sequence[str] | None, where: str) -> None:
+        self.classes = chosen(sorted(files), classes, where)
+        self.paths = [path for name in self.classes for path in files[name]]
+        self.labels = [label for label, name in enumerate(self.classes) for _ in files[name]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return LabelledImage(rgb(self.paths[index]), self.labels[index])
+
+    def mode(self, index: int) -> str:
+        path = self.paths[index]
+        return usable(opened(path, 64), path).mode
+
+
+class Pictures:
+    """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
+
+    def __init__(
+        self, images: np.ndarray, labels: Sequence[int], every: Sequence[str], classes: Sequence[str] | None, where: str
+    ) -> None:
+        self.classes = chosen(every, classes, where)
+        new = {every.index(name): label for label, name in enumerate(self.classes)}
+        kept = [place for place, label in enumerate(labels) if label in new]
+        self.images, self.labels = images[kept], [new[labels[place]] for place in kept]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return LabelledImage(self.images[index], self.labels[index])
+
+    def mode(self, index: int) -> str:
+        return "RGB"
+
+
+def class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:
+    """`root`/train/CLASS/IMAGE and `root`/val/CLASS/IMAGE.
+
+    Raises InputError when one of the two is missing, has no class folders, or has other classes than the other,
+    and for a class without images.
+    """
+    folder = Path(root).expanduser()
+    for split in ("train", "val"):
+        if not (folder / split).is_dir():
+            raise InputError(f"there is no folder {folder / split}: --data.root holds train/CLASS/ and val/CLASS/")
+    train, val = _class_folders(folder / "train"), _class_folders(folder / "val")
+    _same_classes(train, val, folder)
+    return _pair(_images(train, classes), _images(val, classes), classes, folder)
+
+
+def tiny_imagenet(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:
+    """Tiny-ImageNet as it is distributed: the images of a class in `images`, those of val listed in a file.
+
+    A val that was sorted into class folders is read as well. `root` is the folder tiny-imagenet-200, or holds it.
+    Raises InputError when it is not there, or not whole.
+    """
+    folder = tiny_imagenet_folder(root)
+    if folder is None:
+        raise InputError(
+            f"there is no Tiny-ImageNet in {root} (a folder tiny-imagenet-200 with train and val in it): name it with "
+            "--data.root, or fetch it there with --data.download"
+        )
+    train = _images(_class_folders(folder / "train"), classes)
+    annotations = folder / "val" / "val_annotations.txt"
+    val = _annotated(annotations) if annotations.is_file() else _images(_class_folders(folder / "val"), classes)
+    _same_classes(train, val, folder)
+    return _pair(train, val, classes, folder)
+
+
+def tiny_imagenet_folder(root: str | Path) -> Path | None:
+    """Where the dataset lies in or at `root`, if it does."""
+    places = (Path(root).expanduser() / "tiny-imagenet-200", Path(root).expanduser())
+    return next((place for place in places if (place / "train").is_dir() and (place / "val").is_dir()), None)
+
+
+def _pair(
+    train: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]], classes: Sequence[str] | None, folder: Path
+) -> tuple[ImageFiles, ImageFiles]:
+    for split, files in {"train": train, "val": val}.items():
+        for name in files if classes is None else classes:
+            if name in files and not files[name]:
+                raise InputError(f"the class {name} has no images in {folder / split}: JPEG, PNG and the like")
+    where = str(folder)
+    return ImageFiles(train, classes, where), ImageFiles(val, classes, where)
+
+
+def _class_folders(split: Path) -> dict[str, Path]:
+    """The folder of every class, by its name."""
+    found = {path.name: path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise InputError(f"{split} has no class folders")
+    return found
+
+
+def _images(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> dict[str, list[Path]]:
+    """The sorted images of the wanted classes, at any depth; of the others none, unread."""
+    return {
+        name: sorted(path for path in folder.rglob("*") if has_file_allowed_extension(path.name, IMG_EXTENSIONS))
+        if wanted is None or name in wanted
+        else []
+        for name, folder in folders.items()
+    }
+
+
+def _annotated(file: Path) -> dict[str, list[Path]]:
+    """The images that the lines of Tiny-ImageNet's val_annotations.txt name: file, class, box."""
+    found: dict[str, list[Path]] = {}
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        parts = line.split("\t")
+        path = file.parent / "images" / parts[0]
+        if len(parts) < 2 or not path.is_file():
+            raise InputError(f"{file}, line {number}: there is no image {path}")
+        found.setdefault(parts[1], []).append(path)
+    return {name: sorted(paths) for name, paths in found.items()}
+
+
+def _same_classes(train: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    for has, lacks, one, other in ((train, val, "train", "val"), (val, train, "val", "train")):
+        if only := sorted(set(has) - set(lacks)):
+            raise InputError(
+                f"train and val in {folder} have different classes: {len(only)} of {one} are not in {other} "
+                f"({', '.join(only[:3])}{', ...' if len(only) > 3 else ''})"
+            )

@@ -1,0 +1,45 @@
+"""Images from files, with what is wrong with one said by name."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from px_seg.errors import InputError
+
+SMALLEST = 8
+"""The shortest side of an image, in pixels, that can still be scaled down and cropped."""
+
+
+def opened(path: Path, side: int | None = None) -> Image.Image:
+    """The decoded image as it is stored. InputError when it cannot be read, or not to its end.
+
+    With `side`, a JPEG is decoded no larger than needed for that, which reads it as far in less time.
+    """
+    try:
+        image = Image.open(path)
+        if side is not None:
+            image.draft(None, (side, side))
+        image.load()
+    except FileNotFoundError:
+        raise InputError(f"{path} has gone missing") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is not a readable image ({error}): replace it or take it away") from None
+    return image
+
+
+def rgb(path: Path) -> np.ndarray:
+    """The image as (H, W, 3) uint8 RGB; grey, palette and CMYK images are converted.
+
+    InputError when it cannot be read, is too small, or has more than 8 bits a channel.
+    """
+    return np.array(usable(opened(path), path).convert("RGB"))
+
+
+def usable(image: Image.Image, path: Path) -> Image.Image:
+    """The image itself. InputError for more than 8 bits a channel and for sides below `SMALLEST`."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{path} has more than 8 bits a channel: convert it to 8")
+    if min(image.size) < SMALLEST:
+        raise InputError(f"{path} is {image.width}x{image.height} pixels: it takes {SMALLEST} a side")
+    return image

@@ -1,0 +1,73 @@
+"""Datasets that torchvision downloads or unpacks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision import datasets
+from torchvision.datasets.utils import download_and_extract_archive
+
+from px_seg.data.folders import Pictures
+from px_seg.errors import InputError
+
+CIFAR: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+
+TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[Pictures, Pictures]:
+    """Train and test of `cifar10` or `cifar100`, through torchvision, which compares the files with their checksums.
+
+    Raises InputError when they are not in `root`, damaged, or cannot be downloaded.
+    """
+    reader = CIFAR[name]
+    folder = Path(root).expanduser()
+    try:
+        sets = [reader(folder, train=train, download=download) for train in (True, False)]
+    except Exception as error:
+        # What a failed download raises depends on the network.
+        reason = " ".join(str(error).split())[:160]
+        if download:
+            raise InputError(
+                f"{name} could not be downloaded ({reason}): fetch {reader.url} yourself, unpack it in {folder}, and "
+                "leave --data.download out"
+            ) from error
+        raise InputError(
+            f"there is no whole {name} in {folder / reader.base_folder}: name the folder that holds it with "
+            "--data.root, or fetch it there with --data.download"
+        ) from error
+    train, test = (
+        Pictures(part.data, [int(label) for label in part.targets], part.classes, classes, name) for part in sets
+    )
+    return train, test
+
+
+def fetch_tiny_imagenet(root: str) -> None:
+    """Download and unpack Tiny-ImageNet in `root`. InputError, with the address, when that fails."""
+    try:
+        download_and_extract_archive(TINY_IMAGENET, Path(root).expanduser())
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"Tiny-ImageNet could not be downloaded ({reason}): fetch {TINY_IMAGENET} yourself, unpack it in {root}, "
+            "and leave --data.download out"
+        ) from error
+
+
+def unpack_imagenet(root: str) -> None:
+    """Unpack ImageNet's archives in `root` to train and val, unless these are there.
+
+    Raises InputError when neither the folders nor the archives are there.
+    """
+    folder = Path(root).expanduser()
+    if (folder / "train").is_dir() and (folder / "val").is_dir():
+        return
+    try:
+        for split in ("train", "val"):
+            datasets.ImageNet(folder, split)
+    except ImportError as error:
+        raise InputError(f"torchvision needs {error.name} to unpack ImageNet: pip install {error.name}") from None
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"there is no ImageNet in {folder}: --data.root holds train/CLASS/ and val/CLASS/, or the archives as they "
+            f"are distributed ({' '.join(str(error).split())[:160]})"
+        ) from None

@@ -1,0 +1,82 @@
+"""What the rest of the project asks of a task."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from px_seg.config import RunConfig
+from px_seg.data.loaders import Key, Transformed
+from px_seg.errors import InputError
+
+LARGEST = 8192
+"""Side of a training image, in pixels, above which the number is taken for a mistake."""
+
+
+class Task(Protocol):
+    """What pruning, training and reporting ask of a task."""
+
+    name: str
+    config_type: type[RunConfig]
+    scope: str
+    """The part of the model that is pruned, trained at the backbone's learning rate, and passes between tasks."""
+    metrics: tuple[str, ...]
+    """Names of the single-number scores, the main one first."""
+    classes: tuple[str, ...]
+    train: Transformed
+    val: Transformed
+
+    def __init__(self, config: RunConfig) -> None:
+        """Find the data. Raises InputError when it is not there."""
+
+    @staticmethod
+    def check(config: RunConfig, synchronised: bool) -> None:
+        """Raise InputError for settings that need neither data nor network to be refused.
+
+        `synchronised` says whether BatchNorm sees the batches of several processes.
+        """
+
+    def check_data(self) -> list[str]:
+        """Read every sample once. Raises InputError for the first that cannot be used; else what is to be noted."""
+
+    def build_model(self) -> nn.Module:
+        """The dense network, random from torch's global generator. Its part `scope` is the backbone."""
+
+    def fit_head(self, model: nn.Module, accelerator: Accelerator) -> None:
+        """Set, in place, what of the network's start is computed from the training data, if anything is."""
+
+    def pruning_draw(self) -> list[list[Key]]:
+        """The training samples of every batch that pruning scores with. InputError when there are not enough."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """A differentiable scalar."""
+
+    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
+        """Scores over the images of all processes, under the names that results.json uses."""
+
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration only this task has, for results.json."""
+
+    def report(self, scores: Mapping[str, Any]) -> list[str]:
+        """The scores beyond `metrics`, as lines of the table for a terminal."""
+
+    def save(self, model: nn.Module, folder: Path, card: Mapping[str, Any]) -> None:
+        """Write the model so that its library's `from_pretrained` reads it; `card` is for its description."""
+
+    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
+        """Write the pictures that show what the model does on validation data."""
+
+
+def check_size(size: int, least: int = 1) -> None:
+    """Raise InputError for a data.size that no image has."""
+    if not least <= size <= LARGEST:
+        raise InputError(f"data.size must be at least {least} and at most {LARGEST}, got {size}")
+
+
+def spread(length: int, count: int) -> list[int]:
+    """`count` indices from the first to the last of `length`, evenly spread; fewer where there are fewer."""
+    return sorted({round((length - 1) * place / (count - 1)) for place in range(count)})

@@ -1,0 +1,185 @@
+"""Image classification."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from px_seg.config import ClassificationConfig
+from px_seg.data import CLASSIFICATION, load
+from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader, read_all
+from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
+from px_seg.errors import InputError
+from px_seg.losses import squared
+from px_seg.metrics import classification_scores
+from px_seg.models import Classifier, check_encoder
+from px_seg.models.ridge import Moments, balancing_weights, ridge
+from px_seg.pictures import classifications
+from px_seg.pruning.contexts import evaluating
+from px_seg.pruning.sharing import sum_all
+from px_seg.tasks.base import check_size, spread
+
+LOSSES = {"cross_entropy": nn.functional.cross_entropy, "squared": squared}
+
+SAMPLES = 10
+"""How many validation images samples.png shows."""
+
+LISTED = 25
+"""Classes up to which a table has the accuracy of each."""
+
+
+class Classification:
+    """Classification of whole images: a linear head on the backbone's averaged features, accuracy.
+
+    Raises InputError when the configuration's data is not there or does not fit.
+    """
+
+    name = "cls"
+    config_type = ClassificationConfig
+    scope = "encoder"
+
+    def __init__(self, config: ClassificationConfig) -> None:
+        self.config = config
+        train, val = load(CLASSIFICATION, config.data)
+        self.classes = train.classes
+        self.train = Transformed(train, classifier_training(config.data))
+        self.val = Transformed(val, classifier_evaluation(config.data.evaluation, config.data.size))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Top-1 accuracy, and top-5 where it says something."""
+        return ("accuracy", "top5_accuracy") if len(self.classes) > 5 else ("accuracy",)
+
+    @staticmethod
+    def check(config: ClassificationConfig, synchronised: bool) -> None:
+        check_encoder(config.encoder)
+        check_size(config.data.size, 8)
+        classifier_training(config.data)
+        classifier_evaluation(config.data.evaluation, config.data.size)
+        if config.loss not in LOSSES:
+            raise InputError(f"there is no loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
+        if config.ridge is not None and not config.ridge > 0:
+            raise InputError(f"ridge must be above 0, got {config.ridge}")
+        if config.ridge is not None and config.reinit:
+            raise InputError("a ridge head belongs to the weights that --reinit replaces: leave one of the two out")
+        if config.batch_size < 2 and not synchronised:
+            raise InputError(
+                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm needs several values a channel; "
+                "--sync_bn on several GPUs lifts this"
+            )
+        if config.pruning.per_class is not None and config.pruning.per_class < 1:
+            raise InputError(f"pruning.per_class must be at least 1, got {config.pruning.per_class}")
+
+    def check_data(self) -> list[str]:
+        notes = []
+        for data, what in ((self.train.data, "training images"), (self.val.data, "validation images")):
+            modes = read_all(data.mode, len(data), what)
+            others = Counter(mode for mode in modes if mode != "RGB")
+            if others:
+                kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(others.items()))
+                first = next(index for index, mode in enumerate(modes) if mode != "RGB")
+                where = f", {data.paths[first]} for one" if hasattr(data, "paths") else ""
+                notes.append(f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})")
+        return notes
+
+    def build_model(self) -> Classifier:
+        """Backbone, average and linear layer, dense, one logit a class."""
+        return Classifier(self.config.encoder, len(self.classes))
+
+    def fit_head(self, model: Classifier, accelerator: Accelerator) -> None:
+        """Set the head, in place, to the class-balanced ridge regression on the features, where one is configured.
+
+        The features are those of the training images shown as for evaluation, BatchNorm in eval mode.
+        """
+        if self.config.ridge is None:
+            return
+        device, classes = accelerator.device, len(self.classes)
+        counts = torch.bincount(torch.tensor(self.train.data.labels), minlength=classes)
+        weights = balancing_weights(counts).to(device)
+        shown = Transformed(self.train.data, self.val.transform)
+        loader = evaluation_loader(
+            shown,
+            self.config.batch_size,
+            self.config.data.workers,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        width = model.head.in_features
+        total = Moments(weights.new_zeros(width + 1, width + 1), weights.new_zeros(width + 1, classes))
+        with evaluating(model), torch.no_grad():
+            for images, labels in map(_stacked, loader):
+                total = total.plus(Moments.of(model.features(images.to(device)), labels.to(device), weights))
+        group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
+        weight, bias = ridge(Moments(**sum_all(group, total._asdict())), self.config.ridge)
+        with torch.no_grad():
+            model.head.weight.copy_(weight)
+            model.head.bias.copy_(bias)
+
+    def pruning_draw(self) -> list[list[Key]]:
+        asked = self.config.pruning
+        if asked.per_class is None:
+            check_pruning_batches(len(self.train), asked.batches, asked.batch_size)
+        labels = self.train.data.labels
+        return drawn_evenly(self.train, labels, asked.batches, asked.batch_size, self.config.seed, asked.per_class)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The configured loss of logits (N, C) and labels (N,) int64."""
+        return LOSSES[self.config.loss](logits, labels)
+
+    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
+        """`accuracy` and `class_accuracy`, the latter by class name with None where there is no image.
+
+        With more than five classes `top5_accuracy` as well. All are of the images of all processes together.
+        """
+        classes = len(self.classes)
+        confusion = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
+        five = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False).to(device)
+        model.eval()
+        with torch.inference_mode():
+            for images, labels in map(_stacked, loader):
+                logits, labels = model(images.to(device)), labels.to(device)
+                confusion.update(logits.argmax(1), labels)
+                five.update(logits, labels)
+            scores = classification_scores(confusion.compute())
+            top5 = five.compute().item()
+        return {
+            "accuracy": scores.accuracy,
+            **({"top5_accuracy": top5} if "top5_accuracy" in self.metrics else {}),
+            "class_accuracy": dict(zip(self.classes, scores.class_accuracy, strict=True)),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {"loss": self.config.loss, "ridge": self.config.ridge}
+
+    def report(self, scores: Mapping[str, Any]) -> list[str]:
+        known = {name: share for name, share in scores["class_accuracy"].items() if share is not None}
+        if len(known) > LISTED:
+            known = dict(sorted(known.items(), key=lambda item: item[1])[:5])
+        title = "accuracy by class" if len(known) == len(scores["class_accuracy"]) else "accuracy, lowest classes"
+        return [f"  {title}", *(f"    {name:<20}{share:>8.2%}" for name, share in known.items())]
+
+    def save(self, model: Classifier, folder: Path, card: Mapping[str, Any]) -> None:
+        """For `px_seg.Classifier.from_pretrained`."""
+        model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "metrics": dict(card)})
+
+    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
+        """samples.png: images with truth and prediction."""
+        device = next(model.parameters()).device
+        model.eval()
+        rows = []
+        with torch.inference_mode():
+            for index in spread(len(self.val), SAMPLES):
+                image, label = self.val[index, 0]
+                scores = model(image[None].to(device))[0].float().softmax(0).cpu()
+                rows.append((to_uint8(image), int(label), int(scores.argmax()), float(scores.max())))
+        classifications(folder / "samples.png", rows, self.classes, title)
+
+
+def _stacked(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([image for image, _ in batch]), torch.stack([label for _, label in batch])

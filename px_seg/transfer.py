@@ -1,0 +1,151 @@
+"""Tickets across tasks: masks found on one task, tried on all the others.
+
+Every cell of the task-by-task matrix is an ordinary run in a folder of its own. That of a task with itself prunes;
+the others in its row start from its masks. With a ridge head and an evaluation before training, as the presets have
+it, a cell tells what the masks are worth before and after fine-tuning.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from px_seg.config import ClassificationConfig, TransferConfig
+from px_seg.devices import from_main, make_accelerator
+from px_seg.errors import InputError
+from px_seg.output import RunFolder, default_folder
+from px_seg.pictures import heat_maps, label
+from px_seg.pipeline import run
+from px_seg.tasks import Classification
+
+DENSE = "dense"
+"""The row of the network that is not pruned."""
+
+SCORE = "accuracy"
+
+
+class Cell(NamedTuple):
+    """One run of the study; `source` is `DENSE` for the network that is not pruned."""
+
+    source: str
+    target: str
+    config: ClassificationConfig
+
+
+class Outcome(NamedTuple):
+    """Accuracies of one cell, and the share of the backbone's weights that were pruned."""
+
+    source: str
+    target: str
+    backbone_sparsity: float
+    before: float | None
+    after: float
+
+
+def study(config: TransferConfig) -> list[Outcome] | None:
+    """Carry out what is missing of the study, and write its tables and its picture.
+
+    A study that was stopped goes on; cells that are finished are read. On several processes every one calls this;
+    the others than the main one return None. Raises InputError, before anything is run, for tasks
+    that do not fit the data, and for a folder that holds cells of another configuration.
+    """
+    _check(config)
+    folder = Path(config.output_dir).expanduser() if config.output_dir else default_folder("transfer", config)
+    cells = _cells(config, folder)
+    accelerator = make_accelerator(config, folder)
+    for target in dict.fromkeys(cell.target for cell in cells):
+        Classification(next(cell.config for cell in cells if cell.target == target))
+    # One look for all: another process would see what the main one has finished in the meantime.
+    states = from_main(accelerator, lambda: [_state(cell.config) for cell in cells])
+    outcomes = []
+    for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
+        results = state.results or run(Classification, replace(cell.config, resume=state.begun), say=_quiet)
+        if accelerator.is_main_process:
+            outcomes.append(_outcome(cell, results))
+            tqdm.write(f"{number} of {len(cells)}: {_told(outcomes[-1])}")
+    if not accelerator.is_main_process:
+        return None
+    write(outcomes, folder, f"{config.method}, {config.sparsity:.2%} pruned, {config.data.name}, {config.encoder}")
+    tqdm.write(f"written to {folder}")
+    return outcomes
+
+
+def write(outcomes: Sequence[Outcome], folder: Path, title: str) -> None:
+    """cells.csv, a line a cell; before_training.csv and after_training.csv, a row a source; transfer.png, both."""
+    sources, targets = (list(dict.fromkeys(part)) for part in zip(*(o[:2] for o in outcomes), strict=True))
+    with (folder / "cells.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Outcome._fields, *outcomes])
+    panels = {}
+    for when, key in (("before training", "before"), ("after training", "after")):
+        found = {(o.source, o.target): getattr(o, key) for o in outcomes}
+        if None in found.values():
+            continue
+        rows = [[found[source, target] for target in targets] for source in sources]
+        with (folder / f"{when.replace(' ', '_')}.csv").open("w", newline="") as file:
+            named = [[source, *row] for source, row in zip(sources, rows, strict=True)]
+            csv.writer(file).writerows([["pruned on", *targets], *named])
+        panels[f"{label(SCORE)} {when}"] = rows
+    heat_maps(folder / "transfer.png", panels, sources, targets, title)
+
+
+class _State(NamedTuple):
+    begun: bool
+    results: dict[str, Any] | None
+
+
+def _state(config: ClassificationConfig) -> _State:
+    folder = RunFolder(Path(config.output_dir))
+    if config.overwrite:
+        return _State(False, None)
+    return _State(folder.config.is_file(), folder.finished(config))
+
+
+def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
+    """The runs in the order in which they can be carried out."""
+    sources = list(config.tasks) if config.sources is None else config.sources
+    targets = list(config.tasks) if config.targets is None else config.targets
+
+    def cell(source: str, target: str, **changes: Any) -> Cell:
+        own = {key.name: getattr(config, key.name) for key in fields(ClassificationConfig)}
+        place = str(folder / source / target)
+        data = replace(config.data, classes=config.tasks[target], download=False)
+        return Cell(source, target, ClassificationConfig(**own | {"data": data, "output_dir": place} | changes))
+
+    idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
+    cells = [cell(DENSE, target, method="dense", sparsity=0.0, **idle) for target in targets]
+    for source in sources:
+        cells.append(cell(source, source))
+        masks = str(folder / source / source / "masks.safetensors")
+        cells += [cell(source, target, masks=masks, **idle) for target in targets if target != source]
+    return cells
+
+
+def _check(config: TransferConfig) -> None:
+    if config.sparsity == 0:
+        raise InputError("a transfer study needs masks: give a method and a sparsity above 0")
+    if config.masks is not None or config.data.classes is not None:
+        raise InputError("a transfer study finds its masks itself, on its tasks: leave masks and data.classes out")
+    if DENSE in config.tasks or any(not name or "/" in name for name in config.tasks):
+        raise InputError(f"tasks are named by anything but {DENSE!r}, without a slash: got {', '.join(config.tasks)}")
+    for key in ("sources", "targets"):
+        for name in getattr(config, key) or []:
+            if name not in config.tasks:
+                raise InputError(f"{key} names {name!r}, which is no task: choose of {', '.join(config.tasks)}")
+
+
+def _outcome(cell: Cell, results: dict[str, Any]) -> Outcome:
+    before = results.get("before_training", {}).get(SCORE)
+    return Outcome(cell.source, cell.target, results["backbone_sparsity"], before, results[SCORE])
+
+
+def _told(outcome: Outcome) -> str:
+    before = "" if outcome.before is None else f"{outcome.before:.2%} before training, "
+    network = "dense" if outcome.source == DENSE else f"pruned on {outcome.source}"
+    return f"{network}, tried on {outcome.target}: {before}{outcome.after:.2%} after"
+
+
+def _quiet(_: str) -> None:
+    """A cell's own lines are for its folder."""
