@@ -1,7 +1,7 @@
-"""Path eXclusion pruning and transfer for segmentation models."""
+"""Path eXclusion pruning and transfer for segmentation models and classifiers."""
 
 from px_seg.errors import InputError
-from px_seg.models import build_segmenter
+from px_seg.models import Classifier, build_classifier, build_segmenter
 from px_seg.pruning import (
     IMP,
     NTKSAP,
@@ -31,6 +31,7 @@ __all__ = [
     "NTKSAP",
     "PX",
     "SNIP",
+    "Classifier",
     "Criterion",
     "Fisher",
     "GraSP",
@@ -45,6 +46,7 @@ __all__ = [
     "SynFlowL2",
     "TrainingCriterion",
     "UnsupportedOperation",
+    "build_classifier",
     "build_segmenter",
     "criterion",
     "prunable",

@@ -1,12 +1,11 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
 from px_seg import InputError, build_segmenter
-from px_seg.models import load_encoder
+from px_seg.models import Classifier, build_classifier, build_encoder, load_model
 
 
 @pytest.mark.parametrize(("stride", "dilations"), [(16, {6, 12, 18}), (8, {12, 24, 36})])
@@ -31,57 +30,6 @@ def test_a_saved_model_loads_with_the_librarys_own_function(tmp_path) -> None:
         assert torch.equal(model(x), again(x))
 
 
-def test_weights_from_files_reach_the_encoder(tmp_path) -> None:
-    """torchvision's names with its classifier; safetensors; and an old file without step counters."""
-    state = {
-        name: torch.randn_like(value) if value.is_floating_point() else value
-        for name, value in resnet18().state_dict().items()
-    }
-    torch.save(state, tmp_path / "a.pth")
-    save_file(state, tmp_path / "b.safetensors")
-    torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, tmp_path / "c.pth")
-    for name in ("a.pth", "b.safetensors", "c.pth"):
-        encoder = build_segmenter("resnet18", classes=3, weights=str(tmp_path / name)).encoder
-        assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
-
-
-class Malicious:
-    def __reduce__(self):
-        return print, ("this must never be printed",)
-
-
-def test_unusable_weights_are_refused(tmp_path, capsys) -> None:
-    def refused(message: str, weights: str, encoder: str = "resnet18") -> None:
-        with pytest.raises(InputError, match=message):
-            build_segmenter(encoder, classes=3, weights=weights)
-
-    path = tmp_path / "weights.pth"
-    refused("imagenet, none or a file; there is no file", str(path))
-    torch.save(resnet18().state_dict(), path)
-    refused("does not fit the encoder: .* missing", str(path), encoder="resnet34")
-    wide = {k: v[:1] for k, v in resnet18().state_dict().items() if v.dim()}
-    torch.save(wide, path)
-    refused(r"conv1.weight has shape \(1, 3, 7, 7\)", str(path))
-    torch.save({"state_dict": {}}, path)
-    refused("not a plain dictionary of tensors by name", str(path))
-    torch.save({"conv1.weight": Malicious()}, path)
-    refused("holds more than tensors", str(path))
-    path.write_bytes(b"PK\x03\x04 cut off")
-    refused("is not a readable file of weights|is damaged", str(path))
-    (tmp_path / "weights.safetensors").write_bytes(b"nothing")
-    refused("not a readable file of weights", str(tmp_path / "weights.safetensors"))
-    assert "never" not in capsys.readouterr().out
-
-
-def test_imagenet_weights_out_of_reach_name_the_ways_out(monkeypatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(smp.encoders, "get_encoder", unreachable)
-    with pytest.raises(InputError, match=r"no route to host.*--weights FILE.*HF_HOME.*--weights none"):
-        load_encoder(nn.Identity(), "resnet50", "imagenet")
-
-
 def test_unknown_encoders_and_strides_are_refused() -> None:
     with pytest.raises(InputError, match=r"no encoder 'resnet51': did you mean resnet5"):
         build_segmenter("resnet51", weights="none")
@@ -91,3 +39,63 @@ def test_unknown_encoders_and_strides_are_refused() -> None:
         build_segmenter("vgg11", weights="none")
     with pytest.raises(InputError, match="output_stride must be 8 or 16, got 32"):
         build_segmenter("resnet18", weights="none", output_stride=32)
+    with pytest.raises(InputError, match="cannot be built on resnet20, which is for classifying small images"):
+        build_segmenter("resnet20", weights="none")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "classes", "side", "parameters"),
+    [
+        # He et al. (2016) state 0.27 M for the first; the others by hand, from the layers' shapes.
+        ("resnet20", 10, 32, 272_474),
+        ("vgg16_bn", 100, 32, 14_774_436),
+        ("resnet18_3x3", 200, 64, 11_271_432),
+        ("resnet50", 1000, 64, 25_557_032),
+    ],
+)
+def test_classifiers_have_the_published_numbers_of_parameters(encoder, classes, side, parameters) -> None:
+    model = build_classifier(encoder, classes, "none").eval()
+    assert sum(part.numel() for part in model.parameters()) == parameters
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, side, side)).shape == (2, classes)
+
+
+def test_small_stems_keep_the_size_of_the_image() -> None:
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        sizes = {
+            name: [f.shape[-1] for f in build_encoder(name).eval()(images)] for name in ("resnet20", "resnet18_3x3")
+        }
+    assert sizes == {"resnet20": [32, 32, 32, 16, 8], "resnet18_3x3": [32, 32, 32, 16, 8, 4]}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "tu-resnet50_clip"])
+def test_segmenter_and_classifier_share_one_backbone(name: str) -> None:
+    """The same class, parameters and, undilated, the same features."""
+    segmenter, classifier = build_segmenter(name, classes=2, weights="none"), build_classifier(name, 2, "none")
+    assert type(segmenter.encoder) is type(classifier.encoder)
+    classifier.encoder.load_state_dict(segmenter.encoder.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        stem = [model.encoder.eval()(images)[2] for model in (segmenter, classifier)]
+    assert torch.equal(*stem)
+
+
+def test_a_classifier_is_the_mean_of_its_last_features_times_its_head(generator) -> None:
+    model = build_classifier("resnet18", 3, "none").eval()
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        mean = model.encoder(images)[-1].flatten(2).mean(2)
+        torch.testing.assert_close(model(images), mean @ model.head.weight.T + model.head.bias)
+
+
+def test_a_saved_classifier_is_read_back(tmp_path) -> None:
+    model = build_classifier("resnet20", 3, "none").eval()
+    model.save_pretrained(tmp_path / "model")
+    again = Classifier.from_pretrained(str(tmp_path / "model")).eval()
+    assert type(load_model(tmp_path / "model")) is Classifier
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(images), again(images))
+    with pytest.raises(InputError, match=r"no model in .*: config.json is missing"):
+        load_model(tmp_path)
