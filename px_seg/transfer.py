@@ -60,6 +60,10 @@ def study(config: TransferConfig) -> list[Outcome] | None:
         Classification(next(cell.config for cell in cells if cell.target == target))
     # One look for all: another process would see what the main one has finished in the meantime.
     states = from_main(accelerator, lambda: [_state(cell.config) for cell in cells])
+    if accelerator.is_main_process and config.weights == "none":
+        tqdm.write(
+            "weights none: the heads are fitted on the features of a random network; --weights gives a trained one"
+        )
     outcomes = []
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
         results = state.results or run(Classification, replace(cell.config, resume=state.begun), say=_quiet)

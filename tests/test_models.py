@@ -63,9 +63,8 @@ def test_classifiers_have_the_published_numbers_of_parameters(encoder, classes, 
 def test_small_stems_keep_the_size_of_the_image() -> None:
     images = torch.zeros(1, 3, 32, 32)
     with torch.no_grad():
-        sizes = {
-            name: [f.shape[-1] for f in build_encoder(name).eval()(images)] for name in ("resnet20", "resnet18_3x3")
-        }
+        encoders = {name: build_encoder(name).eval() for name in ("resnet20", "resnet18_3x3")}
+        sizes = {name: [part.shape[-1] for part in encoder(images)] for name, encoder in encoders.items()}
     assert sizes == {"resnet20": [32, 32, 32, 16, 8], "resnet18_3x3": [32, 32, 32, 16, 8, 4]}
 
 

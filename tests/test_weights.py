@@ -44,11 +44,7 @@ def assert_filled(encoder: nn.Module, state: dict[str, Tensor]) -> None:
 def test_mocov2(trunk, tmp_path) -> None:
     state = {f"module.encoder_q.{name}": value for name, value in trunk.items()}
     state |= {f"module.encoder_q.fc.{part}": torch.zeros(2) for part in ("0.weight", "0.bias", "2.weight", "2.bias")}
-    state |= {
-        "module.encoder_k.conv1.weight": torch.zeros(1),
-        "module.queue": torch.zeros(2),
-        "module.queue_ptr": torch.ones(1),
-    }
+    state |= {f"module.{name}": torch.zeros(1) for name in ("encoder_k.conv1.weight", "queue", "queue_ptr")}
     path = tmp_path / "moco.pth.tar"
     torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}}}, path)
     encoder = build_encoder("resnet50")
@@ -82,7 +78,7 @@ def test_torchvision_leaves_its_classifier_out(trunk, tmp_path) -> None:
     encoder = build_encoder("resnet50")
     loaded = load_encoder(encoder, "resnet50", str(tmp_path / "a.safetensors"))
     assert_filled(encoder, trunk)
-    assert loaded.left_out == {"the classifier": ["fc.weight", "fc.bias"]}
+    assert sorted(loaded.left_out["the classifier"]) == ["fc.bias", "fc.weight"]
     vgg = torchvision.models.vgg16_bn().state_dict()
     torch.save({f"module.{name}": value for name, value in vgg.items()}, tmp_path / "vgg.pth")
     encoder = build_encoder("vgg16_bn")
@@ -149,7 +145,7 @@ def test_clip_is_read_from_its_archive_in_both_tasks(tmp_path, task) -> None:
 
     model = task("tu-resnet50_clip", classes=2, weights=str(path))
     # timm's own conversion of the same file, as the independent reference.
-    reference = timm.create_model("resnet50_clip", num_classes=0)
+    reference = timm.create_model("resnet50_clip")
     reference.load_state_dict(timm.models.byobnet.checkpoint_filter_fn(dict(read), reference))
     reference, encoder = reference.eval(), model.encoder.eval()
     with torch.no_grad():
@@ -183,26 +179,19 @@ def test_an_earlier_runs_model_passes_to_the_other_task(tmp_path, where) -> None
     assert loaded.format == "a run of px_seg"
     assert set(loaded.left_out) == {"the former task's head"}
     model.save_pretrained(tmp_path / "back")
-    assert_filled(
-        build_segmenter("resnet18", classes=3, weights=str(tmp_path / "back")).encoder, model.encoder.state_dict()
-    )
+    back = build_segmenter("resnet18", classes=3, weights=str(tmp_path / "back"))
+    assert_filled(back.encoder, model.encoder.state_dict())
 
 
 def test_what_a_format_does_not_explain_is_listed(trunk) -> None:
     state = {f"module.encoder_q.{name}": value for name, value in trunk.items()} | {"module.surprise": torch.zeros(1)}
-    with pytest.raises(
-        InputError, match="looks like MoCo v2, but holds 1 tensors that it does not explain: module.surp"
-    ):
+    with pytest.raises(InputError, match=r"looks like MoCo v2, but holds 1 tensors .*: module.surprise"):
         mapped(state, "file")
 
 
 class Malicious:
     def __reduce__(self):
         return print, ("this must never be printed",)
-
-
-class Evil(pickle.Pickler):
-    pass
 
 
 def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
@@ -215,8 +204,8 @@ def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
 
     refused("mocov2, dino, clip.*there is no file")
     torch.save(trunk, path)
-    refused("does not fit the encoder resnet18: .*tensors are unknown")
-    refused("does not fit the encoder resnet101: .*tensors are missing")
+    refused("does not fit the encoder resnet18: .*tensors are unknown", encoder="resnet18")
+    refused("does not fit the encoder resnet101: .*tensors are missing", encoder="resnet101")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused("is not a readable file of weights|is damaged")
