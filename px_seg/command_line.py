@@ -50,10 +50,10 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.weights == "clip":
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:
-        made = Masks.load(Path(config.masks).expanduser()).metadata
-        if not {"method", "sparsity"} <= made.keys():
-            raise InputError(f"{config.masks} does not say its method and sparsity: it was not made by a run of px_seg")
-        return _decided(config, argv, "masks", method=made["method"], sparsity=float(made["sparsity"]))
+        masks = Masks.load(Path(config.masks).expanduser())
+        made = masks.metadata
+        method = made.get("method", made.get("criterion", "given"))
+        return _decided(config, argv, "masks", method=method, sparsity=float(made.get("sparsity", masks.sparsity)))
     if config.pattern is not None:
         if config.method == "dense":
             raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list
 
@@ -70,6 +70,11 @@ def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     shared: list[T | None] = [main_first(accelerator, lambda: work() if accelerator.is_main_process else None)]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def part() -> None:
+    """End what the processes of this launch share, once nothing more is to be run."""
+    PartialState().destroy_process_group()
 
 
 def _share_cores(threads: int | None) -> None:

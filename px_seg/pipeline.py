@@ -57,10 +57,11 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     `say` is given the lines for a terminal.
 
     On several processes every one calls this; only the main one writes and prints, and the
-    others return None. Raises InputError for anything wrong with the configuration or the
-    data, before any pruning or training and before anything is overwritten, and
-    TrainingDiverged when the loss or a weight is no longer finite, naming the last good
-    checkpoint.
+    others return None. The processes stay in touch until `px_seg.devices.part`.
+
+    Raises InputError for anything wrong with the configuration or the data, before any pruning or
+    training and before anything is overwritten, and TrainingDiverged when the loss or a weight is no
+    longer finite, naming the last good checkpoint.
     """
     if config.criteria is not None:
         load_criteria(Path(config.criteria))
@@ -116,7 +117,8 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
         }
         accelerator.init_trackers(TRACKED, settings)
     history, scores = _fine_tune(accelerator, model, task, train_loader, val_loader, masks, folder, config, say)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if not main:
         return None
 

@@ -72,14 +72,24 @@ def study(config: TransferConfig) -> list[Outcome] | None:
             tqdm.write(f"{number} of {len(cells)}: {_told(outcomes[-1])}")
     if not accelerator.is_main_process:
         return None
-    write(outcomes, folder, f"{config.method}, {config.sparsity:.2%} pruned, {config.data.name}, {config.encoder}")
+    targets = list(config.tasks) if config.targets is None else config.targets
+    write(
+        outcomes,
+        targets,
+        folder,
+        f"{config.method}, {config.sparsity:.2%} pruned, {config.data.name}, {config.encoder}",
+    )
     tqdm.write(f"written to {folder}")
     return outcomes
 
 
-def write(outcomes: Sequence[Outcome], folder: Path, title: str) -> None:
-    """cells.csv, a line a cell; before_training.csv and after_training.csv, a row a source; transfer.png, both."""
-    sources, targets = (list(dict.fromkeys(part)) for part in zip(*(o[:2] for o in outcomes), strict=True))
+def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, title: str) -> None:
+    """cells.csv, a line a cell; before_training.csv and after_training.csv, a row a source; transfer.png, both.
+
+    The tables have the columns `targets`; that a source was tried on itself even where it is none of them shows in
+    cells.csv alone.
+    """
+    sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
     with (folder / "cells.csv").open("w", newline="") as file:
         csv.writer(file).writerows([Outcome._fields, *outcomes])
     panels = {}
@@ -135,7 +145,10 @@ def _check(config: TransferConfig) -> None:
     if DENSE in config.tasks or any(not name or "/" in name for name in config.tasks):
         raise InputError(f"tasks are named by anything but {DENSE!r}, without a slash: got {', '.join(config.tasks)}")
     for key in ("sources", "targets"):
-        for name in getattr(config, key) or []:
+        named = getattr(config, key)
+        if named is not None and (not named or len(set(named)) < len(named)):
+            raise InputError(f"{key} names no task, or one twice: choose of {', '.join(config.tasks)}")
+        for name in named or []:
             if name not in config.tasks:
                 raise InputError(f"{key} names {name!r}, which is no task: choose of {', '.join(config.tasks)}")
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from px_seg.command_line import parse
+from px_seg.devices import part
 from px_seg.errors import INTERRUPTED, one_line_errors
 from px_seg.pipeline import run
 from px_seg.tasks import Segmentation
@@ -18,3 +19,4 @@ if __name__ == "__main__":
     presets = Path(__file__).parents[1] / "configs"
     with one_line_errors(INTERRUPTED):
         run(Segmentation, parse(Segmentation.config_type, sys.argv[1:], presets, __doc__))
+        part()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from px_seg.command_line import parse
 from px_seg.config import TransferConfig
+from px_seg.devices import part
 from px_seg.errors import one_line_errors
 from px_seg.transfer import study
 
@@ -19,3 +20,4 @@ if __name__ == "__main__":
     presets = Path(__file__).parents[1] / "configs" / "transfer"
     with one_line_errors("interrupted: the same command goes on with the study"):
         study(parse(TransferConfig, sys.argv[1:], presets, __doc__))
+        part()

@@ -22,9 +22,10 @@ from px_seg.models.torchscript import is_torchscript, read_torchscript
 
 
 def noise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same convolutions, and vectors that no two are equal, so that a norm in another's place shows."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: torch.randn(value.shape, generator=generator).to(value) if value.is_floating_point() else value
+        name: torch.rand(value.shape, generator=generator).to(value) + 0.5 if value.dim() == 1 else value
         for name, value in state.items()
     }
 
