@@ -235,7 +235,8 @@ def _fine_tune(
     accelerator.register_for_checkpointing(prepared.schedule)
     checkpoint = find_checkpoint(accelerator, folder.checkpoint) if config.resume else None
     done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
-    history = folder.history(until=done) if accelerator.is_main_process else []
+    # Without a checkpoint nothing counts, an evaluation before training neither.
+    history = folder.history(until=done or -1) if accelerator.is_main_process else []
 
     scores: dict[str, Any] = {}
 
