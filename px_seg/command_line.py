@@ -17,6 +17,7 @@ from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.models.formats import CLIP_ENCODER
 from px_seg.pruning import Masks, Pattern
+from px_seg.tickets import origin
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -24,7 +25,8 @@ C = TypeVar("C", bound=RunConfig)
 def parse(config_type: type[C], argv: Sequence[str], presets: Path, description: str) -> C:
     """The configuration that a command line asks for.
 
-    `presets` is the folder of YAML files named after datasets. Raises InputError, naming the
+    `presets` is the folder of YAML files named after datasets; for another dataset a file given with --config says
+    everything. Raises InputError, naming the
     valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
     for --help.
     """
@@ -34,9 +36,10 @@ def parse(config_type: type[C], argv: Sequence[str], presets: Path, description:
     config = _parse_over(presets / "synthetic.yaml", config_type, argv, description)
     if config.data.name != "synthetic":
         known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path)["data"]["name"] == path.stem)
-        if config.data.name not in known:
+        preset = presets / f"{config.data.name}.yaml" if config.data.name in known else None
+        if preset is None and not _config_files(argv):
             raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
-        config = _parse_over(presets / f"{config.data.name}.yaml", config_type, argv, description)
+        config = _parse_over(preset, config_type, argv, description)
     return _settled(config, argv)
 
 
@@ -47,13 +50,11 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     A flag overrides what a file says of them, and a file a preset. InputError where both are said in one
     place, or the decided in the stronger, and contradict each other.
     """
-    if config.weights == "clip":
+    if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:
-        masks = Masks.load(Path(config.masks).expanduser())
-        made = masks.metadata
-        method = made.get("method", made.get("criterion", "given"))
-        return _decided(config, argv, "masks", method=method, sparsity=float(made.get("sparsity", masks.sparsity)))
+        method, sparsity = origin(Masks.load(Path(config.masks).expanduser()))
+        return _decided(config, argv, "masks", method=method, sparsity=sparsity)
     if config.pattern is not None:
         if config.method == "dense":
             raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
@@ -84,12 +85,12 @@ def _strength(key: str, argv: Sequence[str]) -> int:
     return int(any(key in _read(file) for file in _config_files(argv)))
 
 
-def _parse_over(preset: Path, config_type: type[C], argv: Sequence[str], description: str) -> C:
+def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str], description: str) -> C:
     # The first paragraph: argparse would run the examples after it together.
-    parser = ArgumentParser(exit_on_error=False, description=description.split("\n\n")[0])
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description.split("\n\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
     parser.add_class_arguments(config_type)
-    parser.default_config_files = [str(preset)]
+    parser.default_config_files = [] if preset is None else [str(preset)]
     try:
         parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:

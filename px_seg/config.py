@@ -68,7 +68,9 @@ class ClassificationDataConfig(DataConfig):
         crop: of a training image: padded, the image made a square and moved by up to `padding`; or area, a random part
         padding: pixels by which padded moves an image, what it uncovers being the mean colour
         area: smallest and largest share of the image that area crops
-        jitter: strength of random brightness, contrast, saturation and hue
+        ratio: smallest and largest width by height of that part
+        jitter: strength of random brightness, contrast and saturation
+        hue: strength of random hue, at most 0.5
         grey: share of the training images that lose their colour
         flip: whether training images are mirrored at random
         classes: only these, by the name of their folder, in this order; by default all
@@ -78,7 +80,9 @@ class ClassificationDataConfig(DataConfig):
     crop: str
     padding: int
     area: list[float]
+    ratio: list[float]
     jitter: float
+    hue: float
     grey: float
     flip: bool
     classes: list[str] | None = None

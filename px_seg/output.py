@@ -157,7 +157,8 @@ def default_folder(task: str, config: RunConfig) -> Path:
     """
     data, encoder = config.data.name, config.encoder.replace("/", "-")
     if config.weights != "none":
-        encoder += f"-{Path(config.weights).stem or 'file'}".replace(":", "-")
+        parts = [part for part in Path(config.weights).parts if part not in ("model", "model.safetensors")]
+        encoder += f"-{Path(parts[-1]).stem if parts else 'file'}".replace(":", "-")
     changes = [
         config.masks and "given",
         config.ranking,

@@ -110,9 +110,9 @@ def segmentations(
 
 
 def classifications(
-    path: Path, rows: Sequence[tuple[Tensor, int, int, float]], classes: Sequence[str], title: str
+    path: Path, rows: Sequence[tuple[Tensor, int, int, float | None]], classes: Sequence[str], title: str
 ) -> None:
-    """Images (H, W, 3) uint8 with true class, predicted class and the probability given to the latter.
+    """Images (H, W, 3) uint8 with true class, predicted class and, where there is one, the latter's probability.
 
     Wrong predictions are framed in red and begin with a cross.
     """
@@ -127,7 +127,8 @@ def classifications(
         axes.set(xticks=[], yticks=[])
         right = truth == predicted
         axes.spines[:].set(color=GREY if right else RED, linewidth=1 if right else 2.5)
-        said = f"{'' if right else '✗ '}{classes[predicted]} ({probability:.0%})"
+        sure = "" if probability is None else f" ({probability:.0%})"
+        said = f"{'' if right else '✗ '}{classes[predicted]}{sure}"
         lines_below = [textwrap.shorten(said, 30)] + ([] if right else [f"is {textwrap.shorten(classes[truth], 26)}"])
         text = axes.set_xlabel("\n".join(lines_below), fontsize=9, color="black" if right else RED)
         text.set_parse_math(False)

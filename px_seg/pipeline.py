@@ -30,7 +30,6 @@ from px_seg.sparsify import (
     check_pruning,
     draw,
     equipped,
-    given_masks,
     reinitialise,
     resumed_masks,
     sparsify,
@@ -38,6 +37,7 @@ from px_seg.sparsify import (
     without_idle_settings,
 )
 from px_seg.tasks import Task
+from px_seg.tickets import given_masks, kept_dense
 from px_seg.training import (
     check_optimizer,
     check_schedule,
@@ -134,11 +134,12 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     }
     environment = {
         "weights_loaded": loaded.summary() if loaded else None,
+        "notes": notes,
         "rounds": int(masks.metadata.get("rounds", 0)),
         "ranking": masks.metadata.get("ranking"),
         "pattern": masks.metadata.get("pattern"),
         "masks": config.masks,
-        "keep_dense": config.keep_dense,
+        "keep_dense": kept_dense(masks),
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
         "pruning": {
             "batches": len(drawn) if drawn else config.pruning.batches,
@@ -147,7 +148,7 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
         },
         "settings": json.loads(masks.metadata.get("settings", "{}")),
         "criteria": config.criteria,
-        "shuffle_masks": config.shuffle_masks,
+        "shuffle_masks": masks.metadata.get("shuffled") == "true",
         "reinit": config.reinit,
         "freeze_bn": config.freeze_bn,
         "processes": processes,
@@ -196,9 +197,7 @@ def _masks(
     batches = pruning_batches(task.train, drawn, accelerator.process_index, accelerator.num_processes)
     main = accelerator.is_main_process
     main_first(accelerator, lambda: try_out(model, task, batches, ranker, config) if main else None)
-    if main:
-        folder.open(config)
-    accelerator.wait_for_everyone()
+    main_first(accelerator, lambda: folder.open(config) if main else None)
     if config.resume and folder.masks.is_file():
         return resumed_masks(model, folder, task, config)
     return sparsify(model, task, batches, ranker, folder, config, accelerator)
@@ -206,12 +205,14 @@ def _masks(
 
 def _opened_with(masks: Masks, folder: RunFolder, config: RunConfig, accelerator: Accelerator) -> Masks:
     """The same masks, written to the opened folder. InputError where a run to be resumed had others."""
-    if accelerator.is_main_process:
+
+    def write() -> None:
         folder.open(config)
         if config.resume and folder.masks.is_file() and Masks.load(folder.masks) != masks:
             raise InputError(f"the run in {folder.path} began with other masks than {config.masks} holds now")
         masks.save(folder.masks)
-    accelerator.wait_for_everyone()
+
+    main_first(accelerator, lambda: write() if accelerator.is_main_process else None)
     return masks
 
 
@@ -254,7 +255,9 @@ def _fine_tune(
 
     with masks.hold(model, prepared.optimizer):
         if config.epochs == 0 or (config.evaluate_first and not done):
-            evaluate({"epoch": 0})
+            # The loader draws a seed, which would move the dropout of the training that follows.
+            with torch.random.fork_rng(devices=[]):
+                evaluate({"epoch": 0})
         try:
             started = time.perf_counter()
             epochs = range(done + 1, config.epochs + 1)

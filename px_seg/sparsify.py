@@ -1,6 +1,5 @@
 """From the dense network at its start to the sparse one that is fine-tuned."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -199,30 +198,6 @@ def sparsify(
         masks.save(folder.masks)
         folder.partial.unlink(missing_ok=True)
     return masks
-
-
-def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
-    """The masks in the configured file, shuffled if asked for, with where they are from in their metadata.
-
-    Raises InputError unless they speak of this backbone: of all weights that they were made for, name for name and
-    shape for shape.
-    """
-    path = Path(config.masks).expanduser()
-    masks = Masks.load(path, model)
-    made = masks.metadata
-    encoder = made.get("encoder", config.encoder)
-    if encoder.partition(".")[0] != config.encoder.partition(".")[0]:
-        raise InputError(f"{path} holds masks of the backbone {encoder}, not of {config.encoder}: --encoder {encoder}")
-    scope = json.loads(made["scope"]) if "scope" in made else task.scope
-    if left := [name for name in prunable(model, scope) if name not in masks]:
-        raise InputError(
-            f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, {left[0]} for one"
-        )
-    if not any(name.startswith(f"{task.scope}.") for name in masks):
-        raise InputError(f"{path} has no masks for the backbone, the weights under {task.scope}.")
-    if config.shuffle_masks:
-        masks = masks.shuffled(config.seed)
-    return masks.with_metadata(seconds="0", given=str(path))
 
 
 def resumed_masks(model: nn.Module, folder: RunFolder, task: Task, config: RunConfig) -> Masks:

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from px_seg.config import ClassificationConfig, TransferConfig
-from px_seg.devices import from_main, make_accelerator
+from px_seg.data import CLASSIFICATION, load
+from px_seg.devices import from_main, main_first, make_accelerator
 from px_seg.errors import InputError
 from px_seg.output import RunFolder, default_folder
 from px_seg.pictures import heat_maps, label
 from px_seg.pipeline import run
+from px_seg.sparsify import without_idle_settings
 from px_seg.tasks import Classification
 
 DENSE = "dense"
@@ -54,10 +56,13 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     """
     _check(config)
     folder = Path(config.output_dir).expanduser() if config.output_dir else default_folder("transfer", config)
+    # Masks are told by their path, however the folder is spelt when the study is asked for again.
+    folder = folder.resolve()
     cells = _cells(config, folder)
     accelerator = make_accelerator(config, folder)
-    for target in dict.fromkeys(cell.target for cell in cells):
-        Classification(next(cell.config for cell in cells if cell.target == target))
+    for data in [cell.config.data for cell in cells if cell.source in (DENSE, cell.target)]:
+        fetched = replace(data, download=config.data.download)
+        main_first(accelerator, lambda data=fetched: load(CLASSIFICATION, data))
     # One look for all: another process would see what the main one has finished in the meantime.
     states = from_main(accelerator, lambda: [_state(cell.config) for cell in cells])
     if accelerator.is_main_process and config.weights == "none":
@@ -114,7 +119,11 @@ def _state(config: ClassificationConfig) -> _State:
     folder = RunFolder(Path(config.output_dir))
     if config.overwrite:
         return _State(False, None)
-    return _State(folder.config.is_file(), folder.finished(config))
+    results = folder.finished(config)
+    begun = results is None and folder.config.is_file()
+    if results is None:
+        folder.check(replace(config, resume=begun))
+    return _State(begun, results)
 
 
 def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
@@ -126,7 +135,8 @@ def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
         own = {key.name: getattr(config, key.name) for key in fields(ClassificationConfig)}
         place = str(folder / source / target)
         data = replace(config.data, classes=config.tasks[target], download=False)
-        return Cell(source, target, ClassificationConfig(**own | {"data": data, "output_dir": place} | changes))
+        run_config = ClassificationConfig(**own | {"data": data, "output_dir": place, "resume": False} | changes)
+        return Cell(source, target, without_idle_settings(run_config))
 
     idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
     cells = [cell(DENSE, target, method="dense", sparsity=0.0, **idle) for target in targets]
@@ -142,6 +152,8 @@ def _check(config: TransferConfig) -> None:
         raise InputError("a transfer study needs masks: give a method and a sparsity above 0")
     if config.masks is not None or config.data.classes is not None:
         raise InputError("a transfer study finds its masks itself, on its tasks: leave masks and data.classes out")
+    if not config.tasks:
+        raise InputError("tasks names no task: give each a name and its classes")
     if DENSE in config.tasks or any(not name or "/" in name for name in config.tasks):
         raise InputError(f"tasks are named by anything but {DENSE!r}, without a slash: got {', '.join(config.tasks)}")
     for key in ("sources", "targets"):

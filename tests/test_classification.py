@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from px_seg import Classifier, InputError, Magnitude, Masks, build_classifier, p
 from px_seg.losses import cross_entropy, squared
 from px_seg.metrics import classification_scores
 from px_seg.models.ridge import Moments, balancing_weights, ridge
-from px_seg.tasks import Classification
+from px_seg.pipeline import run
+from px_seg.tasks import Classification, Segmentation
 
 
 @pytest.fixture
@@ -207,9 +209,10 @@ class TestGivenMasks:
     def test_shuffling_a_ticket_keeps_its_densities(self, tiny, tmp_path) -> None:
         ticket = self.ticket(tiny, tmp_path)
         flags = ("--config", tiny, "--masks", ticket, "--shuffle_masks", "--epochs", 0)
-        go(*flags, "--output_dir", tmp_path / "out")
+        results = go(*flags, "--output_dir", tmp_path / "out")
         given, kept = Masks.load(ticket), Masks.load(tmp_path / "out" / "masks.safetensors")
         assert kept != given
+        assert results["shuffle_masks"]
         assert kept.densities() == given.densities()
 
     def test_masks_of_a_part_fit_where_that_part_was_meant(self, tiny, tmp_path) -> None:
@@ -223,7 +226,7 @@ class TestGivenMasks:
         masks.save(tmp_path / "mine.safetensors")
         flags = ("--config", small, "--masks", tmp_path / "mine.safetensors", "--epochs", 0)
         results = classify(*flags, "--output_dir", tmp_path / "out")
-        assert (results["sparsity"], results["method"]) == (0.6, "Magnitude")
+        assert (results["sparsity"], results["method"]) == (0.6, "magnitude")
 
     def test_masks_of_another_backbone_are_refused(self, tiny, small, tmp_path) -> None:
         ticket = self.ticket(tiny, tmp_path)
@@ -256,6 +259,19 @@ class TestGivenMasks:
         with pytest.raises(InputError, match=message):
             go("--config", tiny, "--masks", ticket, *flags, "--output_dir", tmp_path / "out")
 
+    def test_a_pattern_is_not_shuffled(self, tiny, tmp_path) -> None:
+        ticket = self.ticket(tiny, tmp_path, "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
+        with pytest.raises(InputError, match="shuffled masks would not keep the pattern 2:4"):
+            go("--config", tiny, "--masks", ticket, "--shuffle_masks", "--output_dir", tmp_path / "out")
+        results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
+        assert (results["pattern"], results["keep_dense"], results["sparsity"]) == ("2:4", ["encoder.conv1"], 0.5)
+
+    def test_a_configuration_made_in_python_is_held_to_the_file(self, tiny, tmp_path) -> None:
+        ticket = self.ticket(tiny, tmp_path)
+        config = replace(parsed("--config", tiny, "--masks", ticket), sparsity=0.3, output_dir=str(tmp_path / "out"))
+        with pytest.raises(InputError, match=r"holds masks of px at 0.8, not of px at 0.3"):
+            run(Segmentation, config)
+
     def test_a_run_from_masks_is_resumed_from_the_same_ones(self, tiny, tmp_path) -> None:
         from test_run import Unfinished
 
@@ -283,9 +299,38 @@ def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
     assert f"weights: 126 tensors from {source} (a run of px_seg)" in capsys.readouterr().out
 
 
+def test_an_evaluation_before_training_leaves_the_training_as_it_was(tiny, tmp_path) -> None:
+    """DeepLabV3+ has dropout, whose numbers come from the same stream as a loader's seed."""
+    for name, flags in {"with": ("--evaluate_first",), "without": ()}.items():
+        go("--config", tiny, "--method", "random", *flags, "--output_dir", tmp_path / name)
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("with", "without"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_flags_are_not_shortened() -> None:
+    with pytest.raises(InputError, match="spars"):
+        parsed("--spars", 0.5, "--method", "dense")
+
+
+def test_a_dataset_without_preset_takes_a_whole_file(tree_config) -> None:
+    assert parsed("--config", tree_config, task=Classification).data.name == "voc_classes"
+    with pytest.raises(InputError, match="no dataset 'voc_classes': choose one of cifar10"):
+        parsed("--data.name", "voc_classes", task=Classification)
+
+
+@pytest.fixture
+def tree_config(small, tmp_path) -> Path:
+    settings = yaml.safe_load(small.read_text())
+    settings["data"]["name"] = "voc_classes"
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
 def test_clips_weights_decide_the_encoder() -> None:
     assert parsed("--weights", "clip", task=Classification).encoder == "tu-resnet50_clip"
     assert parsed("--weights", "clip").encoder == "tu-resnet50_clip"
+    assert parsed("--weights", "clip", "--encoder", "tu-resnet50_clip.openai").encoder == "tu-resnet50_clip.openai"
     with pytest.raises(InputError, match="weights clip has an encoder of tu-resnet50_clip, not resnet50"):
         parsed("--weights", "clip", "--encoder", "resnet50")
 

@@ -33,8 +33,12 @@ def test_a_saved_model_loads_with_the_librarys_own_function(tmp_path) -> None:
 def test_unknown_encoders_and_strides_are_refused() -> None:
     with pytest.raises(InputError, match=r"no encoder 'resnet51': did you mean resnet5"):
         build_segmenter("resnet51", weights="none")
-    with pytest.raises(InputError, match="no encoder 'tu-nothing'"):
+    with pytest.raises(InputError, match=r"no encoder 'tu-nothing'"):
         build_segmenter("tu-nothing", weights="none")
+    with pytest.raises(InputError, match=r"tu-resnet50.nothing cannot be built as a backbone"):
+        build_classifier("tu-resnet50.nothing", weights="none")
+    with pytest.raises(InputError, match="tu-vit_tiny_patch16_224 cannot be built as a backbone"):
+        build_classifier("tu-vit_tiny_patch16_224", weights="none")
     with pytest.raises(InputError, match="cannot be built on vgg11 at stride 16"):
         build_segmenter("vgg11", weights="none")
     with pytest.raises(InputError, match="output_stride must be 8 or 16, got 32"):
@@ -98,3 +102,7 @@ def test_a_saved_classifier_is_read_back(tmp_path) -> None:
         assert torch.equal(model(images), again(images))
     with pytest.raises(InputError, match=r"no model in .*: config.json is missing"):
         load_model(tmp_path)
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"the model in .* cannot be read"):
+        load_model(tmp_path / "model")

@@ -58,9 +58,10 @@ def test_the_matrix_is_that_of_its_cells(small, tmp_path, monkeypatch, capsys) -
     assert (out / "transfer.png").is_file()
     assert "weights none: the heads are fitted on the features of a random network" in capsys.readouterr().out
 
-    # Asked for again, nothing is run; with another configuration, nothing is mixed.
+    # Asked for again, nothing is run, however the folder is spelt; with another configuration, nothing is mixed.
     monkeypatch.setattr("px_seg.transfer.run", None)
-    assert study(configured(*flags)) == outcomes
+    monkeypatch.chdir(tmp_path)
+    assert study(configured(*flags[:-1], "out")) == outcomes
     with pytest.raises(InputError, match=r"another configuration \(epochs differ\)"):
         study(configured(*flags, "--epochs", 2))
 
@@ -102,6 +103,8 @@ def test_two_processes_make_the_same_study(small, tmp_path) -> None:
         (["--sparsity", "0"], "a transfer study needs masks"),
         (["--sources", "[Z]"], "sources names 'Z', which is no task: choose of A, B"),
         (["--targets", "[]"], "names no task"),
+        (["--sources", "[A,A]"], "or one twice"),
+        (["--tasks", "{}"], "tasks names no task"),
         (["--tasks", "{dense: [striped disc, dotted bar]}"], "named by anything but 'dense'"),
         (["--tasks", "{A: [striped disc]}"], "at least two classes"),
         (["--tasks", "{A: [striped disc, sun]}"], "no class 'sun'"),

@@ -260,6 +260,7 @@ def test_a_torchscript_archive_is_read_only_for_its_tensors(tmp_path, capsys) ->
         ("torchvision:V1", "resnet20", "torchvision has no weights for resnet20"),
         ("timm:a9", "resnet50", "timm has no weights 'a9' for resnet50: choose one of a1_in1k"),
         ("timm:a1", "resnet20", "timm has no weights for resnet20"),
+        ("imagenet", "tu-resnet50_clip", "are 'openai', not ImageNet's: --weights timm:openai"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(weights: str, encoder: str, message: str) -> None:
@@ -283,7 +284,7 @@ def test_names_are_downloaded_and_say_their_version(trunk, tmp_path, monkeypatch
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     for weights, encoder, title in (
         ("mocov2", "resnet50", "MoCo v2"),
-        ("dino", "resnet50", "torchvision's names"),
+        ("dino", "resnet50", "torchvision's or timm's names"),
         ("clip", "tu-resnet50_clip", "CLIP"),
     ):
         loaded = load_encoder(build_encoder(encoder), encoder, weights)
@@ -299,15 +300,28 @@ def test_names_are_downloaded_and_say_their_version(trunk, tmp_path, monkeypatch
 
     made = []
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: made.append((name, pretrained)) or create(name))
-    loaded = load_encoder(build_encoder("resnet50"), "resnet50", "timm:a1_in1k")
+    with monkeypatch.context() as patched:
+        patched.setattr(timm, "create_model", lambda name, pretrained: made.append((name, pretrained)) or create(name))
+        loaded = load_encoder(build_encoder("resnet50"), "resnet50", "timm:a1_in1k")
     assert (loaded.source, made) == ("timm's resnet50.a1_in1k", [("resnet50.a1_in1k", True)])
     assert loaded.left_out == {"the classifier": ["fc.weight", "fc.bias"]}
 
-    encoder = build_encoder("resnet50")
-    monkeypatch.setattr(smp.encoders, "get_encoder", lambda name, weights: encoder)
-    source = load_encoder(build_encoder("resnet50"), "resnet50", "imagenet").source
-    assert source == "segmentation-models-pytorch's imagenet, smp-hub/resnet50.imagenet at 00cb74e3"
+    get = smp.encoders.get_encoder
+    asked = []
+    monkeypatch.setattr(smp.encoders, "get_encoder", lambda name, weights: asked.append((name, weights)) or get(name))
+    for encoder, weights, source, call in (
+        (
+            *("resnet50", "imagenet", "segmentation-models-pytorch's imagenet, smp-hub/resnet50.imagenet at 00cb74e3"),
+            ("resnet50", "imagenet"),
+        ),
+        ("tu-efficientnet_b0", "imagenet", "timm's efficientnet_b0.ra_in1k", ("tu-efficientnet_b0.ra_in1k", True)),
+        ("tu-resnet50.a1_in1k", "imagenet", "timm's resnet50.a1_in1k", ("tu-resnet50.a1_in1k", True)),
+        ("tu-resnet50", "timm:a2_in1k", "timm's resnet50.a2_in1k", ("tu-resnet50.a2_in1k", True)),
+    ):
+        target = get(encoder)
+        loaded = load_encoder(target, encoder, weights)
+        assert (loaded.source, asked[-1]) == (source, call)
+        assert loaded.matched == len(target.state_dict())
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "mocov2"])
@@ -320,6 +334,21 @@ def test_weights_out_of_reach_name_the_ways_out(weights: str, tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"no route to host.*--weights FILE.*HF_HOME and TORCH_HOME.*--weights none"):
         load_encoder(nn.Identity(), "resnet50", weights)
+
+
+@pytest.mark.parametrize("architecture", ["efficientnet_b0", "mobilenetv3_large_100", "resnetv2_50"])
+def test_what_timm_has_behind_the_features_is_left_out(architecture: str, tmp_path) -> None:
+    whole = timm.create_model(architecture).state_dict()
+    torch.save(whole, tmp_path / "timm.pth")
+    encoder = build_encoder(f"tu-{architecture}")
+    loaded = load_encoder(encoder, f"tu-{architecture}", str(tmp_path / "timm.pth"))
+    assert loaded.matched == len(encoder.state_dict())
+    assert loaded.matched + sum(map(len, loaded.left_out.values())) == len(whole)
+    behind = loaded.left_out["the layers behind the features"]
+    assert {name.partition(".")[0] for name in behind} <= {"conv_head", "bn2", "norm"}
+    torch.save(whole | {"blocks.surprise": torch.zeros(1)}, tmp_path / "timm.pth")
+    with pytest.raises(InputError, match=r"1 tensors are unknown \(blocks.surprise\)"):
+        load_encoder(encoder, f"tu-{architecture}", str(tmp_path / "timm.pth"))
 
 
 def test_old_files_without_step_counters_are_read(tmp_path) -> None:

@@ -58,6 +58,8 @@ class ClassificationData(Protocol):
 def chosen(every: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:
     """The wanted classes, or all. InputError for one that does not exist, is named twice, or is the only one."""
     if wanted is None:
+        if len(every) < 2:
+            raise InputError(f"{where} has one class, {every[0]}: classification takes at least two")
         return tuple(every)
     for name in wanted:
         if name not in every:

@@ -84,7 +84,8 @@ def tiny_imagenet(root: str | Path, classes: Sequence[str] | None) -> tuple[Imag
         )
     train = _images(_class_folders(folder / "train"), classes)
     annotations = folder / "val" / "val_annotations.txt"
-    val = _annotated(annotations) if annotations.is_file() else _images(_class_folders(folder / "val"), classes)
+    as_distributed = annotations.is_file() and (folder / "val" / "images").is_dir()
+    val = _annotated(annotations) if as_distributed else _images(_class_folders(folder / "val"), classes)
     _same_classes(train, val, folder)
     return _pair(train, val, classes, folder)
 

@@ -111,20 +111,19 @@ def drawn_evenly(
 ) -> list[list[Key]]:
     """The samples of every batch, drawn without replacement, the classes taking turns.
 
-    Every class so gives as many as any other, or one fewer, in every batch and in all of them. With `per_class`
+    Every class so gives as many as any other, or one fewer, until it has no more. With `per_class`
     it gives exactly that many, and the last batch is what remains. Raises InputError for a class that has fewer.
     """
     queues: dict[int, list[Key]] = {}
     for key in Shuffle(len(data), seed):
         queues.setdefault(labels[key[0]], []).append(key)
+    if per_class is not None:
+        for label, name in enumerate(data.data.classes):
+            if (count := len(queues.get(label, []))) < per_class:
+                raise InputError(f"pruning.per_class asks {per_class} images of every class, {name} has {count}")
     # The order of the first draw of each: as random as the draw.
     order = list(queues.values())
     rounds = max(map(len, order)) if per_class is None else per_class
-    if per_class is not None and (short := min(order, key=len)) and len(short) < per_class:
-        raise InputError(
-            f"pruning.per_class asks {per_class} images of every class, {data.data.classes[labels[short[0][0]]]} has "
-            f"{len(short)}"
-        )
     keys = [queue[number] for number in range(rounds) for queue in order if number < len(queue)]
     return _cut(keys if per_class is not None else keys[: batches * batch_size], batch_size)
 

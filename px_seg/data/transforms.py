@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Channel statistics of ImageNet, which the published backbones were trained with."""
+"""Channel statistics of ImageNet, for all data and weights; CLIP was trained with slightly others."""
 
 FILL = {"fill": tuple(255 * mean for mean in MEAN), "border_mode": cv2.BORDER_CONSTANT}
 """The mean colour, 0 once it is normalised, where there is no image."""
@@ -91,7 +91,9 @@ def _padded(config: ClassificationDataConfig) -> list[A.BasicTransform]:
 def _area(config: ClassificationDataConfig) -> list[A.BasicTransform]:
     if len(config.area) != 2 or not 0 < config.area[0] <= config.area[1] <= 1:
         raise InputError(f"data.area must be two shares above 0 and at most 1, the smaller first, got {config.area}")
-    return [A.RandomResizedCrop((config.size, config.size), scale=tuple(config.area), ratio=(3 / 4, 4 / 3))]
+    if len(config.ratio) != 2 or not 0.1 <= config.ratio[0] <= config.ratio[1] <= 10:
+        raise InputError(f"data.ratio must be two numbers from 0.1 to 10, the smaller first, got {config.ratio}")
+    return [A.RandomResizedCrop((config.size, config.size), scale=tuple(config.area), ratio=tuple(config.ratio))]
 
 
 CROPS: dict[str, Callable[[ClassificationDataConfig], list[A.BasicTransform]]] = {"padded": _padded, "area": _area}
@@ -105,12 +107,14 @@ def classifier_training(config: ClassificationDataConfig) -> Transform:
     """
     if not 0 <= config.jitter <= 1 or not 0 <= config.grey <= 1:
         raise InputError(f"data.jitter and data.grey must be in [0, 1], got {config.jitter} and {config.grey}")
+    if not 0 <= config.hue <= 0.5:
+        raise InputError(f"data.hue must be in [0, 0.5], got {config.hue}")
     steps = _named(CROPS, "data.crop", config.crop)(config)
     if config.grey:
         steps.append(A.ToGray(p=config.grey))
-    if config.jitter:
-        strength = config.jitter
-        steps.append(A.ColorJitter(*((1 - strength, 1 + strength),) * 3, (-strength / 2, strength / 2), p=1))
+    if config.jitter or config.hue:
+        factor = (1 - config.jitter, 1 + config.jitter)
+        steps.append(A.ColorJitter(factor, factor, factor, (-config.hue, config.hue), p=1))
     return _Pipeline(*steps, A.HorizontalFlip(p=0.5 if config.flip else 0))
 
 

@@ -1,6 +1,8 @@
 """A classifier: any of the backbones, average pooling, and one linear layer."""
 
-from huggingface_hub import PyTorchModelHubMixin
+from collections.abc import Mapping
+
+from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from px_seg.models.encoders import build_encoder
@@ -26,6 +28,17 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+    def generate_model_card(
+        self, dataset: str = "", scores: Mapping[str, object] | None = None, **_: object
+    ) -> ModelCard:
+        """The README.md that `save_pretrained` writes: how to read the model, and what it was trained on."""
+        data = ModelCardData(library_name="px_seg", license="mit", tags=["px_seg", "image-classification", "sparse"])
+        told = "\n".join(f"| {name} | {value} |" for name, value in {"dataset": dataset, **(scores or {})}.items())
+        return ModelCard(
+            f"---\n{data.to_yaml()}\n---\n\n# A px_seg classifier\n\n```python\nimport px_seg\n\n"
+            f"model = px_seg.Classifier.from_pretrained(folder).eval()\n```\n\n| | |\n|---|---|\n{told}\n"
+        )
 
 
 def build_classifier(encoder: str = "resnet50", classes: int = 1000, weights: str = "imagenet") -> Classifier:

@@ -56,6 +56,9 @@ def _resnet18_3x3() -> nn.Module:
     return encoder
 
 
+UNBUILDABLE = (ValueError, NotImplementedError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError)
+"""What the libraries raise for an encoder that has no feature maps, or no such weights tag."""
+
 SMALL: dict[str, Callable[[], nn.Module]] = {"resnet20": ResNet20, "resnet18_3x3": _resnet18_3x3}
 """Backbones for images of 32 or 64 pixels. They cannot be dilated, so they make no segmenter."""
 
@@ -66,7 +69,10 @@ def build_encoder(name: str) -> nn.Module:
     The last features are the deepest; `out_channels` has the channels of each. Raises InputError for an unknown name.
     """
     check_encoder(name)
-    return SMALL[name]() if name in SMALL else smp.encoders.get_encoder(name, weights=None)
+    try:
+        return SMALL[name]() if name in SMALL else smp.encoders.get_encoder(name, weights=None)
+    except UNBUILDABLE as error:
+        raise InputError(f"{name} cannot be built as a backbone: {' '.join(str(error).split())}") from error
 
 
 def check_encoder(name: str) -> None:

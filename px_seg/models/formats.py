@@ -90,7 +90,7 @@ def mapped(state: Mapping[str, Tensor], source: str) -> Mapped:
     Raises InputError that lists the names that a recognised format cannot explain.
     """
     form = next((form for form in FORMATS if any(re.match(form.marker, name) for name in state)), None)
-    named = _renamed(form, state, source) if form else Mapped("torchvision's names", dict(state), {})
+    named = _renamed(form, state, source) if form else Mapped("torchvision's or timm's names", dict(state), {})
     tensors, left_out = {}, dict(named.left_out)
     for name, tensor in named.tensors.items():
         if re.fullmatch(CLASSIFIER.pattern, name):

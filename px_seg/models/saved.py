@@ -13,11 +13,15 @@ from px_seg.models.classifier import Classifier
 def load_model(folder: str | Path) -> nn.Module:
     """The segmenter or classifier in a run's `model` folder, read by its library's own `from_pretrained`.
 
-    Raises InputError when there is none.
+    Raises InputError when there is none, or its files are damaged.
     """
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")
-    # segmentation-models-pytorch notes which of its classes to build.
-    by_smp = "_model_class" in json.loads(config.read_text())
-    return smp.from_pretrained(str(folder)) if by_smp else Classifier.from_pretrained(str(folder))
+    try:
+        # segmentation-models-pytorch notes which of its classes to build.
+        reader = smp if "_model_class" in json.loads(config.read_text()) else Classifier
+        return reader.from_pretrained(str(folder), strict=True)
+    except Exception as error:
+        # Damaged files fail in whatever reads them first.
+        raise InputError(f"the model in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from error

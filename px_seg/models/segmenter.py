@@ -4,7 +4,7 @@ import segmentation_models_pytorch as smp
 from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.models.encoders import SMALL, check_encoder
+from px_seg.models.encoders import SMALL, UNBUILDABLE, check_encoder
 from px_seg.models.weights import check_weights, load_encoder
 
 ATROUS_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18)}
@@ -35,7 +35,7 @@ def build_segmenter(
             decoder_atrous_rates=ATROUS_RATES[output_stride],
             classes=classes,
         )
-    except (ValueError, NotImplementedError) as error:
+    except UNBUILDABLE as error:
         raise InputError(f"DeepLabV3+ cannot be built on {encoder} at stride {output_stride}: {error}") from None
     load_encoder(model.encoder, encoder, weights)
     return model

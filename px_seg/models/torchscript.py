@@ -45,16 +45,17 @@ def read_torchscript(file: Path) -> dict[str, Tensor]:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            (described,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            described = min((name for name in archive.namelist() if name.endswith("/data.pkl")), key=len)
             root = _Reader(archive, described.removesuffix("data.pkl")).load()
+            tensors = dict(_tensors(root, "")) if isinstance(root, _Module) else None
     except _Refused as error:
         raise InputError(f"{file} is a TorchScript archive that holds more than tensors: {error}") from None
     except Exception as error:
         # Damaged archives fail in the unpickler or the zip reader, in ways of their own.
         raise InputError(f"{file} is a damaged TorchScript archive ({type(error).__name__})") from error
-    if not isinstance(root, _Module):
+    if tensors is None:
         raise InputError(f"{file} is a TorchScript archive of a {type(root).__name__}, not of a module")
-    return dict(_tensors(root, ""))
+    return tensors
 
 
 class _Refused(Exception):
@@ -64,8 +65,12 @@ class _Refused(Exception):
 class _Module:
     """A scripted module or object, as the attributes that were saved of it."""
 
+    attributes: ClassVar[dict[str, Any]] = {}
+
     def __setstate__(self, state: Any) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
+        if not isinstance(state, dict):
+            raise _Refused(f"a module's state is a {type(state).__name__}")
+        self.__dict__["attributes"] = state
 
 
 class _Storage:
@@ -75,12 +80,32 @@ class _Storage:
         self.dtype = dtype
 
 
+class _First:
+    """Gives its first argument back. Without a dictionary, so that no pickle can set an attribute of it."""
+
+    __slots__ = ()
+
+    def __call__(self, value: Any, *_: Any) -> Any:
+        return value
+
+
+class _Rebuilt:
+    """A tensor from its storage, as `torch._utils._rebuild_tensor_v2`; without a dictionary as well."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+        # A stride beyond the storage is refused by torch.
+        return torch.as_strided(storage, size, stride, offset).clone()
+
+
 class _Reader(pickle.Unpickler):
     allowed: ClassVar[dict[tuple[str, str], Callable]] = {
         ("collections", "OrderedDict"): OrderedDict,
         **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
-        ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
-        ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+        ("torch.jit._pickle", "restore_type_tag"): _First(),
+        ("torch._utils", "_rebuild_parameter"): _First(),
+        ("torch._utils", "_rebuild_tensor_v2"): _Rebuilt(),
     }
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
@@ -93,8 +118,6 @@ class _Reader(pickle.Unpickler):
             return _Module
         if module == "torch" and name in DTYPES:
             return _Storage(DTYPES[name])
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuilt
         if (module, name) not in self.allowed:
             raise _Refused(f"it names {module}.{name}")
         return self.allowed[module, name]
@@ -108,11 +131,6 @@ class _Reader(pickle.Unpickler):
             values = torch.frombuffer(bytearray(raw), dtype=storage.dtype) if raw else torch.empty(0).to(storage.dtype)
             self.storages[key] = values[:count]
         return self.storages[key]
-
-
-def _rebuilt(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    # A stride beyond the storage is refused by torch.
-    return torch.as_strided(storage, size, stride, offset).clone()
 
 
 def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:

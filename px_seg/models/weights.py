@@ -1,5 +1,6 @@
 """Where a backbone's weights come from: names of published ones, files, and runs of px_seg."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,10 @@ def check_weights(weights: str, encoder: str) -> None:
                 raise InputError(f"the published weights {weights} are of another network: --encoder {fitting[0]}")
         if kind == "torchvision":
             _torchvision_entry(encoder, version)
-        if kind == "timm":
-            _timm_name(encoder, version)
+        if kind == "timm" or (weights == "imagenet" and encoder.startswith("tu-")):
+            tag = _timm_name(encoder, version).partition(".")[2]
+            if weights == "imagenet" and not re.search(r"in(1|12|21|22)k", tag):
+                raise InputError(f"timm's weights for {encoder} are {tag!r}, not ImageNet's: --weights timm:{tag}")
     else:
         _file_of(weights)
 
@@ -92,6 +95,8 @@ def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
     state, source = _obtained(name, weights)
     found = mapped(state, source)
     tensors = _named_like(encoder, found.tensors)
+    if name.startswith("tu-"):
+        found.left_out.update(_without_timms_head(encoder, name, tensors))
     _match(encoder, tensors, name, source, found.title)
     matched = len(tensors)
     # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
@@ -102,7 +107,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
 def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
     """The tensors, and where they come from."""
     kind, _, version = weights.partition(":")
-    if weights == "imagenet":
+    if weights == "imagenet" and not name.startswith("tu-"):
         return _imagenet(name)
     if weights in PUBLISHED:
         file = _published(weights)
@@ -112,18 +117,19 @@ def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
         return _fetched(
             lambda: entry.get_state_dict(progress=False, check_hash=True), weights
         ), f"{weights}, {entry.url}"
-    if kind == "timm":
+    if weights == "imagenet" or kind == "timm":
         full = _timm_name(name, version)
-        model = _fetched(lambda: timm.create_model(full, pretrained=True), weights)
+        if name.startswith("tu-"):
+            # The encoder's very layers, which need not be all of the classifier's.
+            model = _fetched(lambda: smp.encoders.get_encoder(f"tu-{full}", weights=True), weights)
+        else:
+            model = _fetched(lambda: timm.create_model(full, pretrained=True), weights)
         return model.state_dict(), f"timm's {full}"
     file = _file_of(weights)
     return _read(file), str(file)
 
 
 def _imagenet(name: str) -> tuple[Mapping[str, Tensor], str]:
-    if name.startswith("tu-"):
-        full = _timm_name(name, "")
-        return _fetched(lambda: timm.create_model(full, pretrained=True), "imagenet").state_dict(), f"timm's {full}"
     settings = smp.encoders.encoders.get(name, {}).get("pretrained_settings", {})
     if "imagenet" not in settings:
         raise InputError(f"{name} has no ImageNet weights: give --weights FILE or --weights none")
@@ -167,14 +173,14 @@ def _torchvision_entry(encoder: str, version: str) -> torchvision.models.Weights
 
 
 def _timm_name(encoder: str, tag: str) -> str:
-    """timm's name of architecture and tag, the tag its default unless encoder or `tag` says one."""
+    """timm's name, architecture.tag; the tag is timm's default unless `tag` or the encoder says one."""
     architecture, _, own = encoder.removeprefix("tu-").partition(".")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if not tags:
         raise InputError(f"timm has no weights for {architecture}: give --weights FILE or --weights none")
     if (tag or own) and (tag or own) not in tags:
         raise InputError(f"timm has no weights {tag or own!r} for {architecture}: choose {_any(tags)}")
-    return f"{architecture}.{tag or own}" if tag or own else architecture
+    return f"{architecture}.{tag or own or timm.models.get_pretrained_cfg(architecture).tag}"
 
 
 def _any(names) -> str:
@@ -229,6 +235,20 @@ def _named_like(encoder: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Ten
     if len(names) < len(own):
         return tensors
     return {name if name in own else names.get(_undotted(name), name): value for name, value in tensors.items()}
+
+
+def _without_timms_head(encoder: nn.Module, name: str, tensors: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Take out, in place, what timm's whole network has behind the features, such as a last 1x1 convolution."""
+    own = encoder.state_dict()
+    stray = [key for key in tensors if key not in own]
+    if not stray:
+        return {}
+    with torch.device("meta"):
+        whole = timm.create_model(name.removeprefix("tu-").partition(".")[0]).state_dict()
+    behind = [key for key in stray if key in whole]
+    for key in behind:
+        del tensors[key]
+    return {"the layers behind the features": behind} if behind else {}
 
 
 def _undotted(name: str) -> str:

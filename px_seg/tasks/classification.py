@@ -68,10 +68,10 @@ class Classification:
             raise InputError(f"ridge must be above 0, got {config.ridge}")
         if config.ridge is not None and config.reinit:
             raise InputError("a ridge head belongs to the weights that --reinit replaces: leave one of the two out")
-        if config.batch_size < 2 and not synchronised:
+        if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
                 f"batch_size must be at least 2, got {config.batch_size}: BatchNorm needs several values a channel; "
-                "--sync_bn on several GPUs lifts this"
+                "--freeze_bn, or --sync_bn on several GPUs, lifts this"
             )
         if config.pruning.per_class is not None and config.pruning.per_class < 1:
             raise InputError(f"pruning.per_class must be at least 1, got {config.pruning.per_class}")
@@ -123,8 +123,8 @@ class Classification:
 
     def pruning_draw(self) -> list[list[Key]]:
         asked = self.config.pruning
-        if asked.per_class is None:
-            check_pruning_batches(len(self.train), asked.batches, asked.batch_size)
+        batches = asked.batches if asked.per_class is None else 1
+        check_pruning_batches(len(self.train), batches, asked.batch_size)
         labels = self.train.data.labels
         return drawn_evenly(self.train, labels, asked.batches, asked.batch_size, self.config.seed, asked.per_class)
 
@@ -166,7 +166,7 @@ class Classification:
 
     def save(self, model: Classifier, folder: Path, card: Mapping[str, Any]) -> None:
         """For `px_seg.Classifier.from_pretrained`."""
-        model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "metrics": dict(card)})
+        model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png: images with truth and prediction."""
@@ -176,8 +176,10 @@ class Classification:
         with torch.inference_mode():
             for index in spread(len(self.val), SAMPLES):
                 image, label = self.val[index, 0]
-                scores = model(image[None].to(device))[0].float().softmax(0).cpu()
-                rows.append((to_uint8(image), int(label), int(scores.argmax()), float(scores.max())))
+                logits = model(image[None].to(device))[0].float().cpu()
+                # Trained by squared loss an output is no logit.
+                sure = float(logits.softmax(0).max()) if self.config.loss == "cross_entropy" else None
+                rows.append((to_uint8(image), int(label), int(logits.argmax()), sure))
         classifications(folder / "samples.png", rows, self.classes, title)
 
 
