@@ -4,6 +4,7 @@ A run starts from the preset of its dataset, `<data.name>.yaml`; a file given wi
 leave keys out and overrides the preset; flags override both.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice, pairwise
@@ -17,7 +18,7 @@ from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.models.formats import CLIP_ENCODER
 from px_seg.pruning import Masks, Pattern
-from px_seg.tickets import origin
+from px_seg.tickets import mask_file, origin
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -53,8 +54,11 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:
-        method, sparsity = origin(Masks.load(Path(config.masks).expanduser()))
-        return _decided(config, argv, "masks", method=method, sparsity=sparsity)
+        for key in ("rounds", "ranking", "pruning.settings"):
+            if any(re.match(rf"--{key}\b", word) for word in argv):
+                raise InputError(f"masks {config.masks} are given, and nothing is pruned: leave --{key} out")
+        source = origin(Masks.load(file := mask_file(config.masks)), file)
+        return _decided(config, argv, "masks", method=source.method, sparsity=source.sparsity)
     if config.pattern is not None:
         if config.method == "dense":
             raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
@@ -95,6 +99,12 @@ def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str], 
         parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:
         message = " ".join(str(error).split())
+        union = re.match(
+            r'Parser key "(.+?)": Does not validate against any of the Union subtypes.*? value: (.*)', message
+        )
+        if union and "Expected a <class 'list'>" not in message:
+            kinds = ", ".join(re.findall(r"<class '(\w+)'>", message.split("Errors:")[0])).replace("NoneType", "null")
+            message = f"{union[1]} takes {kinds}, got {union[2]}"
         if "Expected a <class 'list'>" in message:
             message += "; a list is written '[a,b]'"
         if "unrecognized" in message:

@@ -42,10 +42,6 @@ class RunFolder:
         what to do, when what it holds is not a run at all, and when a run to be resumed is not
         there, is finished or had another configuration.
         """
-        try:
-            self.path.exists()
-        except (OSError, ValueError) as error:
-            raise InputError(f"--output_dir {str(self.path)[:80]!r} cannot be a folder: {error}"[:200]) from None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {self.path} is a file, not a folder")
         if config.overwrite and config.resume:
@@ -64,7 +60,7 @@ class RunFolder:
     def open(self, config: RunConfig) -> None:
         """Delete what a run to be overwritten left, make the folder and write the configuration."""
         if config.overwrite and self.path.exists():
-            self._clear()
+            self.clear()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not config.resume:
@@ -81,11 +77,20 @@ class RunFolder:
         return held if isinstance(held, dict) and {"sparsity", "method", "data"} <= held.keys() else {}
 
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
-        """What results.json holds, if the run is complete. InputError when it is one of another configuration."""
+        """What results.json holds, if the run is complete.
+
+        Raises InputError when it is one of another configuration, or its files are damaged.
+        """
         if not self.results.is_file():
             return None
         self._check_same(config)
-        return json.loads(self.results.read_text())
+        try:
+            results = json.loads(self.results.read_text())
+        except ValueError:
+            results = {}
+        if "seconds" not in results:
+            raise InputError(f"{self.results} is damaged: delete the folder {self.path}, and the run is done again")
+        return results
 
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.config.is_file():
@@ -97,7 +102,7 @@ class RunFolder:
     def _check_same(self, config: RunConfig) -> None:
         former, asked = flat(self._former()), flat(asdict(config))
         if not former:
-            raise InputError(f"{self.config} is damaged: start again with --overwrite")
+            raise InputError(f"{self.config} is damaged: delete the folder, or start again with --overwrite")
         keys = {**asked, **former}
         changed = [key for key in keys if former.get(key) != asked.get(key) and key not in OPERATIONAL]
         if changed:
@@ -106,8 +111,10 @@ class RunFolder:
                 "one, or another --output_dir"
             )
 
-    def _clear(self) -> None:
-        """Delete what a run writes, and nothing else that may lie in the folder."""
+    def clear(self) -> None:
+        """Delete what a run writes, if the folder holds one, and nothing else that may lie in it."""
+        if not self._former():
+            return
         for path in (self.config, self.masks, self.partial, self.metrics, self.results):
             path.unlink(missing_ok=True)
         for picture in ("curves", "masks", "samples"):

@@ -46,6 +46,8 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[st
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
+    if len(scores) == 1:
+        quality.set_ylabel(f"{label(scores[0])} on validation images")
     loss.set_ylim(bottom=0)
     quality.set_ylim(0, 1)
     rates.set_ylim(bottom=0)
@@ -128,12 +130,16 @@ def classifications(
         right = truth == predicted
         axes.spines[:].set(color=GREY if right else RED, linewidth=1 if right else 2.5)
         sure = "" if probability is None else f" ({probability:.0%})"
-        said = f"{'' if right else '✗ '}{classes[predicted]}{sure}"
-        lines_below = [textwrap.shorten(said, 30)] + ([] if right else [f"is {textwrap.shorten(classes[truth], 26)}"])
+        lines_below = [f"{'' if right else '✗ '}{_short(classes[predicted])}{sure}"]
+        lines_below += [] if right else [f"is {_short(classes[truth])}"]
         text = axes.set_xlabel("\n".join(lines_below), fontsize=9, color="black" if right else RED)
         text.set_parse_math(False)
     figure.suptitle(_wrapped(title, figure))
     figure.savefig(path, dpi=120)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:21]}…"
 
 
 def heat_maps(
@@ -158,7 +164,7 @@ def heat_maps(
         axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.set(title=name, xlabel="tried on", ylabel="pruned on")
-    bar = figure.colorbar(image, ax=figure.axes, shrink=0.9)
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.9, ticks=MaxNLocator(6, steps=[1, 2, 5, 10]))
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.suptitle(_wrapped(title, figure))
     figure.savefig(path, dpi=120)

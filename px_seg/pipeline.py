@@ -4,8 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,13 +16,15 @@ from tqdm.auto import tqdm
 
 from px_seg import pictures
 from px_seg.config import RunConfig
-from px_seg.data.loaders import Key, evaluation_loader, pruning_batches, training_loader
+from px_seg.data.loaders import Key, check_fills, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
-from px_seg.models import check_weights, load_encoder
+from px_seg.models import Loaded, check_weights, load_encoder
 from px_seg.output import TRACKED, RunFolder, default_folder, flat
+from px_seg.paths import user_path
 from px_seg.plugins import load_criteria
 from px_seg.pruning import Criterion, Masks
+from px_seg.pruning.contexts import evaluating
 from px_seg.results import collect, described, table
 from px_seg.sparsify import (
     check_plan,
@@ -37,7 +38,7 @@ from px_seg.sparsify import (
     without_idle_settings,
 )
 from px_seg.tasks import Task
-from px_seg.tickets import given_masks, kept_dense
+from px_seg.tickets import given_masks, origin
 from px_seg.training import (
     check_optimizer,
     check_schedule,
@@ -49,6 +50,65 @@ from px_seg.training import (
     share_buffers,
     train_under,
 )
+
+
+class Ready(NamedTuple):
+    """A run whose settings, data and network are known to fit together, before any image is read."""
+
+    config: RunConfig
+    task: Task
+    model: nn.Module
+    """Dense, at its start, on the CPU."""
+    loaded: Loaded | None
+    ranker: Criterion | None
+    drawn: list[list[Key]]
+    given: Masks | None
+    folder: RunFolder
+    accelerator: Accelerator
+
+
+def make_ready(task_type: type[Task], config: RunConfig) -> Ready:
+    """Find data, network and weights; nothing is written, and no image is read.
+
+    Raises InputError for whatever does not exist or fit.
+    """
+    if config.criteria is not None:
+        load_criteria(user_path(config.criteria, "--criteria"))
+    config = without_idle_settings(config)
+    ranker = _check(config)
+    if config.output_dir is None:
+        folder = RunFolder(default_folder(task_type.name, config))
+    else:
+        folder = RunFolder(user_path(config.output_dir, "--output_dir"))
+    accelerator = make_accelerator(config, folder.path)
+    main, processes = accelerator.is_main_process, accelerator.num_processes
+    task_type.check(config, synchronised=config.sync_bn and processes > 1)
+    main_first(accelerator, lambda: folder.check(config) if main else None)
+    task = main_first(accelerator, lambda: task_type(config))
+    drawn = draw(task, ranker, config)
+    check_fills(len(task.train), config.batch_size, processes)
+    set_seed(config.seed)
+    model = task.build_model()
+    loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
+    given = None
+    if ranker is None:
+        given = given_masks(model, task, config)
+    else:
+        check_plan(model, task, ranker, config)
+    return Ready(config, task, model, loaded, ranker, drawn, given, folder, accelerator)
+
+
+def check_shapes(model: nn.Module, task: Task, config: RunConfig) -> None:
+    """Raise InputError when the network cannot take a training image."""
+    image, _ = task.train[0, 0]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(image[None])
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{config.encoder} cannot take images of {image.shape[-2]}x{image.shape[-1]} pixels: {reason}"
+        ) from error
 
 
 def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
@@ -63,34 +123,18 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     training and before anything is overwritten, and TrainingDiverged when the loss or a weight is no
     longer finite, naming the last good checkpoint.
     """
-    if config.criteria is not None:
-        load_criteria(Path(config.criteria))
-    config = without_idle_settings(config)
-    ranker = _check(config)
-    folder = RunFolder(
-        Path(config.output_dir).expanduser() if config.output_dir else default_folder(task_type.name, config)
-    )
-    accelerator = make_accelerator(config, folder.path)
+    ready = make_ready(task_type, config)
+    config, task, model, ranker, folder = ready.config, ready.task, ready.model, ready.ranker, ready.folder
+    accelerator = ready.accelerator
     main, processes = accelerator.is_main_process, accelerator.num_processes
-    task_type.check(config, synchronised=config.sync_bn and processes > 1)
-    main_first(accelerator, lambda: folder.check(config) if main else None)
-    task = main_first(accelerator, lambda: task_type(config))
-    drawn = draw(task, ranker, config)
     train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
     val_loader = evaluation_loader(
         task.val, config.batch_size, config.data.workers, accelerator.process_index, processes
     )
-    set_seed(config.seed)
-    model = task.build_model()
-    loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
-    given = None
-    if ranker is None:
-        given = given_masks(model, task, config)
-    else:
-        check_plan(model, task, ranker, config)
     notes = main_first(accelerator, lambda: task.check_data() if main else [])
+    check_shapes(model, task, config)
     if main:
-        for line in ([f"weights: {loaded}"] if loaded else []) + notes:
+        for line in ([f"weights: {ready.loaded}"] if ready.loaded else []) + notes:
             say(line)
     model.to(accelerator.device)
     task.fit_head(model, accelerator)
@@ -103,10 +147,10 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}, of a training by which {config.method} prunes") from None
 
-    if given is None:
-        masks = _masks(model, task, equipped(ranker, task, train), drawn, folder, config, accelerator)
+    if ready.given is None:
+        masks = _masks(model, task, equipped(ranker, task, train), ready.drawn, folder, config, accelerator)
     else:
-        masks = _opened_with(given, folder, config, accelerator)
+        masks = _opened_with(ready.given, folder, config, accelerator)
     if config.reinit:
         reinitialise(model, task, config)
 
@@ -133,16 +177,16 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
         "evaluate": sum(line["evaluate_seconds"] for line in history),
     }
     environment = {
-        "weights_loaded": loaded.summary() if loaded else None,
+        "weights_loaded": ready.loaded.summary() if ready.loaded else None,
         "notes": notes,
         "rounds": int(masks.metadata.get("rounds", 0)),
         "ranking": masks.metadata.get("ranking"),
         "pattern": masks.metadata.get("pattern"),
         "masks": config.masks,
-        "keep_dense": kept_dense(masks),
+        "keep_dense": origin(masks, folder.masks, task.scope).kept_dense,
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
         "pruning": {
-            "batches": len(drawn) if drawn else config.pruning.batches,
+            "batches": len(ready.drawn) or config.pruning.batches,
             "batch_size": config.pruning.batch_size,
             "per_class": config.pruning.per_class,
         },
@@ -169,8 +213,6 @@ def _check(config: RunConfig) -> Criterion | None:
     """Refuse what can be refused without task, data or network; the criterion that will rank, if one will."""
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
-    if config.output_dir == "":
-        raise InputError("--output_dir is empty: name a folder, or leave it out")
     ranker = check_pruning(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule)

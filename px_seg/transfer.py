@@ -6,6 +6,7 @@ it, a cell tells what the masks are worth before and after fine-tuning.
 """
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from px_seg.config import ClassificationConfig, TransferConfig
-from px_seg.data import CLASSIFICATION, load
 from px_seg.devices import from_main, main_first, make_accelerator
 from px_seg.errors import InputError
 from px_seg.output import RunFolder, default_folder
+from px_seg.paths import user_path
 from px_seg.pictures import heat_maps, label
-from px_seg.pipeline import run
+from px_seg.pipeline import make_ready, run
 from px_seg.sparsify import without_idle_settings
 from px_seg.tasks import Classification
 
@@ -27,6 +28,9 @@ DENSE = "dense"
 """The row of the network that is not pruned."""
 
 SCORE = "accuracy"
+
+WRITTEN = ("cells.csv", "before_training.csv", "after_training.csv", "transfer.png")
+"""What a study writes beside its cells."""
 
 
 class Cell(NamedTuple):
@@ -55,23 +59,32 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     that do not fit the data, and for a folder that holds cells of another configuration.
     """
     _check(config)
-    folder = Path(config.output_dir).expanduser() if config.output_dir else default_folder("transfer", config)
+    if config.output_dir is None:
+        folder = default_folder("transfer", config)
+    else:
+        folder = user_path(config.output_dir, "--output_dir")
     # Masks are told by their path, however the folder is spelt when the study is asked for again.
     folder = folder.resolve()
     cells = _cells(config, folder)
     accelerator = make_accelerator(config, folder)
-    for data in [cell.config.data for cell in cells if cell.source in (DENSE, cell.target)]:
-        fetched = replace(data, download=config.data.download)
-        main_first(accelerator, lambda data=fetched: load(CLASSIFICATION, data))
     # One look for all: another process would see what the main one has finished in the meantime.
-    states = from_main(accelerator, lambda: [_state(cell.config) for cell in cells])
+    states = from_main(accelerator, lambda: [_state(cell.config, config.overwrite) for cell in cells])
+    for cell, state in zip(cells, states, strict=True):
+        if cell.config.masks is None and state.results is None:
+            data = replace(cell.config.data, download=config.data.download)
+            changes = {"data": data, "overwrite": config.overwrite, "resume": state.begun}
+            make_ready(Classification, replace(cell.config, **changes))
+    if config.overwrite:
+        main_first(accelerator, lambda: _clear(cells, folder) if accelerator.is_main_process else None)
     if accelerator.is_main_process and config.weights == "none":
         tqdm.write(
             "weights none: the heads are fitted on the features of a random network; --weights gives a trained one"
         )
     outcomes = []
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
-        results = state.results or run(Classification, replace(cell.config, resume=state.begun), say=_quiet)
+        results = state.results
+        if results is None:
+            results = run(Classification, replace(cell.config, resume=state.begun), say=_quiet)
         if accelerator.is_main_process:
             outcomes.append(_outcome(cell, results))
             tqdm.write(f"{number} of {len(cells)}: {_told(outcomes[-1])}")
@@ -115,15 +128,22 @@ class _State(NamedTuple):
     results: dict[str, Any] | None
 
 
-def _state(config: ClassificationConfig) -> _State:
-    folder = RunFolder(Path(config.output_dir))
-    if config.overwrite:
+def _state(config: ClassificationConfig, overwrite: bool) -> _State:
+    if overwrite:
         return _State(False, None)
+    folder = RunFolder(Path(config.output_dir))
     results = folder.finished(config)
     begun = results is None and folder.config.is_file()
     if results is None:
         folder.check(replace(config, resume=begun))
     return _State(begun, results)
+
+
+def _clear(cells: Sequence[Cell], folder: Path) -> None:
+    for cell in cells:
+        RunFolder(Path(cell.config.output_dir)).clear()
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
@@ -135,7 +155,9 @@ def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
         own = {key.name: getattr(config, key.name) for key in fields(ClassificationConfig)}
         place = str(folder / source / target)
         data = replace(config.data, classes=config.tasks[target], download=False)
-        run_config = ClassificationConfig(**own | {"data": data, "output_dir": place, "resume": False} | changes)
+        run_config = ClassificationConfig(
+            **own | {"data": data, "output_dir": place, "resume": False, "overwrite": False} | changes
+        )
         return Cell(source, target, without_idle_settings(run_config))
 
     idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
@@ -154,8 +176,11 @@ def _check(config: TransferConfig) -> None:
         raise InputError("a transfer study finds its masks itself, on its tasks: leave masks and data.classes out")
     if not config.tasks:
         raise InputError("tasks names no task: give each a name and its classes")
-    if DENSE in config.tasks or any(not name or "/" in name for name in config.tasks):
-        raise InputError(f"tasks are named by anything but {DENSE!r}, without a slash: got {', '.join(config.tasks)}")
+    for name in config.tasks:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w -]+", name) or name == DENSE:
+            raise InputError(f"a task is named by letters, digits, spaces, - or _, and not {DENSE!r}: got {name!r}")
+    if config.overwrite and config.resume:
+        raise InputError("--overwrite and --resume contradict each other: give one of them")
     for key in ("sources", "targets"):
         named = getattr(config, key)
         if named is not None and (not named or len(set(named)) < len(named)):

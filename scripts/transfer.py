@@ -18,6 +18,6 @@ from px_seg.transfer import study
 
 if __name__ == "__main__":
     presets = Path(__file__).parents[1] / "configs" / "transfer"
-    with one_line_errors("interrupted: the same command goes on with the study"):
+    with one_line_errors("interrupted: the same command, without --overwrite, goes on with the study"):
         study(parse(TransferConfig, sys.argv[1:], presets, __doc__))
         part()

@@ -203,6 +203,8 @@ class TestGivenMasks:
         weights = ("--weights", tmp_path / "cls", "--masks", tmp_path / "cls" / "masks.safetensors")
         back = go("--config", tiny, *weights, "--epochs", 0, "--output_dir", tmp_path / "back")
         assert back["weights_loaded"]["left_out"] == {"the former task's head": 2}
+        # That the start was a pruned network is said: without its masks it would pass for a dense one.
+        assert back["weights_loaded"]["zeros"] == pytest.approx(0.7, abs=1e-3)
         again = load_file(tmp_path / "back" / "model" / "model.safetensors")
         assert all(torch.equal(again[name], saved[name]) for name in given)
 
@@ -252,6 +254,9 @@ class TestGivenMasks:
             (("--method", "snip"), "has a method of px, not snip: leave one of the two out"),
             (("--pattern", "2:4"), "leave pattern and keep_dense out"),
             (("--keep_dense", "[encoder.conv1]"), "leave pattern and keep_dense out"),
+            (("--rounds", 7), "leave --rounds out"),
+            (("--ranking=erk",), "leave --ranking out"),
+            (("--pruning.settings.bn", "batch"), "leave --pruning.settings out"),
         ],
     )
     def test_what_contradicts_them_is_refused(self, tiny, tmp_path, flags, message) -> None:
@@ -271,6 +276,46 @@ class TestGivenMasks:
         config = replace(parsed("--config", tiny, "--masks", ticket), sparsity=0.3, output_dir=str(tmp_path / "out"))
         with pytest.raises(InputError, match=r"holds masks of px at 0.8, not of px at 0.3"):
             run(Segmentation, config)
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({"sparsity": "0.1"}, r"says that 10.0000% are pruned, but 80.00.*% are: it is damaged"),
+            ({"sparsity": "nan"}, "says that nan% are pruned"),
+            ({"sparsity": "much"}, "description of where the masks come from cannot be read"),
+            ({"settings": "{"}, "description of where the masks come from cannot be read"),
+            ({"rounds": "many"}, "description of where the masks come from cannot be read"),
+            ({"scope": "5"}, "description of where the masks come from cannot be read"),
+            ({"scope": '["decoder9"]'}, "not for this model"),
+            ({"method": "../../x"}, "description of where the masks come from cannot be read"),
+        ],
+    )
+    def test_what_a_file_says_is_held_to_its_masks(self, tiny, tmp_path, said, message) -> None:
+        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude")
+        Masks.load(ticket).with_metadata(**said).save(ticket)
+        with pytest.raises(InputError, match=message):
+            go("--config", tiny, "--masks", ticket, "--output_dir", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_masks_that_keep_nothing_or_prune_a_norm_are_refused(self, tiny, tmp_path) -> None:
+        ticket = Masks.load(self.ticket(tiny, tmp_path, "--method", "magnitude"))
+        path = tmp_path / "mine.safetensors"
+        Masks({name: torch.zeros_like(mask) for name, mask in ticket.items()}).save(path)
+        with pytest.raises(InputError, match="keeps no weight at all"):
+            go("--config", tiny, "--masks", path)
+        Masks({**ticket, "encoder.bn1.weight": torch.ones(64, dtype=torch.bool)}).save(path)
+        with pytest.raises(InputError, match=r"a mask for encoder.bn1.weight, which is no weight of a convolution"):
+            go("--config", tiny, "--masks", path)
+
+    def test_the_folder_of_a_run_stands_for_its_masks(self, tiny, tmp_path) -> None:
+        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude")
+        results = go("--config", tiny, "--masks", ticket.parent, "--epochs", 0, "--output_dir", tmp_path / "out")
+        assert results["backbone_sparsity"] == Masks.load(ticket).sparsity
+
+    def test_shuffled_masks_say_so(self, tiny, tmp_path) -> None:
+        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude", "--shuffle_masks")
+        results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
+        assert results["shuffle_masks"]
 
     def test_a_run_from_masks_is_resumed_from_the_same_ones(self, tiny, tmp_path) -> None:
         from test_run import Unfinished
@@ -294,7 +339,7 @@ def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
     source = str(tmp_path / "model" / "model.safetensors")
     assert results["weights_loaded"] == {
         **{"source": source, "format": "a run of px_seg"},
-        **{"matched": 126, "left_out": {"the former task's head": 2}},
+        **{"matched": 126, "left_out": {"the former task's head": 2}, "zeros": 0},
     }
     assert f"weights: 126 tensors from {source} (a run of px_seg)" in capsys.readouterr().out
 
@@ -355,6 +400,11 @@ def test_two_processes_classify_as_one_does(small, tmp_path) -> None:
         (["--loss", "hinge"], "no loss 'hinge': choose one of cross_entropy, squared"),
         (["--ridge", "0"], "ridge must be above 0"),
         (["--ridge", ".nan"], "ridge must be above 0"),
+        (["--ridge", "much"], "^ridge takes float, null, got much$"),
+        (["--encoder", "tu-swin_tiny_patch4_window7_224", "--method", "random"], "cannot take images of 64x64 pixels"),
+        (["--pruning.per_class", "2", "--pruning.batch_size", "0"], "must be at least 1, got 1 and 0"),
+        (["--data.name", "folder", "--data.root", "~nobody-of-this-name/x"], "data.root .* cannot be a path"),
+        (["--masks", ""], "masks is empty"),
         (["--data.crop", "none"], "no data.crop 'none': choose one of padded, area"),
         (["--data.evaluation", "whole"], "choose one of resize, centre_crop"),
         (["--data.padding", "-1"], "data.padding must be at least 0"),

@@ -83,6 +83,18 @@ class TestFolders:
             class_folders(tree, ["cat", "fox"])
         assert len(class_folders(tree, ["cat", "dog"])[0]) == 6
 
+    def test_one_class_and_one_folder_for_both_are_refused(self, tree, tmp_path) -> None:
+        (tmp_path / "linked").mkdir()
+        (tmp_path / "linked" / "train").symlink_to(tree / "train")
+        (tmp_path / "linked" / "val").symlink_to(tree / "train")
+        with pytest.raises(InputError, match="are one folder"):
+            class_folders(tmp_path / "linked", None)
+        for split in ("train", "val"):
+            (tree / split / "cat").rename(tree / split / ".cat")
+            (tree / split / "dog" / "._0.jpg").write_bytes(b"not an image")
+        with pytest.raises(InputError, match="has one class, dog: classification takes at least two"):
+            class_folders(tree, None)
+
     def test_grey_and_cmyk_images_are_converted_and_said(self, tree, tmp_path, capsys) -> None:
         picture(tree / "train" / "cat" / "1.jpg", "L")
         picture(tree / "train" / "dog" / "0.jpg", "CMYK")
@@ -148,7 +160,18 @@ class TestTinyImageNet:
             tiny_imagenet(tmp_path, None)
         base = self.layout(tmp_path)
         (base / "val" / "images" / "val_2.JPEG").unlink()
-        with pytest.raises(InputError, match=r"val_annotations.txt, line 4: there is no image .*val_2.JPEG"):
+        with pytest.raises(InputError, match=r"val_annotations.txt, line 4: there is no image val_2.JPEG"):
+            tiny_imagenet(tmp_path, None)
+        listed = base / "val" / "val_annotations.txt"
+        lines = listed.read_text().splitlines(keepends=True)
+        listed.write_text("".join(lines[:2]) + "\n")
+        with pytest.raises(InputError, match=r"is not whole: 3 images are not in it, val_0.JPEG for one"):
+            tiny_imagenet(tmp_path, None)
+        listed.write_text("".join(lines[:2] + lines[:1]))
+        with pytest.raises(InputError, match=r"line 3: there is no image val_5.JPEG, or it is named before"):
+            tiny_imagenet(tmp_path, None)
+        listed.write_bytes("".join(lines).encode("utf-16"))
+        with pytest.raises(InputError, match="not a readable UTF-8 text file"):
             tiny_imagenet(tmp_path, None)
 
 
@@ -249,7 +272,8 @@ class TestTransforms:
 
 class TestBalance:
     def batches(self, labels: list[int], *args: int, **kwargs: int) -> list[list[int]]:
-        data = Transformed(SyntheticObjects("train", len(labels), 32), None)
+        classes = SyntheticObjects.every[: max(labels) + 1]
+        data = Transformed(SyntheticObjects("train", len(labels), 32, classes=classes), None)
         return [[labels[index] for index, _ in batch] for batch in drawn_evenly(data, labels, *args, **kwargs)]
 
     def test_every_class_gives_as_many_or_one_fewer(self) -> None:

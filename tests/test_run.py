@@ -195,7 +195,7 @@ def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
     with pytest.raises(InputError, match="damaged or another run's: delete it"):
         go(*flags)
     (out / "config.yaml").write_text("[")
-    with pytest.raises(InputError, match=r"config.yaml is damaged: start again with --overwrite"):
+    with pytest.raises(InputError, match=r"config.yaml is damaged: delete the folder, or start again with --overwrite"):
         go(*flags)
 
 
@@ -294,7 +294,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--schedule.power", "-1"], "must be positive"),
         (["--optimizer.backbone_lr", "-1"], "learning rates are at least 0"),
         (["--data.val_split", "train"], "are both train"),
-        (["--output_dir", "x" * 300], "cannot be a folder"),
+        (["--output_dir", "x" * 300], "cannot be a path"),
         (["--output_dir", ""], "output_dir is empty"),
         (["--optimizer.momentum", "-1"], "optimizer: Invalid momentum"),
         (["--optimizer.nesterov", "--optimizer.momentum", "0"], "optimizer: Nesterov"),

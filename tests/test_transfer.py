@@ -84,6 +84,34 @@ def test_a_study_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     assert study(configured(*flags, "--output_dir", tmp_path / "cut")) == whole
 
 
+def test_a_study_is_overwritten_whole_and_a_damaged_cell_is_named(small, tmp_path) -> None:
+    flags = (
+        "--config",
+        small,
+        "--sources",
+        "[A]",
+        "--targets",
+        "[A,B]",
+        "--epochs",
+        0,
+        "--output_dir",
+        tmp_path / "out",
+    )
+    study(configured(*flags, "--method", "magnitude"))
+    other = ("--method", "magnitude", "--sparsity", 0.5)
+    with pytest.raises(InputError, match=r"another configuration \(sparsity differ\)"):
+        study(configured(*flags, *other))
+    # What cannot work is refused before anything is deleted.
+    with pytest.raises(InputError, match="no method 'foo'"):
+        study(configured(*flags, "--method", "foo", "--overwrite"))
+    outcomes = study(configured(*flags, *other, "--overwrite"))
+    assert [round(outcome.backbone_sparsity, 2) for outcome in outcomes] == [0, 0, 0.5, 0.5]
+    assert study(configured(*flags, *other)) == outcomes
+    (tmp_path / "out" / "A" / "B" / "results.json").write_text("{")
+    with pytest.raises(InputError, match=r"results.json is damaged: delete the folder .*A/B"):
+        study(configured(*flags, *other))
+
+
 def test_two_processes_make_the_same_study(small, tmp_path) -> None:
     flags = ("--config", small, "--sources", "[A]", "--targets", "[A,B]", "--epochs", 0)
     alone = study(configured(*flags, "--output_dir", tmp_path / "alone"))
@@ -105,7 +133,14 @@ def test_two_processes_make_the_same_study(small, tmp_path) -> None:
         (["--targets", "[]"], "names no task"),
         (["--sources", "[A,A]"], "or one twice"),
         (["--tasks", "{}"], "tasks names no task"),
-        (["--tasks", "{dense: [striped disc, dotted bar]}"], "named by anything but 'dense'"),
+        (["--tasks", "{dense: [striped disc, dotted bar]}"], "and not 'dense': got 'dense'"),
+        (["--tasks", "{..: [striped disc, dotted bar]}"], "a task is named by letters"),
+        (["--overwrite", "--resume"], "contradict each other"),
+        (["--method", "foo"], "no method 'foo'"),
+        (["--sparsity", "1.5"], r"sparsity must be in \[0, 1\)"),
+        (["--keep_dense", "[encoder.nope]"], "no convolution or linear layer under"),
+        (["--method", "snip", "--pruning.per_class", "1000"], "asks 1000 images of every class"),
+        (["--pruning.settings.foo", "1"], "no setting foo"),
         (["--tasks", "{A: [striped disc]}"], "at least two classes"),
         (["--tasks", "{A: [striped disc, sun]}"], "no class 'sun'"),
         (["--masks", "some.safetensors"], "no mask file|leave masks"),

@@ -186,7 +186,9 @@ def test_an_earlier_runs_model_passes_to_the_other_task(tmp_path, where) -> None
 
 def test_what_a_format_does_not_explain_is_listed(trunk) -> None:
     state = {f"module.encoder_q.{name}": value for name, value in trunk.items()} | {"module.surprise": torch.zeros(1)}
-    with pytest.raises(InputError, match=r"looks like MoCo v2, but holds 1 tensors .*: module.surprise"):
+    with pytest.raises(
+        InputError, match=r"looks like MoCo v2, which does not .* 1 tensor is unknown \(module.surprise\)"
+    ):
         mapped(state, "file")
 
 
@@ -214,8 +216,18 @@ def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
     refused("holds more than tensors")
     torch.save({**trunk, "conv1.weight": trunk["conv1.weight"] * torch.nan}, path)
     refused("conv1.weight is of another type, or holds NaN")
+    torch.save({**trunk, "bn1.running_var": -trunk["bn1.running_var"]}, path)
+    refused("bn1.running_var holds negative variances")
+    torch.save({**trunk, "conv1.weight": trunk["conv1.weight"].double() * 1e300}, path)
+    refused("conv1.weight is of another type, or holds NaN or infinity")
+    for strange in (trunk["conv1.weight"].to_sparse(), torch.zeros(1, device="meta"), "word"):
+        torch.save({**trunk, "conv1.weight": strange}, path)
+        refused("is not a dictionary of tensors by name")
+    save_file(trunk, path)
+    load_encoder(build_encoder("resnet50"), "resnet50", str(path))
+    refused("cannot be a path", file=Path("~nobody-of-this-name/weights"))
     torch.save({**trunk, "surprise": torch.zeros(1)}, path)
-    refused("1 tensors are unknown \\(surprise\\)")
+    refused("1 tensor is unknown \\(surprise\\)")
     torch.save({"epoch": 3}, path)
     refused("is not a dictionary of tensors by name, nor has it one as state_dict or model")
     (tmp_path / "empty").mkdir()
@@ -347,7 +359,7 @@ def test_what_timm_has_behind_the_features_is_left_out(architecture: str, tmp_pa
     behind = loaded.left_out["the layers behind the features"]
     assert {name.partition(".")[0] for name in behind} <= {"conv_head", "bn2", "norm"}
     torch.save(whole | {"blocks.surprise": torch.zeros(1)}, tmp_path / "timm.pth")
-    with pytest.raises(InputError, match=r"1 tensors are unknown \(blocks.surprise\)"):
+    with pytest.raises(InputError, match=r"1 tensor is unknown \(blocks.surprise\)"):
         load_encoder(encoder, f"tu-{architecture}", str(tmp_path / "timm.pth"))
 
 

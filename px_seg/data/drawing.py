@@ -65,14 +65,22 @@ def clutter(rng: np.random.Generator, size: int) -> Field:
     return image
 
 
-def draw(rng: np.random.Generator, image: Field, shapes: Sequence[Shape], texture: Texture | None) -> Field:
+def draw(
+    rng: np.random.Generator,
+    image: Field,
+    shapes: Sequence[Shape],
+    texture: Texture | None,
+    radii: tuple[float, float] = (0.16, 0.32),
+    places: tuple[float, float] = (0.15, 0.85),
+) -> Field:
     """Paint one object over the image, in place, at a random place, size and angle; its coverage, in [0, 1].
 
-    The shape is drawn from several; without a texture the object has one colour.
+    The shape is drawn from several; without a texture the object has one colour. Radius and centre are in shares of
+    the image's side.
     """
     size = len(image)
-    radius = size * rng.uniform(0.16, 0.32)
-    centre = rng.uniform(0.15 * size, 0.85 * size, 2)
+    radius = size * rng.uniform(*radii)
+    centre = rng.uniform(places[0] * size, places[1] * size, 2)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:size, :size]
     u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)

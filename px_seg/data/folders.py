@@ -9,6 +9,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 from px_seg.data.base import LabelledImage, chosen
 from px_seg.data.images import opened, rgb, usable
 from px_seg.errors import InputError
+from px_seg.paths import user_path
 
 
 class ImageFiles:
@@ -61,10 +62,12 @@ def class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[Imag
     Raises InputError when one of the two is missing, has no class folders, or has other classes than the other,
     and for a class without images.
     """
-    folder = Path(root).expanduser()
+    folder = user_path(root, "--data.root")
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise InputError(f"there is no folder {folder / split}: --data.root holds train/CLASS/ and val/CLASS/")
+    if (folder / "train").samefile(folder / "val"):
+        raise InputError(f"train and val in {folder} are one folder: the scores would be those of the training images")
     train, val = _class_folders(folder / "train"), _class_folders(folder / "val")
     _same_classes(train, val, folder)
     return _pair(_images(train, classes), _images(val, classes), classes, folder)
@@ -92,7 +95,8 @@ def tiny_imagenet(root: str | Path, classes: Sequence[str] | None) -> tuple[Imag
 
 def tiny_imagenet_folder(root: str | Path) -> Path | None:
     """Where the dataset lies in or at `root`, if it does."""
-    places = (Path(root).expanduser() / "tiny-imagenet-200", Path(root).expanduser())
+    folder = user_path(root, "--data.root")
+    places = (folder / "tiny-imagenet-200", folder)
     return next((place for place in places if (place / "train").is_dir() and (place / "val").is_dir()), None)
 
 
@@ -118,22 +122,32 @@ def _class_folders(split: Path) -> dict[str, Path]:
 def _images(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> dict[str, list[Path]]:
     """The sorted images of the wanted classes, at any depth; of the others none, unread."""
     return {
-        name: sorted(path for path in folder.rglob("*") if has_file_allowed_extension(path.name, IMG_EXTENSIONS))
-        if wanted is None or name in wanted
-        else []
+        name: sorted(path for path in folder.rglob("*") if _is_image(path)) if wanted is None or name in wanted else []
         for name, folder in folders.items()
     }
+
+
+def _is_image(path: Path) -> bool:
+    return has_file_allowed_extension(path.name, IMG_EXTENSIONS) and not path.name.startswith(".")
 
 
 def _annotated(file: Path) -> dict[str, list[Path]]:
     """The images that the lines of Tiny-ImageNet's val_annotations.txt name: file, class, box."""
     found: dict[str, list[Path]] = {}
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        parts = line.split("\t")
-        path = file.parent / "images" / parts[0]
-        if len(parts) < 2 or not path.is_file():
-            raise InputError(f"{file}, line {number}: there is no image {path}")
-        found.setdefault(parts[1], []).append(path)
+    images = {path.name: path for path in (file.parent / "images").iterdir() if _is_image(path)}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a readable UTF-8 text file: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        name, _, rest = line.partition("\t")
+        if not line.strip():
+            continue
+        if not rest or name not in images:
+            raise InputError(f"{file}, line {number}: there is no image {name}, or it is named before")
+        found.setdefault(rest.partition("\t")[0], []).append(images.pop(name))
+    if images:
+        raise InputError(f"{file} is not whole: {len(images)} images are not in it, {min(images)} for one")
     return {name: sorted(paths) for name, paths in found.items()}
 
 

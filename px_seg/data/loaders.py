@@ -54,15 +54,8 @@ class Shuffle(Sampler[Key]):
 
 
 def training_loader(data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1) -> DataLoader:
-    """Shuffled full batches; the short last one is dropped, for BatchNorm's sake.
-
-    Raises InputError when the data does not fill one batch on every process.
-    """
-    if len(data) < batch_size * processes:
-        raise InputError(
-            f"{len(data)} training images do not fill one batch of {batch_size} on each of {processes} "
-            "process(es): lower --batch_size"
-        )
+    """Shuffled full batches; the short last one is dropped, for BatchNorm's sake. Raises what `check_fills` does."""
+    check_fills(len(data), batch_size, processes)
     return DataLoader(
         data,
         batch_size,
@@ -73,6 +66,15 @@ def training_loader(data: Transformed, batch_size: int, seed: int, workers: int,
         worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def check_fills(length: int, batch_size: int, processes: int) -> None:
+    """Raise InputError unless so many images fill one batch on every process."""
+    if length < batch_size * processes:
+        raise InputError(
+            f"{length} training images do not fill one batch of {batch_size} on each of {processes} "
+            "process(es): lower --batch_size"
+        )
 
 
 def evaluation_loader(data: Transformed, batch_size: int, workers: int, process: int, processes: int) -> DataLoader:

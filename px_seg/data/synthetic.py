@@ -69,7 +69,7 @@ class Synthetic(_Drawn):
 
 
 class SyntheticObjects(_Drawn):
-    """Classification: one plain shape, and one object over it whose shape and texture are the class.
+    """Classification: one object near the middle, whose shape and texture are the class.
 
     `classes` are some of `SyntheticObjects.every`, in the order of their labels, by default all; the images
     take turns, so that each class has as many, but for the remainder. The images of a class do not depend on
@@ -91,8 +91,7 @@ class SyntheticObjects(_Drawn):
         rng = self._generator(1 + self.every.index(name), index // len(self.classes))
         image = clutter(rng, self.size)
         texture, shape = name.split()
-        draw(rng, image, list(SHAPES.values()), None)
-        draw(rng, image, [SHAPES[shape]], TEXTURES[texture])
+        draw(rng, image, [SHAPES[shape]], TEXTURES[texture], radii=(0.26, 0.4), places=(0.35, 0.65))
         return LabelledImage(finished(rng, image), label)
 
     def mode(self, index: int) -> str:

@@ -1,13 +1,13 @@
 """Datasets that torchvision downloads or unpacks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from px_seg.data.folders import Pictures
 from px_seg.errors import InputError
+from px_seg.paths import user_path
 
 CIFAR: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
@@ -20,7 +20,7 @@ def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -
     Raises InputError when they are not in `root`, damaged, or cannot be downloaded.
     """
     reader = CIFAR[name]
-    folder = Path(root).expanduser()
+    folder = user_path(root, "--data.root")
     try:
         sets = [reader(folder, train=train, download=download) for train in (True, False)]
     except Exception as error:
@@ -44,7 +44,7 @@ def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -
 def fetch_tiny_imagenet(root: str) -> None:
     """Download and unpack Tiny-ImageNet in `root`. InputError, with the address, when that fails."""
     try:
-        download_and_extract_archive(TINY_IMAGENET, Path(root).expanduser())
+        download_and_extract_archive(TINY_IMAGENET, user_path(root, "--data.root"))
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
@@ -58,7 +58,7 @@ def unpack_imagenet(root: str) -> None:
 
     Raises InputError when neither the folders nor the archives are there.
     """
-    folder = Path(root).expanduser()
+    folder = user_path(root, "--data.root")
     if (folder / "train").is_dir() and (folder / "val").is_dir():
         return
     try:

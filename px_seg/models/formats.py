@@ -116,10 +116,15 @@ def _renamed(form: Format, state: Mapping[str, Tensor], source: str) -> Mapped:
             tensors[re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) - 1), new)] = tensor
     if unexplained:
         raise InputError(
-            f"{source} looks like {form.title}, but holds {len(unexplained)} tensors that it does not explain: "
-            f"{some(unexplained)}"
+            f"{source} looks like {form.title}, which does not explain all of it: {counted(unexplained)} unknown "
+            f"({some(unexplained)})"
         )
     return Mapped(form.title, tensors, left_out)
+
+
+def counted(names: list[str]) -> str:
+    """How many tensors, with the verb."""
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
 
 
 def some(names: list[str]) -> str:

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.models.formats import CLIP_ENCODER, mapped, some
+from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
 from px_seg.models.torchscript import is_torchscript, read_torchscript
+from px_seg.paths import user_path
+from px_seg.pruning import prunable
 
 PUBLISHED: dict[str, str] = {
     "mocov2": "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
@@ -34,23 +36,29 @@ class Loaded:
     """What an encoder was filled with.
 
     `source` says where from, and which version; `format` whose names the tensors had; `matched` is the number of
-    tensors loaded, and `left_out` the names of others in the file, by the reason why.
+    tensors loaded, and `left_out` the names of others in the file, by the reason why. `zeros` is the share of the
+    loaded convolution and linear weights that are 0: those of a pruned network are.
     """
 
     source: str
     format: str
     matched: int
     left_out: dict[str, list[str]]
+    zeros: float
 
     def __str__(self) -> str:
         parts = [f"{len(names)} of {reason}" for reason, names in self.left_out.items()]
         left = f"; left out: {', '.join(parts)}" if parts else ""
-        return f"{self.matched} tensors from {self.source} ({self.format}){left}"
+        pruned = f"; {self.zeros:.1%} of the weights are 0, as of a pruned network" if self.zeros > 0.001 else ""
+        return f"{self.matched} tensors from {self.source} ({self.format}){left}{pruned}"
 
     def summary(self) -> dict[str, object]:
         """The same for results.json, with numbers of names."""
         left_out = {reason: len(names) for reason, names in self.left_out.items()}
-        return {"source": self.source, "format": self.format, "matched": self.matched, "left_out": left_out}
+        return {
+            **{"source": self.source, "format": self.format, "matched": self.matched},
+            **{"left_out": left_out, "zeros": self.zeros},
+        }
 
 
 def check_weights(weights: str, encoder: str) -> None:
@@ -101,7 +109,9 @@ def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
     matched = len(tensors)
     # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
     encoder.load_state_dict({**encoder.state_dict(), **tensors})
-    return Loaded(source, found.title, matched, found.left_out)
+    convolutions = prunable(encoder).values()
+    zeros = sum(int((weight == 0).sum()) for weight in convolutions) / sum(weight.numel() for weight in convolutions)
+    return Loaded(source, found.title, matched, found.left_out, zeros)
 
 
 def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
@@ -188,7 +198,7 @@ def _any(names) -> str:
 
 
 def _file_of(weights: str) -> Path:
-    path = Path(weights).expanduser()
+    path = user_path(weights, "--weights")
     if path.is_dir():
         for file in (path / "model.safetensors", path / "model" / "model.safetensors"):
             if file.is_file():
@@ -201,7 +211,7 @@ def _file_of(weights: str) -> Path:
 
 def _read(file: Path) -> Mapping[str, Tensor]:
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(file):
             return load_file(file)
         if is_torchscript(file):
             return read_torchscript(file)
@@ -218,10 +228,20 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         # A training checkpoint: beside it lie the epoch, the optimizer and the like.
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    plain = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not plain or not state:
+    if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{file} is not a dictionary of tensors by name, nor has it one as state_dict or model")
     return state
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Whether it begins as the format does, whatever its name: the header's length, and a brace."""
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    return file.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**27)
+
+
+def _is_plain(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _named_like(encoder: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -264,10 +284,12 @@ def _match(encoder: nn.Module, state: Mapping[str, Tensor], name: str, source: s
         raise InputError(f"{misfit}: CLIP's ResNet-50 has an architecture of its own: --encoder {CLIP_ENCODER}")
     if missing or stray:
         groups = {"missing": missing, "unknown": stray}
-        told = [f"{len(names)} tensors are {what} ({some(names)})" for what, names in groups.items() if names]
+        told = [f"{counted(names)} {what} ({some(names)})" for what, names in groups.items() if names]
         raise InputError(f"{misfit}: {', '.join(told)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise InputError(f"{misfit}: {key} has shape {tuple(value.shape)}, the encoder's {tuple(own[key].shape)}")
-        if value.is_floating_point() != own[key].is_floating_point() or not value.isfinite().all():
+        if value.is_floating_point() != own[key].is_floating_point() or not value.to(own[key].dtype).isfinite().all():
             raise InputError(f"{misfit}: {key} is of another type, or holds NaN or infinity")
+        if key.endswith("running_var") and (value < 0).any():
+            raise InputError(f"{misfit}: {key} holds negative variances")

@@ -214,8 +214,10 @@ class Masks(Mapping[str, Tensor]):
             raise InputError(f"there is no mask file {path}") from None
         except InputError:
             raise
-        except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{path} is not a readable mask file: {error}") from None
+        if any(not isinstance(side, int) or side < 0 for shape in shapes.values() for side in shape):
+            raise InputError(f"{path} is damaged: its shapes are not whole numbers")
         masks = {}
         for name, shape in shapes.items():
             if bits[name].dtype != np.uint8 or bits[name].shape != ((int(np.prod(shape)) + 7) // 8,):
