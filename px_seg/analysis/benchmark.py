@@ -13,8 +13,7 @@ from px_seg import pictures
 from px_seg.analysis.agreement import agreement
 from px_seg.analysis.cost import breakdown, clock, peak_bytes, seconds
 from px_seg.errors import InputError
-from px_seg.models import build_segmenter, load_model
-from px_seg.models.segmenter import check_segmenter
+from px_seg.models import build_segmenter, check_segmenter, load_model
 from px_seg.pruning import PX, Masks, Random, prune
 
 SCOPE = "encoder"
@@ -71,7 +70,7 @@ class Setting:
             raise InputError("there is no CUDA GPU here: leave device out")
         if min(case.batches, case.batch_size, case.rounds, 1 if case.threads is None else case.threads) < 1:
             raise InputError("batches, batch_size, rounds and threads must be at least 1")
-        check_segmenter(case.encoder, "none", case.output_stride)
+        check_segmenter(case.encoder, case.output_stride)
         if case.side < 1 or case.side % case.output_stride:
             raise InputError(f"side must be a multiple of the output stride {case.output_stride}, got {case.side}")
         if case.threads is not None:
