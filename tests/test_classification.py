@@ -352,6 +352,28 @@ def test_an_evaluation_before_training_leaves_the_training_as_it_was(tiny, tmp_p
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_run_resumed_before_its_first_checkpoint_logs_its_start_once(tiny, tmp_path) -> None:
+    from test_run import Interrupted
+
+    flags = (
+        "--config",
+        tiny,
+        "--method",
+        "random",
+        "--evaluate_first",
+        "--epochs",
+        4,
+        "--output_dir",
+        tmp_path / "out",
+    )
+    # Two updates an epoch: the sixth is reached in the third, or at once where it is counted from five.
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=type("AtOnce", (Interrupted,), {"steps": 5}))
+    assert [line["epoch"] for line in lines(tmp_path / "out")] == [0]
+    go(*flags, "--resume")
+    assert [line["epoch"] for line in lines(tmp_path / "out")] == [0, 1, 2, 3, 4]
+
+
 def test_flags_are_not_shortened() -> None:
     with pytest.raises(InputError, match="spars"):
         parsed("--spars", 0.5, "--method", "dense")
