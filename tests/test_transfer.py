@@ -42,9 +42,11 @@ def test_the_matrix_is_that_of_its_cells(small, tmp_path, monkeypatch, capsys) -
     cells = [(o.source, o.target) for o in outcomes]
     # A source is tried on itself even where it is no target: that is where it is pruned.
     assert cells == [("dense", "A"), ("dense", "B"), ("A", "A"), ("A", "B"), ("C", "C"), ("C", "A"), ("C", "B")]
+    tasks = yaml.safe_load(small.read_text())["tasks"]
     for outcome in outcomes:
         results = json.loads((out / outcome.source / outcome.target / "results.json").read_text())
         assert (results["accuracy"], results["before_training"]["accuracy"]) == (outcome.after, outcome.before)
+        assert list(results["class_accuracy"]) == tasks[outcome.target]
         assert results["sparsity"] == (0 if outcome.source == "dense" else 0.8)
     assert Masks.load(out / "C" / "A" / "masks.safetensors") == Masks.load(out / "C" / "C" / "masks.safetensors")
     assert Masks.load(out / "A" / "A" / "masks.safetensors") != Masks.load(out / "C" / "C" / "masks.safetensors")
