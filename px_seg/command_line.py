@@ -103,7 +103,8 @@ def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str], 
             r'Parser key "(.+?)": Does not validate against any of the Union subtypes.*? value: (.*)', message
         )
         if union and "Expected a <class 'list'>" not in message:
-            kinds = ", ".join(re.findall(r"<class '(\w+)'>", message.split("Errors:")[0])).replace("NoneType", "null")
+            kinds = re.findall(r"<class '(\w+)'>", message.split("Errors:")[0])
+            kinds = ", ".join(["null" if kind == "NoneType" else kind for kind in sorted(kinds, key="NoneType".__eq__)])
             message = f"{union[1]} takes {kinds}, got {union[2]}"
         if "Expected a <class 'list'>" in message:
             message += "; a list is written '[a,b]'"

@@ -1,6 +1,5 @@
 """One run from start to end: prune, fine-tune, evaluate, and write down what came of it."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from px_seg.paths import user_path
 from px_seg.plugins import load_criteria
 from px_seg.pruning import Criterion, Masks
 from px_seg.pruning.contexts import evaluating
-from px_seg.results import collect, described, table
+from px_seg.results import collect, described, pruned_by, table
 from px_seg.sparsify import (
     check_plan,
     check_pruning,
@@ -38,7 +37,7 @@ from px_seg.sparsify import (
     without_idle_settings,
 )
 from px_seg.tasks import Task
-from px_seg.tickets import given_masks, origin
+from px_seg.tickets import given_masks
 from px_seg.training import (
     check_optimizer,
     check_schedule,
@@ -179,28 +178,14 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     environment = {
         "weights_loaded": ready.loaded.summary() if ready.loaded else None,
         "notes": notes,
-        "rounds": int(masks.metadata.get("rounds", 0)),
-        "ranking": masks.metadata.get("ranking"),
-        "pattern": masks.metadata.get("pattern"),
-        "masks": config.masks,
-        "keep_dense": origin(masks, folder.masks, task.scope).kept_dense,
-        "empty_layers": [name for name, density in masks.densities().items() if density == 0],
-        "pruning": {
-            "batches": len(ready.drawn) or config.pruning.batches,
-            "batch_size": config.pruning.batch_size,
-            "per_class": config.pruning.per_class,
-        },
-        "settings": json.loads(masks.metadata.get("settings", "{}")),
-        "criteria": config.criteria,
-        "shuffle_masks": masks.metadata.get("shuffled") == "true",
-        "reinit": config.reinit,
-        "freeze_bn": config.freeze_bn,
+        **pruned_by(masks, task, config, batches=len(ready.drawn)),
         "processes": processes,
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
     }
     if config.evaluate_first:
-        environment["before_training"] = {key: value for key, value in history[0].items() if key in scores}
+        start = next(line for line in history if line["epoch"] == 0)
+        environment["before_training"] = {key: value for key, value in start.items() if key in scores}
     results = collect(task, config, scores, saved, model, seconds, environment)
     summary = table(task, results, folder.path)
     _draw(task, model, masks, folder, history, results)

@@ -1,5 +1,6 @@
 """What a run came to: the contents of results.json, and the table for a terminal."""
 
+import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.pictures import label
-from px_seg.pruning import CRITERIA, prunable
+from px_seg.pruning import CRITERIA, Masks, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
+from px_seg.tickets import origin
 
 PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
 
@@ -58,6 +60,32 @@ def collect(
         "seconds": dict(seconds),
         **environment,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def pruned_by(masks: Masks, task: Task, config: RunConfig, batches: int) -> dict[str, Any]:
+    """How the masks came about, and what was done to network and training beside, for results.json.
+
+    `batches` is the number that pruning scored with, 0 where it scored without.
+    """
+    made = masks.metadata
+    return {
+        "rounds": int(made.get("rounds", 0)),
+        "ranking": made.get("ranking"),
+        "pattern": made.get("pattern"),
+        "masks": config.masks,
+        "keep_dense": origin(masks, "the run's own mask file", task.scope).kept_dense,
+        "empty_layers": [name for name, density in masks.densities().items() if density == 0],
+        "pruning": {
+            "batches": batches or config.pruning.batches,
+            "batch_size": config.pruning.batch_size,
+            "per_class": config.pruning.per_class,
+        },
+        "settings": json.loads(made.get("settings", "{}")),
+        "criteria": config.criteria,
+        "shuffle_masks": made.get("shuffled") == "true",
+        "reinit": config.reinit,
+        "freeze_bn": config.freeze_bn,
     }
 
 

@@ -263,7 +263,7 @@ def _without_timms_head(encoder: nn.Module, name: str, tensors: dict[str, Tensor
     stray = [key for key in tensors if key not in own]
     if not stray:
         return {}
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         whole = timm.create_model(name.removeprefix("tu-").partition(".")[0]).state_dict()
     behind = [key for key in stray if key in whole]
     for key in behind:
