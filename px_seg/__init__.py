@@ -1,7 +1,7 @@
 """Path eXclusion pruning and transfer for segmentation models and classifiers."""
 
 from px_seg.errors import InputError
-from px_seg.models import Classifier, build_classifier, build_segmenter
+from px_seg.models import Classifier, build_classifier, build_segmenter, load_model
 from px_seg.pruning import (
     IMP,
     NTKSAP,
@@ -49,6 +49,7 @@ __all__ = [
     "build_classifier",
     "build_segmenter",
     "criterion",
+    "load_model",
     "prunable",
     "prune",
     "register",

@@ -75,10 +75,7 @@ def _decided(config: C, argv: Sequence[str], by: str, **decided: str | float) ->
         same = abs(said - own) <= 1e-6 if isinstance(own, float) else said == own
         if asked and asked >= _strength(by, argv) and not same:
             what, value = (f"{part:g}" if isinstance(part, float) else part for part in (own, said))
-            noun = "an" if key == "encoder" else "a"
-            raise InputError(
-                f"{by} {getattr(config, by)} has {noun} {key} of {what}, not {value}: leave one of the two out"
-            )
+            raise InputError(f"{by} {getattr(config, by)} means {key} {what}, not {value}: leave one of the two out")
     return replace(config, **decided)
 
 

@@ -159,7 +159,7 @@ class RunConfig:
             method's own, global for most
         pattern: n:m, exactly n of every m input channels live, as 2:4; the sparsity is then 1 - n/m
         keep_dense: parts of the backbone that are not pruned, as encoder.conv1 or encoder.layer4
-        masks: start from the masks in this file, made by any run with the same backbone, and prune nothing
+        masks: start from the masks in this file, or of the run in this folder, of the same backbone; prune nothing
         shuffle_masks: ablation: permute the mask of each layer
         reinit: ablation: draw new weights after pruning
         freeze_bn: BatchNorm normalises with the statistics of its start, in training as well

@@ -160,14 +160,14 @@ def _replace(path: Path, text: str) -> None:
 def default_folder(task: str, config: RunConfig) -> Path:
     """runs/seg/synthetic/resnet18/px/0.8/seed0, for example.
 
-    resnet50-mocov2 for a backbone that starts from weights; px-erk-shuffled for what is not px by itself.
+    resnet50-mocov2 for a backbone that starts from weights; px-erk-shuffled for what is not px by itself, and
+    px-from-ticket for masks of the run in a folder ticket.
     """
     data, encoder = config.data.name, config.encoder.replace("/", "-")
     if config.weights != "none":
-        parts = [part for part in Path(config.weights).parts if part not in ("model", "model.safetensors")]
-        encoder += f"-{Path(parts[-1]).stem if parts else 'file'}".replace(":", "-")
+        encoder += f"-{_stem(config.weights)}".replace(":", "-")
     changes = [
-        config.masks and "given",
+        config.masks and f"from-{_stem(config.masks)}",
         config.ranking,
         config.pattern and config.pattern.replace(":", "of"),
         config.shuffle_masks and "shuffled",
@@ -175,6 +175,12 @@ def default_folder(task: str, config: RunConfig) -> Path:
     ]
     method = "-".join([config.method, *(change for change in changes if change)])
     return Path("runs") / task / data / encoder / method / f"{config.sparsity:g}" / f"seed{config.seed}"
+
+
+def _stem(path: str) -> str:
+    """A name for a file by itself, or for the run that it is of."""
+    parts = [part for part in Path(path).parts if part not in ("model", "model.safetensors", "masks.safetensors")]
+    return Path(parts[-1]).stem if parts else "file"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

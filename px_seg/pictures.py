@@ -149,8 +149,11 @@ def heat_maps(
     columns: Sequence[str],
     title: str,
 ) -> None:
-    """Tables of shares in [0, 1] side by side, coloured alike, each by its name; what was pruned on by what it was
-    tried on."""
+    """Tables of shares in [0, 1] side by side, coloured alike, each by its name.
+
+    A row is what was pruned on, a column what that was tried on; a row's own column is bold, and a row `dense` is set
+    apart.
+    """
     width, height = 1.9 + 0.62 * len(columns), 1.9 + 0.42 * len(rows)
     figure = Figure(figsize=(max(6.5, 0.9 + width * len(panels)), height), layout="constrained")
     values = [share for table in panels.values() for row in table for share in row]
@@ -160,9 +163,14 @@ def heat_maps(
         for row, shares in enumerate(table):
             for column, share in enumerate(shares):
                 dark = share < (low + high) / 2
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if dark else "k")
+                own = {"weight": "bold"} if rows[row] == columns[column] else {}
+                axes.text(
+                    column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if dark else "k", **own
+                )
         axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
+        if rows[0] == "dense":
+            axes.axhline(0.5, color="w", linewidth=4)
         axes.set(title=name, xlabel="tried on", ylabel="pruned on")
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.9, ticks=MaxNLocator(6, steps=[1, 2, 5, 10]))
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

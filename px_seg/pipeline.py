@@ -18,7 +18,7 @@ from px_seg.config import RunConfig
 from px_seg.data.loaders import Key, check_fills, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_first, make_accelerator
 from px_seg.errors import InputError, TrainingDiverged
-from px_seg.models import Loaded, check_weights, load_encoder
+from px_seg.models import Loaded, check_weights, load_encoder, zero_scales
 from px_seg.output import TRACKED, RunFolder, default_folder, flat
 from px_seg.paths import user_path
 from px_seg.plugins import load_criteria
@@ -37,7 +37,7 @@ from px_seg.sparsify import (
     without_idle_settings,
 )
 from px_seg.tasks import Task
-from px_seg.tickets import given_masks
+from px_seg.tickets import given_masks, told
 from px_seg.training import (
     check_optimizer,
     check_schedule,
@@ -131,9 +131,10 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
         task.val, config.batch_size, config.data.workers, accelerator.process_index, processes
     )
     notes = main_first(accelerator, lambda: task.check_data() if main else [])
+    notes += zero_scales(getattr(model, task.scope)) + (told(ready.given, config) if ready.given else [])
     check_shapes(model, task, config)
     if main:
-        for line in ([f"weights: {ready.loaded}"] if ready.loaded else []) + notes:
+        for line in [f"weights: {ready.loaded or 'none, the backbone starts random'}", *notes]:
             say(line)
     model.to(accelerator.device)
     task.fit_head(model, accelerator)

@@ -168,7 +168,8 @@ def sparsify(
 
     def labelled(masks: Masks) -> Masks:
         seconds = before + time.perf_counter() - started
-        return masks.with_metadata(**_asked(config), encoder=config.encoder, seconds=f"{seconds:.3f}")
+        start = {"encoder": config.encoder, "weights": config.weights}
+        return masks.with_metadata(**_asked(config), **start, seconds=f"{seconds:.3f}")
 
     with bar(total=rounds, desc=f"pruning by {config.method}", unit="round", show=main and rounds > 0) as progress:
 

@@ -77,18 +77,13 @@ def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     encoder = made.get("encoder", config.encoder)
     if encoder.partition(".")[0] != config.encoder.partition(".")[0]:
         raise InputError(f"{path} holds masks of the backbone {encoder}, not of {config.encoder}: --encoder {encoder}")
-    try:
-        masks.check(model)
-        expected = prunable(model, source.scope)
-    except InputError as error:
-        raise InputError(f"{path} is not for this model: {error}") from None
-    left = [name for name in expected if name not in masks]
-    if stray := [name for name in masks if name not in prunable(model)]:
-        raise InputError(f"{path} has a mask for {stray[0]}, which is no weight of a convolution or linear layer")
-    if left:
+    Masks.load(path, model)
+    if "scope" not in made and (left := [name for name in prunable(model, task.scope) if name not in masks]):
         raise InputError(
             f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, {left[0]} for one"
         )
+    if stray := [name for name in masks if name not in prunable(model)]:
+        raise InputError(f"{path} has a mask for {stray[0]}, which is no weight of a convolution or linear layer")
     if not any(name.startswith(f"{task.scope}.") for name in masks):
         raise InputError(f"{path} has no masks for the backbone, the weights under {task.scope}.")
     if config.method != source.method or abs(config.sparsity - source.sparsity) > 1e-6:
@@ -101,3 +96,19 @@ def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
             raise InputError(f"shuffled masks would not keep the pattern {made['pattern']}: leave shuffle_masks out")
         masks = masks.shuffled(config.seed).with_metadata(shuffled="true")
     return masks.with_metadata(seconds="0", given=str(path))
+
+
+def told(masks: Masks, config: RunConfig) -> list[str]:
+    """What is to be noted of given masks on the weights that the run starts from."""
+    made, notes = masks.metadata, []
+    seeds = (made.get("seed"), str(config.seed))
+    if "weights" in made:
+        same = made["weights"] == config.weights and (config.weights != "none" or seeds[0] == seeds[1])
+        if not same:
+            notes.append(
+                f"the masks were found on weights {made['weights']}, seed {seeds[0]}: this run starts from "
+                f"{config.weights}, seed {seeds[1]}"
+            )
+    if masks.kept == masks.total:
+        notes.append(f"the masks in {config.masks} prune nothing")
+    return notes

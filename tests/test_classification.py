@@ -250,8 +250,8 @@ class TestGivenMasks:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (("--sparsity", 0.9), "has a sparsity of 0.8, not 0.9: leave one of the two out"),
-            (("--method", "snip"), "has a method of px, not snip: leave one of the two out"),
+            (("--sparsity", 0.9), "means sparsity 0.8, not 0.9: leave one of the two out"),
+            (("--method", "snip"), "means method px, not snip: leave one of the two out"),
             (("--pattern", "2:4"), "leave pattern and keep_dense out"),
             (("--keep_dense", "[encoder.conv1]"), "leave pattern and keep_dense out"),
             (("--rounds", 7), "leave --rounds out"),
@@ -394,11 +394,25 @@ def tree_config(small, tmp_path) -> Path:
     return path
 
 
+def test_scales_of_zero_and_other_starts_are_noted(small, tiny, tmp_path) -> None:
+    results = classify(
+        *("--config", small, "--encoder", "tu-resnet26", "--method", "random", "--epochs", 0),
+        *("--output_dir", tmp_path / "timm"),
+    )
+    assert results["notes"][0].startswith("8 of the backbone's 28 BatchNorms have scale 0")
+    flags = ("--config", small, "--method", "random", "--epochs", 0)
+    assert classify(*flags, "--output_dir", tmp_path / "first")["notes"] == []
+    flags = ("--config", small, "--masks", tmp_path / "first", "--epochs", 0)
+    assert classify(*flags, "--output_dir", tmp_path / "same")["notes"] == []
+    other = classify(*flags, "--seed", 1, "--output_dir", tmp_path / "other")
+    assert other["notes"] == ["the masks were found on weights none, seed 0: this run starts from none, seed 1"]
+
+
 def test_clips_weights_decide_the_encoder() -> None:
     assert parsed("--weights", "clip", task=Classification).encoder == "tu-resnet50_clip"
     assert parsed("--weights", "clip").encoder == "tu-resnet50_clip"
     assert parsed("--weights", "clip", "--encoder", "tu-resnet50_clip.openai").encoder == "tu-resnet50_clip.openai"
-    with pytest.raises(InputError, match="weights clip has an encoder of tu-resnet50_clip, not resnet50"):
+    with pytest.raises(InputError, match="weights clip means encoder tu-resnet50_clip, not resnet50"):
         parsed("--weights", "clip", "--encoder", "resnet50")
 
 

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from px_seg import InputError, Magnitude, Masks, Random, criterion, prunable, prune
+from px_seg import InputError, Magnitude, Masks, Random, build_classifier, criterion, prunable, prune
 from px_seg.pruning import exponential
 
 
@@ -173,3 +173,14 @@ def test_pruned_weights_stay_zero_under_any_optimizer(net: nn.Module, make, gene
     assert net[0].weight[masks["0.weight"]].all()
     step()
     assert masks.revived(net.state_dict())
+
+
+def test_a_file_must_cover_what_it_was_made_for(tmp_path) -> None:
+    """All names and shapes of ResNet-18 occur in ResNet-34."""
+    masks = prune(build_classifier("resnet18", 3, "none"), (), 0.5, Magnitude(), "encoder")
+    masks.save(tmp_path / "masks.safetensors")
+    assert Masks.load(tmp_path / "masks.safetensors", build_classifier("resnet18", 9, "none")) == masks
+    with pytest.raises(InputError, match=r"no masks for 16 of the weights, encoder.layer1.2.conv1.weight for one"):
+        Masks.load(tmp_path / "masks.safetensors", build_classifier("resnet34", 3, "none"))
+    with pytest.raises(InputError, match="is a folder: name the mask file in it"):
+        Masks.load(tmp_path)

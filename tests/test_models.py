@@ -100,8 +100,11 @@ def test_a_saved_classifier_is_read_back(tmp_path) -> None:
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(images), again(images))
+    assert load_model(tmp_path).head.out_features == 3
     with pytest.raises(InputError, match=r"no model in .*: config.json is missing"):
-        load_model(tmp_path)
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="at least one class, got 0"):
+        build_classifier("resnet20", 0, "none")
     file = tmp_path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"the model in .* cannot be read"):

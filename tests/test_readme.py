@@ -4,8 +4,11 @@ import re
 
 import pytest
 from conftest import REPOSITORY, go
+from PIL import Image
 
+from px_seg.data import SyntheticObjects
 from px_seg.pruning import CRITERIA
+from px_seg.tasks import Classification
 
 
 def test_the_first_snippet_runs_as_it_stands(tmp_path, monkeypatch) -> None:
@@ -17,6 +20,17 @@ def test_the_first_snippet_runs_as_it_stands(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "masks.safetensors").is_file()
     assert names["masks"].revived(names["model"].state_dict()) == {}
     assert names["scores"].keys() == names["masks"].keys()
+
+
+def test_a_trained_classifier_is_used_as_shown(tmp_path, monkeypatch, capsys) -> None:
+    flags = ("--data.size", 32, "--data.train_images", 30, "--data.val_images", 15, "--epochs", 0, "--method", "random")
+    go(*flags, "--encoder", "resnet20", "--batch_size", 10, "--output_dir", tmp_path / "run", task=Classification)
+    Image.new("RGB", (300, 250), "teal").save(tmp_path / "photo.jpg")
+    section = (REPOSITORY / "docs" / "classification.md").read_text().split("## Using a classifier")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("runs/.../seed0", "run"), {})
+    assert capsys.readouterr().out.strip().splitlines()[-1] in SyntheticObjects.every
 
 
 @pytest.mark.parametrize(

@@ -306,8 +306,8 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
             r"no VOC2012 tree at nowhere/VOCdevkit.*--data.download",
         ),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["--method", "dense", "--sparsity", "0.5"], "method dense has a sparsity of 0, not 0.5"),
-        (["--pattern", "2:4", "--sparsity", "0.8"], "pattern 2:4 has a sparsity of 0.5, not 0.8"),
+        (["--method", "dense", "--sparsity", "0.5"], "method dense means sparsity 0, not 0.5"),
+        (["--pattern", "2:4", "--sparsity", "0.8"], "pattern 2:4 means sparsity 0.5, not 0.8"),
         (["--pattern", "2:4", "--method", "dense"], "leave the pattern 2:4 out"),
         (["--pattern", "2:4", "--shuffle_masks"], "would not keep the pattern 2:4"),
         (["--pattern", "2:4", "--ranking", "erk"], "leave the ranking erk out"),
@@ -350,7 +350,7 @@ def test_unknown_keys_in_a_file_are_named(tmp_path) -> None:
         "pattern: 2:4": 'write the pattern in quotes, as "2:4"',
         "keep_dense:": "keep_dense has no value",
         "pruning: {settings: }": "pruning.settings has no value",
-        "{method: dense, sparsity: 0.5}": "method dense has a sparsity of 0, not 0.5",
+        "{method: dense, sparsity: 0.5}": "method dense means sparsity 0, not 0.5",
     }.items():
         path.write_text(content)
         with pytest.raises(InputError, match=message):

@@ -1,7 +1,7 @@
 """Networks built around one backbone, and the weights a backbone starts from."""
 
 from px_seg.models.classifier import Classifier, build_classifier
-from px_seg.models.encoders import build_encoder, check_encoder
+from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.saved import load_model
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
 from px_seg.models.weights import Loaded, check_weights, load_encoder
@@ -18,4 +18,5 @@ __all__ = [
     "check_weights",
     "load_encoder",
     "load_model",
+    "zero_scales",
 ]

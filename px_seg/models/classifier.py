@@ -1,10 +1,11 @@
 """A classifier: any of the backbones, average pooling, and one linear layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from px_seg.errors import InputError
 from px_seg.models.encoders import build_encoder
 from px_seg.models.weights import load_encoder
 
@@ -13,12 +14,15 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
     """Images (N, 3, H, W) to logits (N, classes).
 
     `encoder` is the same object that a segmenter of that name has, undilated, so that masks and weights pass from
-    one to the other; `head` is linear on its last features, averaged over the image. `Classifier.from_pretrained`
-    reads what `save_pretrained` wrote.
+    one to the other; `head` is linear on its last features, averaged over the image; `names` are those of the classes,
+    where they are known. `Classifier.from_pretrained` reads what `save_pretrained` wrote.
     """
 
-    def __init__(self, encoder: str, classes: int) -> None:
+    def __init__(self, encoder: str, classes: int, names: Sequence[str] | None = None) -> None:
         super().__init__()
+        if classes < 1:
+            raise InputError(f"a classifier has at least one class, got {classes}")
+        self.names = names
         self.encoder = build_encoder(encoder)
         self.head = nn.Linear(self.encoder.out_channels[-1], classes)
 
@@ -34,7 +38,10 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
     ) -> ModelCard:
         """The README.md that `save_pretrained` writes: how to read the model, and what it was trained on."""
         data = ModelCardData(library_name="px_seg", license="mit", tags=["px_seg", "image-classification", "sparse"])
-        told = "\n".join(f"| {name} | {value} |" for name, value in {"dataset": dataset, **(scores or {})}.items())
+        told = "\n".join(
+            f"| {name} | {f'{value:.4f}' if isinstance(value, float) else value} |"
+            for name, value in {"dataset": dataset, **(scores or {})}.items()
+        )
         return ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n# A px_seg classifier\n\n```python\nimport px_seg\n\n"
             f"model = px_seg.Classifier.from_pretrained(folder).eval()\n```\n\n| | |\n|---|---|\n{told}\n"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock
 
 from px_seg.errors import InputError
@@ -73,6 +74,22 @@ def build_encoder(name: str) -> nn.Module:
         return SMALL[name]() if name in SMALL else smp.encoders.get_encoder(name, weights=None)
     except UNBUILDABLE as error:
         raise InputError(f"{name} cannot be built as a backbone: {' '.join(str(error).split())}") from error
+
+
+def zero_scales(encoder: nn.Module) -> list[str]:
+    """A line for the BatchNorms whose scale is 0 throughout; none where there are none.
+
+    timm starts the last one of every residual branch so. Whatever scores by the outputs, PX as well, gives the
+    branch 0 then, and prunes it first.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.weight is not None]
+    zero = sum(not module.weight.count_nonzero() for module in norms)
+    if not zero:
+        return []
+    return [
+        f"{zero} of the backbone's {len(norms)} BatchNorms have scale 0, as timm starts residual branches: the weights "
+        "before them score 0 with all methods that ask the outputs, and go first; trained weights have none"
+    ]
 
 
 def check_encoder(name: str) -> None:

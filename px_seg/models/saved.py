@@ -11,11 +11,13 @@ from px_seg.models.classifier import Classifier
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The segmenter or classifier in a run's `model` folder, read by its library's own `from_pretrained`.
+    """The segmenter or classifier of a run, from its folder or the `model` folder in it, by its library's own reader.
 
     Raises InputError when there is none, or its files are damaged.
     """
-    config = Path(folder) / "config.json"
+    inside = Path(folder) / "model"
+    folder = inside if inside.is_dir() else Path(folder)
+    config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")
     try:

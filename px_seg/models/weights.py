@@ -154,7 +154,7 @@ def _fetched(download: Callable, weights: str):
         return download()
     except Exception as error:
         # What a failed download raises depends on the HTTP library under the hub's client.
-        reason = " ".join(str(error).split())[:160].strip(" .") or type(error).__name__
+        reason = " ".join(str(error).split())[:240].strip(" .") or type(error).__name__
         raise InputError(
             f"the weights {weights} could not be downloaded ({reason}): give --weights FILE, or set HF_HOME and "
             "TORCH_HOME to cache folders that have them, or start from random weights with --weights none"
@@ -219,7 +219,10 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     except InputError:
         raise
     except UnpicklingError:
-        raise InputError(f"{file} is damaged or holds more than tensors, and is not loaded") from None
+        raise InputError(
+            f"{file} is damaged or holds more than tensors, as a whole pickled model does, and is not loaded: save its "
+            "state_dict()"
+        ) from None
     except Exception as error:
         # A file that is no archive at all fails in the unpickler, in ways of its own.
         reason = " ".join(str(error).split())[:160] or type(error).__name__

@@ -201,8 +201,10 @@ class Masks(Mapping[str, Tensor]):
         """Read a file that `save` wrote; the masks are on the CPU, in the order they were saved.
 
         Raises InputError when the file is missing, is not a safetensors file or holds no masks, and
-        naming the tensor when one does not fit `model`.
+        naming the tensor when one does not fit `model`, or when weights of the scope they were made for have none.
         """
+        if Path(path).is_dir():
+            raise InputError(f"{path} is a folder: name the mask file in it")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = dict(file.metadata() or {})
@@ -228,8 +230,14 @@ class Masks(Mapping[str, Tensor]):
         if model is not None:
             try:
                 loaded.check(model)
-            except InputError as error:
+                # What they were made for; of a larger model of the kind, all names might fit and weights be left over.
+                expected = prunable(model, json.loads(metadata["scope"])) if "scope" in metadata else []
+            except (InputError, ValueError, TypeError, AttributeError) as error:
                 raise InputError(f"{path} is not for this model: {error}") from None
+            if left := [name for name in expected if name not in loaded]:
+                raise InputError(
+                    f"{path} is not for this model: it has no masks for {len(left)} of the weights, {left[0]} for one"
+                )
         return loaded
 
 

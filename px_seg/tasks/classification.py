@@ -90,7 +90,7 @@ class Classification:
 
     def build_model(self) -> Classifier:
         """Backbone, average and linear layer, dense, one logit a class."""
-        return Classifier(self.config.encoder, len(self.classes))
+        return Classifier(self.config.encoder, len(self.classes), list(self.classes))
 
     def fit_head(self, model: Classifier, accelerator: Accelerator) -> None:
         """Set the head, in place, to the class-balanced ridge regression on the features, where one is configured.
