@@ -399,7 +399,7 @@ def test_scales_of_zero_and_other_starts_are_noted(small, tiny, tmp_path) -> Non
         *("--config", small, "--encoder", "tu-resnet26", "--method", "random", "--epochs", 0),
         *("--output_dir", tmp_path / "timm"),
     )
-    assert results["notes"][0].startswith("8 of the backbone's 28 BatchNorms have scale 0")
+    assert results["notes"][0].startswith("8 of the backbone's 29 BatchNorms have scale 0")
     flags = ("--config", small, "--method", "random", "--epochs", 0)
     assert classify(*flags, "--output_dir", tmp_path / "first")["notes"] == []
     flags = ("--config", small, "--masks", tmp_path / "first", "--epochs", 0)
