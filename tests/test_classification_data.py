@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> Path:
 
 def folder_run(tree: Path, out: Path, *flags: object) -> dict:
     small = ("--data.name", "folder", "--data.root", tree, "--data.size", 32, "--data.workers", 0, "--weights", "none")
-    small += ("--encoder", "resnet20", "--rounds", 1, "--pruning.batches", 1, "--pruning.batch_size", 4)
+    small += ("--encoder", "resnet20", "--rounds", 1, "--pruning.per_class", 2, "--pruning.batch_size", 4)
     return go(*small, "--epochs", 1, "--batch_size", 2, "--output_dir", out, *flags, task=Classification)
 
 

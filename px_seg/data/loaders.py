@@ -122,7 +122,9 @@ def drawn_evenly(
     if per_class is not None:
         for label, name in enumerate(data.data.classes):
             if (count := len(queues.get(label, []))) < per_class:
-                raise InputError(f"pruning.per_class asks {per_class} images of every class, {name} has {count}")
+                raise InputError(
+                    f"pruning.per_class asks {per_class} images of every class, {name} has {count}: lower it"
+                )
     # The order of the first draw of each: as random as the draw.
     order = list(queues.values())
     rounds = max(map(len, order)) if per_class is None else per_class
