@@ -78,16 +78,22 @@ def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
     return root
 
 
+def smaller(preset: Path, target: Path, data: dict, pruning: dict, **settings: object) -> Path:
+    """The preset with these settings in it, as a file of its own."""
+    content = yaml.safe_load(preset.read_text()) | settings
+    content["data"] |= data
+    content["pruning"] = pruning
+    target.write_text(yaml.safe_dump(content))
+    return target
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A configuration of a run that takes seconds."""
-    settings = yaml.safe_load((REPOSITORY / "configs" / "synthetic.yaml").read_text())
-    settings |= {"rounds": 2, "epochs": 1, "batch_size": 4}
-    settings["data"] |= {"train_images": 8, "val_images": 5, "size": 32}
-    settings["pruning"] = {"batches": 1, "batch_size": 2}
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    """A configuration of a segmentation run that takes seconds."""
+    data = {"train_images": 8, "val_images": 5, "size": 32}
+    pruning = {"batches": 1, "batch_size": 2}
+    preset = CONFIGS / "synthetic.yaml"
+    return smaller(preset, tmp_path / "tiny.yaml", data, pruning, rounds=2, epochs=1, batch_size=4)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import CONFIGS, TWO, go, parsed, script
+from conftest import CONFIGS, TWO, go, parsed, script, smaller
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,13 +25,10 @@ from px_seg.tasks import Classification, Segmentation
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A configuration of a classification run that takes seconds."""
-    settings = yaml.safe_load((CONFIGS / "cls" / "synthetic.yaml").read_text())
-    settings |= {"rounds": 2, "epochs": 1, "batch_size": 10, "encoder": "resnet20"}
-    settings["data"] |= {"train_images": 30, "val_images": 20, "size": 32}
-    settings["pruning"] = {"batches": 1, "batch_size": 15}
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    data = {"train_images": 30, "val_images": 20, "size": 32}
+    short = {"rounds": 2, "epochs": 1, "batch_size": 10, "encoder": "resnet20"}
+    preset = CONFIGS / "cls" / "synthetic.yaml"
+    return smaller(preset, tmp_path / "small.yaml", data, {"batches": 1, "batch_size": 15}, **short)
 
 
 def classify(*flags: object) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, TWO, script
+from conftest import CONFIGS, TWO, script, smaller
 
 from px_seg import InputError, Masks
 from px_seg.command_line import parse
@@ -17,13 +17,11 @@ from px_seg.transfer import study
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    settings = yaml.safe_load((CONFIGS / "transfer" / "synthetic.yaml").read_text())
-    settings |= {"rounds": 2, "epochs": 1, "batch_size": 6, "encoder": "resnet20"}
-    settings["data"] |= {"train_images": 12, "val_images": 9, "size": 32}
-    settings["pruning"] = {"batches": 1, "batch_size": 6}
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    """A configuration of a study whose cells take a second."""
+    data = {"train_images": 12, "val_images": 9, "size": 32}
+    short = {"rounds": 2, "epochs": 1, "batch_size": 6, "encoder": "resnet20"}
+    preset = CONFIGS / "transfer" / "synthetic.yaml"
+    return smaller(preset, tmp_path / "small.yaml", data, {"batches": 1, "batch_size": 6}, **short)
 
 
 def configured(*flags: object) -> TransferConfig:
