@@ -179,7 +179,7 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     environment = {
         "weights_loaded": ready.loaded.summary() if ready.loaded else None,
         "notes": notes,
-        **pruned_by(masks, task, config, batches=len(ready.drawn)),
+        **pruned_by(masks, config, batches=len(ready.drawn)),
         "processes": processes,
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,

@@ -14,7 +14,7 @@ from px_seg.pictures import label
 from px_seg.pruning import CRITERIA, Masks, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
-from px_seg.tickets import origin
+from px_seg.tickets import kept_dense
 
 PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
 
@@ -63,7 +63,7 @@ def collect(
     }
 
 
-def pruned_by(masks: Masks, task: Task, config: RunConfig, batches: int) -> dict[str, Any]:
+def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
     """How the masks came about, and what was done to network and training beside, for results.json.
 
     `batches` is the number that pruning scored with, 0 where it scored without.
@@ -74,7 +74,7 @@ def pruned_by(masks: Masks, task: Task, config: RunConfig, batches: int) -> dict
         "ranking": made.get("ranking"),
         "pattern": made.get("pattern"),
         "masks": config.masks,
-        "keep_dense": origin(masks, "the run's own mask file", task.scope).kept_dense,
+        "keep_dense": kept_dense(masks),
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
         "pruning": {
             "batches": batches or config.pruning.batches,

@@ -11,7 +11,6 @@ from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.paths import user_path
 from px_seg.pruning import CRITERIA, Masks, prunable
-from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
 
@@ -22,14 +21,12 @@ class Origin(NamedTuple):
     """A run writes its method; for masks of `prune` it is that of the criterion's class; without either, `given`."""
     sparsity: float
     """Share of the weights pruned, of those the masks were made for."""
-    scope: Scope
-    """What they were made for; the backbone, where nothing is said."""
 
-    @property
-    def kept_dense(self) -> list[str]:
-        """The parts that were taken out of the scope."""
-        parts = self.scope if isinstance(self.scope, list) else []
-        return [part.removeprefix("-") for part in parts if part.startswith("-")]
+
+def kept_dense(masks: Masks) -> list[str]:
+    """The parts that were taken out of the scope that the masks were made for."""
+    scope = json.loads(masks.metadata.get("scope", "null"))
+    return [part.removeprefix("-") for part in scope if part.startswith("-")] if isinstance(scope, list) else []
 
 
 def mask_file(text: str) -> Path:
@@ -38,14 +35,14 @@ def mask_file(text: str) -> Path:
     return path / "masks.safetensors" if path.is_dir() else path
 
 
-def origin(masks: Masks, path: str | Path, backbone: str = "encoder") -> Origin:
+def origin(masks: Masks, path: Path) -> Origin:
     """Where the masks come from. InputError when what they say is damaged, or not true of them."""
     made = masks.metadata
     by_class = {kind.__name__: name for name, kind in CRITERIA.items()}
     criterion = made.get("criterion", "given")
     method = made.get("method", by_class.get(criterion, criterion))
     try:
-        scope = json.loads(made["scope"]) if "scope" in made else backbone
+        scope = json.loads(made.get("scope", "null"))
         parts = scope if isinstance(scope, list) else [scope or ""]
         sparsity = float(made.get("sparsity", masks.sparsity))
         sound = all(isinstance(part, str) for part in parts) and isinstance(
@@ -61,7 +58,7 @@ def origin(masks: Masks, path: str | Path, backbone: str = "encoder") -> Origin:
         raise InputError(f"{path} says that {sparsity:.4%} are pruned, but {masks.sparsity:.4%} are: it is damaged")
     if masks.kept == 0:
         raise InputError(f"{path} keeps no weight at all")
-    return Origin(method, sparsity, scope)
+    return Origin(method, sparsity)
 
 
 def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
@@ -73,11 +70,14 @@ def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     path = mask_file(config.masks)
     masks = Masks.load(path)
     made = masks.metadata
-    source = origin(masks, path, task.scope)
+    source = origin(masks, path)
     encoder = made.get("encoder", config.encoder)
     if encoder.partition(".")[0] != config.encoder.partition(".")[0]:
         raise InputError(f"{path} holds masks of the backbone {encoder}, not of {config.encoder}: --encoder {encoder}")
-    Masks.load(path, model)
+    try:
+        masks.check(model)
+    except InputError as error:
+        raise InputError(f"{path} is not for this model: {error}") from None
     if "scope" not in made and (left := [name for name in prunable(model, task.scope) if name not in masks]):
         raise InputError(
             f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, {left[0]} for one"

@@ -180,7 +180,9 @@ def test_a_file_must_cover_what_it_was_made_for(tmp_path) -> None:
     masks = prune(build_classifier("resnet18", 3, "none"), (), 0.5, Magnitude(), "encoder")
     masks.save(tmp_path / "masks.safetensors")
     assert Masks.load(tmp_path / "masks.safetensors", build_classifier("resnet18", 9, "none")) == masks
-    with pytest.raises(InputError, match=r"no masks for 16 of the weights, encoder.layer1.2.conv1.weight for one"):
+    with pytest.raises(InputError, match=r"leave out 16 of the weights, encoder.layer1.2.conv1.weight for one"):
+        masks.apply(build_classifier("resnet34", 3, "none"))
+    with pytest.raises(InputError, match=r"not for this model: the masks leave out 16 of the weights"):
         Masks.load(tmp_path / "masks.safetensors", build_classifier("resnet34", 3, "none"))
     with pytest.raises(InputError, match="is a folder: name the mask file in it"):
         Masks.load(tmp_path)

@@ -138,8 +138,16 @@ class Masks(Mapping[str, Tensor]):
         return Masks(masks, self.metadata)
 
     def check(self, model: nn.Module) -> None:
-        """Raise InputError naming the first mask that does not fit the model's parameters."""
+        """Raise InputError naming the first mask that does not fit the model's parameters, or a weight without one.
+
+        Of the weights in the scope that the masks were made for, if they say it, none may be without: of a larger model
+        of the kind all names may fit, and weights be left over.
+        """
         check_fit(self, dict(model.named_parameters()))
+        if "scope" in self.metadata:
+            expected = prunable(model, json.loads(self.metadata["scope"]))
+            if left := [name for name in expected if name not in self]:
+                raise InputError(f"the masks leave out {len(left)} of the weights, {left[0]} for one")
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -230,14 +238,9 @@ class Masks(Mapping[str, Tensor]):
         if model is not None:
             try:
                 loaded.check(model)
-                # What they were made for; of a larger model of the kind, all names might fit and weights be left over.
-                expected = prunable(model, json.loads(metadata["scope"])) if "scope" in metadata else []
             except (InputError, ValueError, TypeError, AttributeError) as error:
+                # A scope that is no scope fails wherever it is read first.
                 raise InputError(f"{path} is not for this model: {error}") from None
-            if left := [name for name in expected if name not in loaded]:
-                raise InputError(
-                    f"{path} is not for this model: it has no masks for {len(left)} of the weights, {left[0]} for one"
-                )
         return loaded
 
 
