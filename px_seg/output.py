@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,6 +20,15 @@ OPERATIONAL = (
     *("data.root", "data.download", "data.workers"),
 )
 """Settings that change how a run is carried out and not what comes of it."""
+
+
+class State(NamedTuple):
+    """How far a run has come."""
+
+    begun: bool
+    """Whether it was stopped and can be resumed."""
+    results: dict[str, Any] | None
+    """What results.json holds once it is complete."""
 
 
 class RunFolder:
@@ -92,6 +101,17 @@ class RunFolder:
             raise InputError(f"{self.results} is damaged: delete the folder {self.path}, and the run is done again")
         return results
 
+    def state(self, config: RunConfig) -> State:
+        """How far the run has come.
+
+        Raises InputError when the folder holds one of another configuration, or what is no run.
+        """
+        results = self.finished(config)
+        begun = results is None and self.config.is_file()
+        if results is None:
+            self.check(replace(config, resume=begun))
+        return State(begun, results)
+
     def _check_resumable(self, config: RunConfig) -> None:
         if not self.config.is_file():
             raise InputError(f"there is no run in {self.path} to resume: leave --resume out")
@@ -117,8 +137,8 @@ class RunFolder:
             return
         for path in (self.config, self.masks, self.partial, self.metrics, self.results):
             path.unlink(missing_ok=True)
-        for picture in ("curves", "masks", "samples"):
-            (self.path / f"{picture}.png").unlink(missing_ok=True)
+        for picture in ("curves.png", "masks.png", "samples.png", "samples.npz"):
+            (self.path / picture).unlink(missing_ok=True)
         for name in ("model", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 

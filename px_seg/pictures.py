@@ -15,6 +15,7 @@ from px_seg.data.palette import voc_colours
 from px_seg.pruning import Masks
 
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
+GREEN, PINK, SKY = "#009E73", "#CC79A7", "#56B4E9"
 """From Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 

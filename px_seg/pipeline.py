@@ -168,7 +168,8 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
 
     card = {"method": config.method, "sparsity": config.sparsity, **{name: scores[name] for name in task.metrics}}
     task.save(model, folder.model, card)
-    saved = load_file(folder.model / "model.safetensors")
+    file = folder.model / "model.safetensors"
+    saved = load_file(file)
     if revived := masks.revived(saved):
         raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
     seconds = {
@@ -187,7 +188,7 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     if config.evaluate_first:
         start = next(line for line in history if line["epoch"] == 0)
         environment["before_training"] = {key: value for key, value in start.items() if key in scores}
-    results = collect(task, config, scores, saved, model, seconds, environment)
+    results = collect(task, config, scores, saved, model, seconds, environment, file)
     summary = table(task, results, folder.path)
     _draw(task, model, masks, folder, history, results)
     folder.finish(results)

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from px_seg.analysis.flops import flops
 from px_seg.config import RunConfig
 from px_seg.pictures import label
 from px_seg.pruning import CRITERIA, Masks, prunable
@@ -27,12 +29,14 @@ def collect(
     model: nn.Module,
     seconds: Mapping[str, float],
     environment: Mapping[str, Any],
+    saved: Path,
 ) -> dict[str, Any]:
     """The contents of results.json.
 
-    Sparsities are counted on `weights`, the saved state dict, over the convolution and linear
-    weights of `model`; `environment` is added as it is.
+    Sparsities and operations are counted on `weights`, the state dict in the file `saved`, over the convolution and
+    linear weights of `model`; `environment` is added as it is.
     """
+    image, _ = task.train[0, 0]
     backbone, whole = _count(weights, model, task.scope), _count(weights, model, None)
     return {
         "task": task.name,
@@ -43,6 +47,9 @@ def collect(
         **scores,
         "backbone_weights": backbone,
         "model_weights": whole,
+        "parameters": _parameters(weights, model),
+        "flops": flops(model, weights, image.shape)._asdict(),
+        "checkpoint_bytes": {"file": saved.stat().st_size, "compressed": _compressed_bytes(saved)},
         "seed": config.seed,
         "data": {
             "name": config.data.name,
@@ -95,6 +102,27 @@ def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dic
         "kept": sum(int(weights[name].count_nonzero()) for name in names),
         "total": sum(weights[name].numel() for name in names),
     }
+
+
+def _parameters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, int]:
+    """Of all parameters, norms and biases included, those that were not pruned, and all."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    pruned = sum(weights[name].numel() - int(weights[name].count_nonzero()) for name in prunable(model))
+    return {"kept": total - pruned, "total": total}
+
+
+def _compressed_bytes(file: Path) -> int:
+    """Size of the file after zlib at its fastest: what zeros save when it is stored or sent."""
+    packer, size = zlib.compressobj(1), 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**20):
+            size += len(packer.compress(part))
+    return size + len(packer.flush())
+
+
+def main_score(results: Mapping[str, Any]) -> str:
+    """The name of the score by which runs of its task are compared."""
+    return "miou" if "miou" in results else "accuracy"
 
 
 def described(results: Mapping[str, Any]) -> str:

@@ -39,6 +39,16 @@ SAVE_EVERY = 60.0
 """Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
+IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning")
+"""Settings that make no difference to a network that is not pruned."""
+
+
+def densely(config: RunConfig) -> RunConfig:
+    """The same run with nothing pruned."""
+    idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
+    return without_idle_settings(replace(config, method="dense", sparsity=0.0, **idle))
+
+
 def without_idle_settings(config: RunConfig) -> RunConfig:
     """The configuration without what would decide between weights, where nothing is left to decide.
 

@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 from px_seg.config import ClassificationConfig, TransferConfig
 from px_seg.devices import from_main, main_first, make_accelerator
 from px_seg.errors import InputError
-from px_seg.output import RunFolder, default_folder
+from px_seg.output import RunFolder, State, default_folder
 from px_seg.paths import user_path
 from px_seg.pictures import heat_maps, label
 from px_seg.pipeline import make_ready, run
-from px_seg.sparsify import without_idle_settings
+from px_seg.sparsify import densely, without_idle_settings
 from px_seg.tasks import Classification
 
 DENSE = "dense"
@@ -123,20 +123,8 @@ def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, tit
     heat_maps(folder / "transfer.png", panels, sources, targets, title)
 
 
-class _State(NamedTuple):
-    begun: bool
-    results: dict[str, Any] | None
-
-
-def _state(config: ClassificationConfig, overwrite: bool) -> _State:
-    if overwrite:
-        return _State(False, None)
-    folder = RunFolder(Path(config.output_dir))
-    results = folder.finished(config)
-    begun = results is None and folder.config.is_file()
-    if results is None:
-        folder.check(replace(config, resume=begun))
-    return _State(begun, results)
+def _state(config: ClassificationConfig, overwrite: bool) -> State:
+    return State(False, None) if overwrite else RunFolder(Path(config.output_dir)).state(config)
 
 
 def _clear(cells: Sequence[Cell], folder: Path) -> None:
@@ -158,15 +146,15 @@ def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
         run_config = ClassificationConfig(
             **own | {"data": data, "output_dir": place, "resume": False, "overwrite": False} | changes
         )
-        return Cell(source, target, without_idle_settings(run_config))
+        return Cell(source, target, run_config)
 
-    idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
-    cells = [cell(DENSE, target, method="dense", sparsity=0.0, **idle) for target in targets]
+    cells = [Cell(DENSE, target, densely(cell(DENSE, target).config)) for target in targets]
     for source in sources:
         cells.append(cell(source, source))
         masks = str(folder / source / source / "masks.safetensors")
-        cells += [cell(source, target, masks=masks, **idle) for target in targets if target != source]
-    return cells
+        given = {"masks": masks, "pattern": None, "keep_dense": [], "shuffle_masks": False}
+        cells += [cell(source, target, **given) for target in targets if target != source]
+    return [Cell(*cell[:2], without_idle_settings(cell.config)) for cell in cells]
 
 
 def _check(config: TransferConfig) -> None:

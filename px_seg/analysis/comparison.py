@@ -18,6 +18,7 @@ from px_seg.losses import cross_entropy
 from px_seg.models import load_model
 from px_seg.pictures import label
 from px_seg.pruning import CRITERIA, IMP, Criterion, Masks, criterion
+from px_seg.results import main_score
 
 CLASSES = 21
 
@@ -95,7 +96,7 @@ def report_collapse(runs: Sequence[Path]) -> None:
         stride = results.get("output_stride", 1)
         size = -(-results["data"]["size"] // stride) * stride
         masks = Masks.load(run / "masks.safetensors", model)
-        score = "miou" if "miou" in results else "accuracy"
+        score = main_score(results)
         found = collapse(model, masks, (3, size, size))
         print(
             f"| {results['method']} | {results['backbone_sparsity']:.2%} | {len(found.empty)} of {len(masks)} | "

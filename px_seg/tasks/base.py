@@ -68,7 +68,7 @@ class Task(Protocol):
         """Write the model so that its library's `from_pretrained` reads it; `card` is for its description."""
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """Write the pictures that show what the model does on validation data."""
+        """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.samples`)."""
 
 
 def check_size(size: int, least: int = 1) -> None:

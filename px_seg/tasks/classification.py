@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from px_seg import samples
 from px_seg.config import ClassificationConfig
 from px_seg.data import CLASSIFICATION, load
 from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader, read_all
@@ -169,7 +170,7 @@ class Classification:
         model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """samples.png: images with truth and prediction."""
+        """samples.png and samples.npz: images with truth and prediction."""
         device = next(model.parameters()).device
         model.eval()
         rows = []
@@ -181,6 +182,8 @@ class Classification:
                 sure = float(logits.softmax(0).max()) if self.config.loss == "cross_entropy" else None
                 rows.append((to_uint8(image), int(label), int(logits.argmax()), sure))
         classifications(folder / "samples.png", rows, self.classes, title)
+        shown = [samples.Shown.of(image, truth, predicted) for image, truth, predicted, _ in rows]
+        samples.save(folder / "samples.npz", shown, self.classes)
 
 
 def _stacked(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

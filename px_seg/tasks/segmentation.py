@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from px_seg import samples
 from px_seg.config import SegmentationConfig
 from px_seg.data import SEGMENTATION, load
 from px_seg.data.base import IGNORE, SegmentationData
@@ -131,7 +132,7 @@ class Segmentation:
         model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """samples.png: images, truth and prediction."""
+        """samples.png and samples.npz: images, truth and prediction."""
         device = next(model.parameters()).device
         model.eval()
         rows = []
@@ -140,6 +141,7 @@ class Segmentation:
                 image, truth = self.val[index, 0]
                 rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
         segmentations(folder / "samples.png", rows, self.classes, title)
+        samples.save(folder / "samples.npz", [samples.Shown.of(*row) for row in rows], self.classes)
 
 
 def check(data: SegmentationData, what: str) -> None:

@@ -1,0 +1,39 @@
+"""Floating-point operations of a network, and those that zero weights leave."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from px_seg.pruning import prunable
+from px_seg.pruning.contexts import evaluating
+
+
+class Flops(NamedTuple):
+    """Operations of one forward pass over one sample, a multiplication and an addition counting as two."""
+
+    kept: int
+    """Those left when a product with a weight that is 0 costs nothing, which no dense kernel saves."""
+    total: int
+    """Those of the dense network."""
+
+
+def flops(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequence[int]) -> Flops:
+    """The operations of `model` on a sample of `shape`, (C, H, W), counted by torch.utils.flop_counter.
+
+    Convolutions, linear layers and matrix products count; norms, activations and interpolation do not. `weights` are
+    those whose zeros count, by parameter name. The model comes back as it was.
+    """
+    like = next(model.parameters())
+    with FlopCounterMode(display=False) as counter, evaluating(model), torch.no_grad():
+        model(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
+    total, root = counter.get_total_flops(), type(model).__name__
+    saved, counts = 0.0, counter.get_flop_counts()
+    for name in prunable(model):
+        own = sum(counts.get(f"{root}.{name.removesuffix('.weight')}", {}).values())
+        weight = weights[name]
+        # Every weight of a layer is used at as many places as any other.
+        saved += own * (weight.numel() - int(weight.count_nonzero())) / weight.numel()
+    return Flops(round(total - saved), total)

@@ -1,0 +1,5 @@
+"""The report of a sweep: a CSV, a Markdown table, figures, and one page that needs nothing beside it."""
+
+from px_seg.report.write import report
+
+__all__ = ["report"]

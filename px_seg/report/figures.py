@@ -1,0 +1,195 @@
+"""The figures of a report."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from px_seg.pictures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, label
+from px_seg.pruning import Masks
+from px_seg.report.runs import Panel, numeric
+from px_seg.report.statistics import Summary, summary
+from px_seg.results import main_score
+from px_seg.sweep.plan import DENSE
+
+STYLES = (
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", "-."),
+    (RED, "D", ":"),
+    (PINK, "v", "-"),
+    (SKY, "P", "--"),
+    ("#000000", "X", "-."),
+    (GREY, "*", ":"),
+)
+"""Colour, marker and line of a curve. Colours are Okabe and Ito's; markers and lines tell them apart in grey print."""
+
+FORMATS = ("png", "svg")
+
+
+class Curve(NamedTuple):
+    """Scores against whatever is on the x axis."""
+
+    name: str
+    points: list[tuple[float, Summary]]
+
+
+class Plot(NamedTuple):
+    """One set of axes."""
+
+    title: str
+    curves: list[Curve]
+    dense: Summary | None
+
+
+class XAxis(NamedTuple):
+    """What is on the x axis: the places of its ticks, what is written there, and what it is."""
+
+    ticks: list[tuple[float, str]]
+    name: str
+
+
+def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None:
+    """Score against sparsity, or against the one number that is varied, as NAME.png and NAME.svg.
+
+    Lines are means over seeds, shades a standard deviation to either side; the dense network is a dashed line.
+    """
+    plots, axis = _plots(panels)
+    columns = min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    entries = list(dict.fromkeys(curve.name for plot in plots for curve in plot.curves))
+    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    score = label(main_score(next(run for panel in panels for run in (panel.runs or panel.dense)).results))
+    for axes, plot in zip(grid, plots, strict=False):
+        _draw(axes, plot, axis, entries)
+        axes.set_title(plot.title, fontsize=10)
+    for axes in list(grid)[len(plots) :]:
+        axes.set_axis_off()
+    figure.supxlabel(axis.name, fontsize=11)
+    figure.supylabel(f"{score} (%)", fontsize=11)
+    handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, folder, name)
+
+
+def densities(folder: Path, name: str, panel: Panel, scope: str) -> bool:
+    """Weights kept in every layer by every method, a table of colours for each sparsity, as NAME.png and NAME.svg.
+
+    Of the lowest seed; a layer without weights is crossed. Whether there was anything to draw: layers must be the same
+    in all runs.
+    """
+    kept: dict[float, dict[str, dict[str, float]]] = {sparsity: {} for sparsity in panel.sparsities}
+    for run in sorted(panel.runs, key=lambda run: (panel.methods.index(run.method), run.seed)):
+        if run.method not in kept[run.sparsity]:
+            kept[run.sparsity][run.method] = Masks.load(run.folder / "masks.safetensors").densities()
+    every = [own for methods in kept.values() for own in methods.values()]
+    if any(own.keys() != every[0].keys() for own in every):
+        return False
+    layers = list(every[0])
+    lowest = max(min(density for own in every for density in own.values() if density > 0), 1e-4)
+    counts = [len(methods) for methods in kept.values()]
+    height = 2 + 0.55 * len(counts) + 0.26 * sum(counts)
+    figure = Figure(figsize=(max(7.5, 0.19 * len(layers) + 2), height), layout="constrained")
+    grid = figure.subplots(len(kept), 1, squeeze=False, sharex=True, height_ratios=counts)[:, 0]
+    for axes, (sparsity, methods) in zip(grid, kept.items(), strict=True):
+        table = np.array([list(own.values()) for own in methods.values()])
+        colours = {"cmap": "cividis", "norm": LogNorm(lowest, 1), "edgecolors": "white", "linewidth": 0.5}
+        image = axes.pcolormesh(np.ma.masked_equal(table, 0), **colours)
+        for row, column in zip(*np.nonzero(table == 0), strict=True):
+            axes.plot(column + 0.5, row + 0.5, "x", color=RED, markersize=4)
+        axes.set_yticks(np.arange(len(methods)) + 0.5, methods, fontsize=8)
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        axes.set_title(f"{sparsity:.2%} of the backbone pruned", fontsize=9)
+        axes.spines[:].set_visible(False)
+    names = [layer.removesuffix(".weight").removeprefix(f"{scope}.") for layer in layers]
+    grid[-1].set_xticks(np.arange(len(layers)) + 0.5, names, rotation=90, fontsize=7)
+    bar = figure.colorbar(image, ax=list(grid), shrink=min(1, 3 / height), label="weights kept", extend="min")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    figure.suptitle("Weights kept in every layer, from the image to the output (red cross: none)", fontsize=10)
+    _save(figure, folder, name)
+    return True
+
+
+def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:
+    """What is drawn on which axes."""
+    sparsities = sorted({s for panel in panels for s in panel.sparsities})
+    methods = list(dict.fromkeys(m for panel in panels for m in panel.methods))
+    one_dense = len({tuple(run.folder for run in panel.dense) for panel in panels}) == 1
+    values = [numeric(panel.group[0].partition("=")[2]) if len(panel.group) == 1 else None for panel in panels]
+    if len(panels) > 1 and one_dense and len(sparsities) == 1 and None not in values:
+        return _against_value(panels, values, methods, sparsities[0])
+    ticks = [(_place(s), f"{100 * s:.2f}".rstrip("0").rstrip(".")) for s in sparsities]
+    axis = XAxis(ticks, "sparsity of the backbone (%)")
+    if len(panels) > 1 and one_dense and len(methods) == 1:
+        together = [Curve(panel.title, _against_sparsity(panel, methods[0])) for panel in panels]
+        return [Plot(methods[0], together, _dense(panels[0]))], axis
+    return [Plot(p.title, [Curve(m, _against_sparsity(p, m)) for m in p.methods], _dense(p)) for p in panels], axis
+
+
+def _against_value(
+    panels: Sequence[Panel], values: Sequence[float], methods: Sequence[str], sparsity: float
+) -> tuple[list[Plot], XAxis]:
+    """Score against the number that is varied; positive ones by their logarithm, as they are mostly chosen."""
+    places = [math.log2(value) if min(values) > 0 else value for value in values]
+    found = [
+        Curve(m, [(x, _summary(p, m, sparsity)) for x, p in zip(places, panels, strict=True) if p.of(m, sparsity)])
+        for m in methods
+    ]
+    ticks = [(place, f"{value:g}") for place, value in zip(places, values, strict=True)]
+    title = f"{sparsity:.2%} of the backbone pruned"
+    return [Plot(title, found, _dense(panels[0]))], XAxis(ticks, panels[0].group[0].partition("=")[0])
+
+
+def _place(sparsity: float) -> float:
+    """Where a sparsity lies: equally far from the next for equal ratios of the weights kept, as the paper's do."""
+    return -math.log(1 - sparsity)
+
+
+def _against_sparsity(panel: Panel, method: str) -> list[tuple[float, Summary]]:
+    return [(_place(s), _summary(panel, method, s)) for s in panel.sparsities if panel.of(method, s)]
+
+
+def _summary(panel: Panel, method: str, sparsity: float) -> Summary:
+    return summary(list(panel.scores(method, sparsity).values()))
+
+
+def _dense(panel: Panel) -> Summary | None:
+    return summary([run.score for run in panel.dense]) if panel.dense else None
+
+
+def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str]) -> None:
+    if plot.dense is not None:
+        mean, deviation, _ = plot.dense
+        axes.axhline(100 * mean, color="black", linestyle=(0, (6, 3)), linewidth=1.2, label=DENSE)
+        if deviation is not None:
+            axes.axhspan(100 * (mean - deviation), 100 * (mean + deviation), color="black", alpha=0.08, linewidth=0)
+    for curve in reversed(plot.curves):
+        colour, marker, line = STYLES[entries.index(curve.name) % len(STYLES)]
+        places = [x for x, _ in curve.points]
+        means = np.array([s.mean for _, s in curve.points])
+        spread = np.array([s.deviation or 0.0 for _, s in curve.points])
+        axes.fill_between(places, 100 * (means - spread), 100 * (means + spread), color=colour, alpha=0.18, linewidth=0)
+        axes.plot(places, 100 * means, line, marker=marker, color=colour, markersize=5, linewidth=1.8, label=curve.name)
+    places = [place for place, _ in axis.ticks]
+    axes.set_xticks(places, [text for _, text in axis.ticks], fontsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(places) > 6 or axes.get_figure().get_figwidth() > 12:
+        axes.tick_params(axis="x", rotation=45)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    for ending in FORMATS:
+        # Without a date, the same runs make the same file.
+        metadata = {"Date": None} if ending == "svg" else {}
+        figure.savefig(folder / f"{name}.{ending}", dpi=200, metadata=metadata)

@@ -1,0 +1,187 @@
+"""The finished runs of a sweep, read from their folders."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from px_seg.errors import InputError
+from px_seg.output import OPERATIONAL, RunFolder, flat
+from px_seg.pictures import label
+from px_seg.pruning import CRITERIA
+from px_seg.results import main_score
+from px_seg.sweep.plan import DENSE, NOTES, REPORT, idle_when_dense
+
+Group = tuple[str, ...]
+"""What is varied beside method, sparsity and seed, as folders are named: ("weights=dino",)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: what its folder's name, its configuration and its results say."""
+
+    folder: Path
+    group: Group
+    method: str
+    """The folder's name: px-shuffled is another method than px."""
+    config: dict[str, Any]
+    """Settings by their dotted names."""
+    results: dict[str, Any]
+
+    @property
+    def sparsity(self) -> float:
+        return self.results["sparsity"]
+
+    @property
+    def seed(self) -> int:
+        return self.results["seed"]
+
+    @property
+    def score(self) -> float:
+        return self.results[main_score(self.results)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The runs with one combination of varied values, and the dense ones they are held to."""
+
+    group: Group
+    runs: list[Run]
+    dense: list[Run]
+
+    @property
+    def title(self) -> str:
+        return ", ".join(self.group)
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The methods that prune: px first, the others in the order of `--method`, then by name."""
+        order = ["px", *CRITERIA]
+        named = {run.method for run in self.runs}
+        return sorted(named, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+    @cached_property
+    def sparsities(self) -> list[float]:
+        return sorted({run.sparsity for run in self.runs})
+
+    def of(self, method: str, sparsity: float) -> list[Run]:
+        """The runs of all seeds; of the dense network whatever the sparsity."""
+        if method == DENSE:
+            return self.dense
+        return [run for run in self.runs if (run.method, run.sparsity) == (method, sparsity)]
+
+    def scores(self, method: str, sparsity: float) -> dict[int, float]:
+        """Scores by seed."""
+        return {run.seed: run.score for run in self.of(method, sparsity)}
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The finished runs below the folder, each in .../METHOD/SPARSITY/seedN.
+
+    Raises InputError when there is none, one is damaged or lies elsewhere, and when they are of both tasks.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    runs = []
+    for results in sorted(folder.rglob("results.json")):
+        place = results.parent.relative_to(folder)
+        if place.parts[:1] not in ((NOTES,), (REPORT,)):
+            runs.append(_read(folder, place))
+    if not runs:
+        raise InputError(f"there is no finished run in {folder}")
+    if len(tasks := {run.results["task"] for run in runs}) > 1:
+        raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: report on each in a folder of its own")
+    return runs
+
+
+def _read(root: Path, place: Path) -> Run:
+    folder = root / place
+    if len(place.parts) < 3:
+        raise InputError(f"the run in {folder} is not part of a sweep: {root}/METHOD/SPARSITY/seedN is where one lies")
+    *group, method, _, _ = place.parts
+    files = RunFolder(folder)
+    try:
+        results, config = json.loads(files.results.read_text()), yaml.safe_load(files.config.read_text())
+        run = Run(folder, tuple(group), method, flat(config), results)
+        _ = run.score, run.seed, run.sparsity
+        missing = {"flops", "parameters", "checkpoint_bytes"} - results.keys()
+    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
+        raise InputError(f"the run in {folder} is damaged: delete the folder, and do the run again") from None
+    if missing:
+        raise InputError(f"the run in {folder} is of an earlier version, without {', '.join(sorted(missing))}: redo it")
+    return run
+
+
+def panels(runs: Sequence[Run]) -> list[Panel]:
+    """The runs by what is varied. A dense run belongs to all combinations that agree with it in what it felt."""
+    dense = [run for run in runs if run.method == DENSE]
+    pruned = [run for run in runs if run.method != DENSE]
+    groups = list(dict.fromkeys(run.group for run in pruned)) or list(dict.fromkeys(run.group for run in dense))
+    return [
+        Panel(
+            group,
+            [run for run in pruned if run.group == group],
+            [run for run in dense if set(run.group) <= set(group)],
+        )
+        for group in sorted(groups, key=_natural)
+    ]
+
+
+def _natural(group: Group) -> list[tuple[str, float, str]]:
+    """Numbers by their value: rounds=4 before rounds=10."""
+    keys = []
+    for part in group:
+        key, _, value = part.partition("=")
+        number = numeric(value)
+        keys.append((key, float("inf") if number is None else number, value))
+    return keys
+
+
+def numeric(value: str) -> float | None:
+    """The number that the text is, if it is one."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def shared_settings(runs: Sequence[Run]) -> dict[str, Any]:
+    """The settings that all runs have in common, by dotted name."""
+    first, *others = (run.config for run in runs)
+    return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+
+
+def own_settings(run: Run, shared: dict[str, Any]) -> dict[str, Any]:
+    """What of the run's settings is not shared by all."""
+    return {key: value for key, value in run.config.items() if key not in shared}
+
+
+def caveats(all_panels: Sequence[Panel]) -> list[str]:
+    """What a reader must know before comparing: settings and machines that differ where only the method should."""
+    notes = []
+    for panel in all_panels:
+        where = f"{panel.title}: " if panel.title else ""
+        members = [*panel.runs, *panel.dense]
+        for key in sorted({key for run in members for key in run.config}):
+            if key in (*OPERATIONAL, "method", "sparsity", "seed"):
+                continue
+            felt = [run for run in members if not (run.method == DENSE and idle_when_dense(key))]
+            values = {json.dumps(run.config.get(key)) for run in felt}
+            if len(values) > 1:
+                notes.append(f"{where}not all runs have the same {key}: {', '.join(sorted(values))}")
+        for key in ("device", "mixed_precision", "processes"):
+            values = {str(run.results[key]) for run in members}
+            if len(values) > 1:
+                notes.append(f"{where}not all runs have the same {label(key)}: {', '.join(sorted(values))}")
+        wanted = {run.seed for run in members}
+        for method in [*([DENSE] if panel.dense else []), *panel.methods]:
+            for sparsity in [0.0] if method == DENSE else panel.sparsities:
+                lacking = wanted - panel.scores(method, sparsity).keys()
+                if lacking:
+                    what = method if method == DENSE else f"{method} at {sparsity:.2%}"
+                    notes.append(f"{where}{what} lacks seed {', '.join(map(str, sorted(lacking)))}")
+    return notes

@@ -1,0 +1,196 @@
+"""The tables of a report: one row a run for programs, and Markdown for people."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from px_seg.pictures import label
+from px_seg.report.runs import Panel, Run
+from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, summary
+from px_seg.results import main_score
+from px_seg.sweep.plan import DENSE
+
+SCORES = ("miou", "pixel_accuracy", "accuracy", "top5_accuracy")
+
+
+class Table(NamedTuple):
+    """Cells as Markdown, in which ** makes bold; the first column names the row."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def tidy(path: Path, runs: Sequence[Run]) -> None:
+    """Write a CSV with one row a run, shares in [0, 1], and a column for each varied key."""
+    rows = [_tidy_row(run) for run in runs]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _tidy_row(run: Run) -> dict[str, Any]:
+    results = run.results
+    varied = dict(part.split("=", 1) if "=" in part else ("group", part) for part in run.group)
+    return {
+        "task": results["task"],
+        **varied,
+        "method": run.method,
+        "sparsity": run.sparsity,
+        "seed": run.seed,
+        **{name: results[name] for name in SCORES if name in results},
+        "backbone_sparsity": results["backbone_sparsity"],
+        "model_sparsity": results["model_sparsity"],
+        **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
+        "checkpoint_bytes": results["checkpoint_bytes"]["file"],
+        "compressed_bytes": results["checkpoint_bytes"]["compressed"],
+        **{f"{stage}_seconds": spent for stage, spent in results["seconds"].items()},
+        "data_name": results["data"]["name"],
+        "encoder_name": results["encoder"],
+        "start": results["weights"],
+        "epochs": results["epochs"],
+        "rounds_used": results["rounds"],
+        "empty_layers": len(results["empty_layers"]),
+        "device": results["device"],
+        "processes": results["processes"],
+        "mixed_precision": results["mixed_precision"],
+        "folder": str(run.folder),
+    }
+
+
+def scores(panel: Panel) -> Table:
+    """Mean and standard deviation by method and sparsity, in %; the best pruned one of each sparsity is bold."""
+    means = {(m, s): _mean(panel, m, s) for s in panel.sparsities for m in _present(panel, s)}
+    best = {sparsity: max(mean for (_, s), mean in means.items() if s == sparsity) for sparsity in panel.sparsities}
+    rows = [[DENSE, *[_dense(panel)] * len(panel.sparsities)]] if panel.dense else []
+    for method in panel.methods:
+        row = [method]
+        for sparsity in panel.sparsities:
+            values = list(panel.scores(method, sparsity).values())
+            cell = _percent(summary(values)) if values else ""
+            top = len(panel.methods) > 1 and means.get((method, sparsity)) == best[sparsity]
+            row.append(f"**{cell}**" if top else cell)
+        rows.append(row)
+    name = label(main_score((panel.runs or panel.dense)[0].results))
+    return Table(f"{name} in %, {_spread(panel)}, by sparsity of the backbone", ["", *_heads(panel.sparsities)], rows)
+
+
+def differences(panel: Panel) -> Table | None:
+    """Of every method to the dense network, and of the first method to every other; None where neither can be told."""
+    first, *others = panel.methods or [DENSE]
+    if not panel.dense and not others:
+        return None
+    head = ["sparsity", "method"]
+    head += ["less dense"] if panel.dense else []
+    head += [f"{first} less it"] if others else []
+    rows = []
+    for sparsity in panel.sparsities:
+        for method in _present(panel, sparsity):
+            row = [f"{sparsity:.2%}", method]
+            own = panel.scores(method, sparsity)
+            if panel.dense:
+                row.append(_points(paired_difference(own, panel.scores(DENSE, 0))))
+            if others:
+                reference = panel.scores(first, sparsity)
+                row.append("" if method == first else _points(paired_difference(reference, own)))
+            rows.append(row)
+    caption = f"Differences in points, over runs of the same seed, with {LEVEL:.0%} intervals (Student's t)"
+    return Table(caption, head, rows)
+
+
+def costs(panel: Panel) -> Table:
+    """What is left of the network, and what pruning and training took, means over seeds."""
+    head = ["method", "sparsity", "parameters kept", "FLOPs kept", "checkpoint", "compressed", "prune", "train"]
+    rows = []
+    for sparsity, method in [(0.0, DENSE)] * bool(panel.dense) + [
+        (s, m) for s in panel.sparsities for m in _present(panel, s)
+    ]:
+        several = [run.results for run in panel.of(method, sparsity)]
+        rows.append(
+            [
+                method,
+                f"{sparsity:.2%}",
+                _kept(several, "parameters", 1e6, "M"),
+                _kept(several, "flops", 1e9, "G"),
+                f"{mean(r['checkpoint_bytes']['file'] for r in several) / 1e6:.1f} MB",
+                f"{mean(r['checkpoint_bytes']['compressed'] for r in several) / 1e6:.1f} MB",
+                f"{mean(r['seconds']['prune'] for r in several):.0f} s",
+                f"{mean(r['seconds']['train'] for r in several):.0f} s",
+            ]
+        )
+    caption = (
+        "What is left, and what it took: all parameters and operations of the whole network, a multiplication with 0 "
+        "not counted; the checkpoint as saved, with its zeros, and after zlib"
+    )
+    return Table(caption, head, rows)
+
+
+def markdown(table: Table) -> str:
+    """The table with its caption above it."""
+    rule = ["---", *["---:"] * (len(table.head) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (table.head, rule, *table.rows)]
+    return "\n".join([f"{table.caption}:", "", *lines])
+
+
+def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> str:
+    """All tables as one Markdown page."""
+    parts = [f"# {title}"]
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    makers: tuple[Callable[[Panel], Table | None], ...] = (scores, differences, costs)
+    for panel in all_panels:
+        parts += [f"## {panel.title}"] if panel.title else []
+        parts += [markdown(table) for make in makers if panel.runs and (table := make(panel)) is not None]
+        parts += [] if panel.runs else [f"Dense alone: {_dense(panel)}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _present(panel: Panel, sparsity: float) -> list[str]:
+    return [method for method in panel.methods if panel.of(method, sparsity)]
+
+
+def _mean(panel: Panel, method: str, sparsity: float) -> float:
+    return summary(list(panel.scores(method, sparsity).values())).mean
+
+
+def _heads(sparsities: Sequence[float]) -> list[str]:
+    return [f"{sparsity:.2%}" for sparsity in sparsities]
+
+
+def _dense(panel: Panel) -> str:
+    return _percent(summary([run.score for run in panel.dense]))
+
+
+def _spread(panel: Panel) -> str:
+    counts = {len(panel.of(m, s)) for s in panel.sparsities for m in _present(panel, s)}
+    counts |= {len(panel.dense)} - {0}
+    if counts == {1}:
+        return "one seed"
+    seeds = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"mean ± standard deviation over {seeds} seeds"
+
+
+def _percent(value: Summary) -> str:
+    mean_, deviation, _ = value
+    return f"{100 * mean_:.2f}" if deviation is None else f"{100 * mean_:.2f} ± {100 * deviation:.2f}"
+
+
+def _points(value: Difference | None) -> str:
+    if value is None:
+        return "no common seed"
+    if value.margin is None:
+        return _signed(value.mean)
+    return f"{_signed(value.mean)} [{_signed(value.mean - value.margin)}, {_signed(value.mean + value.margin)}]"
+
+
+def _signed(share: float) -> str:
+    """Points with a sign that does not break a line."""
+    return f"{100 * share:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _kept(several: Sequence[dict[str, Any]], what: str, unit: float, name: str) -> str:
+    kept = mean(results[what]["kept"] for results in several)
+    return f"{kept / unit:.3g} {name} ({kept / several[0][what]['total']:.1%})"

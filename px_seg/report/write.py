@@ -1,0 +1,65 @@
+"""All files of a report, from the finished runs of a sweep."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from px_seg.pictures import label
+from px_seg.report import figures, tables
+from px_seg.report.page import page
+from px_seg.report.runs import Panel, Run, caveats, panels, read_runs
+from px_seg.results import main_score
+from px_seg.sweep.plan import REPORT, TASKS
+
+
+def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
+    """Write `report/` in the folder of a sweep, over a former one; its path.
+
+    runs.csv has a row for each finished run; table.md the tables; curves and densities the figures, as PNG and SVG;
+    index.html all of it, with predictions and settings. Only finished runs are read, and nothing but them is needed,
+    neither data nor a GPU. Raises InputError when there is none, or one is damaged.
+    """
+    runs = read_runs(folder)
+    found = panels(runs)
+    target = folder / REPORT
+    target.mkdir(exist_ok=True)
+    title, facts, notes = _title(runs), _facts(runs, found), caveats(found)
+    tables.tidy(target / "runs.csv", runs)
+    (target / "table.md").write_text(tables.document(title, found, [*facts, *notes]), encoding="utf-8")
+    shown = {}
+    if any(panel.runs for panel in found):
+        figures.curves(target, "curves", found, title)
+        shown["Means over seeds; shaded, a standard deviation to either side; dashed, the dense network"] = "curves.svg"
+    scope = TASKS[runs[0].results["task"]].scope
+    for panel in found:
+        name = "-".join(["densities", *(re.sub(r"[^\w.=+-]", "-", part) for part in panel.group)])
+        if panel.runs and figures.densities(target, name, panel, scope):
+            shown[f"{panel.title}{': ' if panel.title else ''}weights kept in every layer"] = f"{name}.svg"
+    page(target / "index.html", title, facts, notes, found, shown)
+    say(f"report on {len(runs)} runs: {target / 'index.html'}")
+    return target
+
+
+def _title(runs: Sequence[Run]) -> str:
+    name = label(main_score(runs[0].results))
+    data = ", ".join(sorted({run.results["data"]["name"] for run in runs}))
+    return f"{name} against sparsity: {_all(runs, 'encoder')} on {data}"
+
+
+def _all(runs: Sequence[Run], key: str) -> str:
+    return ", ".join(sorted({str(run.results[key]) for run in runs}))
+
+
+def _facts(runs: Sequence[Run], found: Sequence[Panel]) -> list[str]:
+    """What was done, in lines."""
+    seeds = sorted({run.seed for run in runs})
+    sizes = sorted({(r["data"]["train"], r["data"]["val"], r["data"]["size"]) for r in (run.results for run in runs)})
+    counted = [f"{train} training and {val} validation images, {size} pixels" for train, val, size in sizes]
+    return [
+        f"{len(runs)} finished runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
+        f"epochs: {_all(runs, 'epochs')}; start: {_all(runs, 'weights')}",
+        f"{'; '.join(counted)}; classes: {', '.join(sorted({str(run.results['data']['classes']) for run in runs}))}; "
+        f"evaluation: {', '.join(sorted({run.results['data']['evaluation'] for run in runs}))}",
+        f"on {_all(runs, 'device')}, precision {_all(runs, 'mixed_precision')}, processes {_all(runs, 'processes')}",
+    ]

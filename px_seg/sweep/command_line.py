@@ -1,0 +1,158 @@
+"""From a preset and flags to a sweep: two ways to write the same thing."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+from px_seg.errors import InputError
+from px_seg.output import flat
+from px_seg.paths import user_path
+from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, slurm_parameters
+from px_seg.sweep.plan import NOTES, PAPER, TASKS, Request
+
+T = TypeVar("T")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def read(argv: Sequence[str], presets: Path, description: str) -> tuple[Request, argparse.Namespace]:
+    """The sweep that a command line asks for, and how it is to be carried out.
+
+    `presets` is the folder of the run scripts' configurations, which has those of sweeps in `sweep/`. Whatever is no
+    flag of the sweep's is one of its runs'. Raises InputError for a flag or preset that cannot be read.
+    """
+    parser = _parser(description)
+    first, _ = parser.parse_known_args(argv)
+    preset = [] if first.preset is None else _preset_words(first.preset, presets)
+    asked, flags = parser.parse_known_args([*preset, *argv])
+    if not asked.methods:
+        raise InputError("no method to sweep: give --methods px,random,dense, for example, or a --preset")
+    if asked.output_dir is None:
+        if asked.preset is None:
+            raise InputError("a sweep needs a folder: give --output_dir")
+        asked.output_dir = f"runs/{Path(asked.preset).stem}"
+    if flags and not flags[0].startswith("-"):
+        raise InputError(f"{flags[0]!r} belongs to no flag")
+    vary = dict(asked.vary)
+    if len(vary) < len(asked.vary):
+        raise InputError("--vary names a key twice: give all its values at once, separated by commas")
+    request = Request(
+        task=asked.task,
+        methods=asked.methods,
+        sparsities=asked.sparsities or (),
+        seeds=asked.seeds,
+        output_dir=user_path(asked.output_dir, "--output_dir"),
+        presets=presets,
+        flags=tuple(flags),
+        vary=vary,
+    )
+    return request, asked
+
+
+def launcher(asked: argparse.Namespace, request: Request, scripts: Path) -> LocalLauncher | SlurmLauncher:
+    """What starts the runs, by the flags that `read` returned; `scripts` is the folder of the run scripts."""
+    script = scripts / f"{request.task}.py"
+    if asked.launcher == "slurm":
+        if asked.gpus is not None:
+            raise InputError("--gpus is for this machine: give --slurm gpus_per_node=1, for example")
+        folder = request.output_dir / NOTES / "slurm"
+        return SlurmLauncher(script, folder, slurm_parameters(asked.slurm), asked.jobs, asked.mixed_precision)
+    if asked.slurm:
+        raise InputError("--slurm is for --launcher slurm: give that as well, or leave it out")
+    return LocalLauncher(script, asked.jobs, asked.gpus, asked.mixed_precision)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        epilog="Every other flag is one of the runs', as scripts/seg.py --help and scripts/cls.py --help list them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--preset", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
+    add("--task", default="seg", choices=TASKS, help="seg, the default, or cls")
+    add("--methods", type=_listed(str), metavar="A,B", help="criteria, and dense")
+    add("--sparsities", type=_sparsities, metavar="X,Y", help="shares of the backbone, or paper: 1 - 0.64^k, k = 1..9")
+    add("--seeds", type=_listed(int), default=(0,), metavar="I,J", help="by default 0")
+    add(
+        "--vary", type=_varied, action="append", default=[], metavar="KEY=V,W", help="a setting of the runs; repeatable"
+    )
+    add("--output_dir", help="folder of the sweep; by default runs/NAME of the preset")
+    add("--jobs", type=int, help="runs at a time; by default one for each GPU, and one without any")
+    add("--gpus", type=_gpus, metavar="I,J", help="GPUs to share out among the jobs; none for the CPU; by default all")
+    add("--mixed_precision", default="no", help="of each run: no, fp16 or bf16")
+    add("--launcher", default="local", choices=("local", "slurm"), help="local, the default, or slurm")
+    add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="for Slurm, as submitit calls it; repeatable")
+    add("--retry", action="store_true", help="try failed runs again")
+    add("--dry_run", action="store_true", help="check and print the plan, start nothing")
+    return parser
+
+
+def _preset_words(name: str, presets: Path) -> list[str]:
+    """The flags that a preset stands for. Paths in it are relative to `presets`."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else presets / "sweep" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (presets / "sweep").glob("*.yaml")))
+        raise InputError(f"there is no preset {name!r}: choose one of {known}, or give the path of a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the preset {path} is not YAML: {' '.join(str(error).split())}") from None
+    known = ("task", "methods", "sparsities", "seeds", "vary", "jobs", "config", "run")
+    if not isinstance(content, dict) or (unknown := [key for key in content if key not in known]):
+        wrong = f"no key {unknown[0]}" if isinstance(content, dict) else "no keys"
+        raise InputError(f"the preset {path} holds {wrong}; the valid keys are: {', '.join(known)}")
+    words = []
+    for key in ("task", "methods", "sparsities", "seeds", "jobs"):
+        if key in content:
+            value = content[key]
+            words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    for key, values in content.get("vary", {}).items():
+        files = [str(presets / value) for value in values] if key == "config" else [_word(value) for value in values]
+        words += ["--vary", f"{key}={','.join(files)}"]
+    if "config" in content:
+        words += ["--config", str(presets / content["config"])]
+    for key, value in flat(content.get("run", {})).items():
+        words += [f"--{key}", _word(value)]
+    return words
+
+
+def _word(value: Any) -> str:
+    """A value as a flag gives it."""
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1e9).split("\n")[0]
+
+
+def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    def read(text: str) -> tuple[T, ...]:
+        try:
+            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError:
+            kinds = {int: "whole numbers", float: "numbers"}.get(kind, "names")
+            raise argparse.ArgumentTypeError(f"takes {kinds} separated by commas, got {text!r}") from None
+
+    return read
+
+
+def _sparsities(text: str) -> tuple[float, ...]:
+    return PAPER if text == "paper" else _listed(float)(text)
+
+
+def _gpus(text: str) -> tuple[int, ...]:
+    return () if text == "none" else _listed(int)(text)
+
+
+def _varied(text: str) -> tuple[str, tuple[str, ...]]:
+    key, equals, values = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"takes a key and its values, such as pruning.batches=1,2,4: got {text!r}")
+    # A comma within brackets belongs to a list that is itself a value.
+    parts = re.split(r",(?![^\[{]*[\]}])", values)
+    return key.removeprefix("--"), tuple(part.strip() for part in parts if part.strip())

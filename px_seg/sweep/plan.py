@@ -1,0 +1,202 @@
+"""The grid of a sweep: which runs it consists of, and that they can be carried out."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from px_seg.command_line import parse
+from px_seg.config import RunConfig
+from px_seg.errors import InputError
+from px_seg.paths import user_path
+from px_seg.pipeline import make_ready
+from px_seg.plugins import load_criteria
+from px_seg.pruning import CRITERIA, criterion
+from px_seg.sparsify import IDLE_WHEN_DENSE, check_pruning, densely, without_idle_settings
+from px_seg.tasks import Classification, Segmentation, Task
+
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Segmentation, Classification)}
+
+PAPER = tuple(round(1 - 0.64**k, 4) for k in range(1, 10))
+"""The paper's sparsities: 36.00, 59.04, 73.79, 83.22, 89.26, 93.13, 95.60, 97.19 and 98.20%."""
+
+DENSE = "dense"
+
+Combination = tuple[tuple[str, str], ...]
+"""Varied values by the key of a run's configuration."""
+
+NOTES = "sweep"
+"""The folder of a sweep that holds configurations, logs and claims of its runs; not the runs themselves."""
+
+REPORT = "report"
+"""The folder of a sweep that its report is written to."""
+
+DECIDED = {
+    "method": "--methods names them",
+    "sparsity": "--sparsities names them",
+    "seed": "--seeds names them",
+    "output_dir": "each run has a folder of its own in the sweep's",
+    "masks": "every run finds its own",
+    "overwrite": "delete the folder of a run that is to be done again",
+    "resume": "a run that was stopped goes on by itself",
+}
+"""Settings of a run that the sweep decides, and what to do instead of giving one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a sweep is asked for.
+
+    Args:
+        task: seg or cls
+        methods: criteria by name, and dense
+        sparsities: shares of the backbone's weights to prune, above 0; none where a pattern decides it
+        seeds: of the runs
+        flags: further flags of the run script, for all runs
+        vary: values by the key of a run's configuration, `config` for the file itself; every combination is run
+        output_dir: folder of the sweep
+        presets: folder of the run scripts' configurations
+    """
+
+    task: str
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: tuple[int, ...]
+    output_dir: Path
+    presets: Path
+    flags: tuple[str, ...] = ()
+    vary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Cell(NamedTuple):
+    """One run of a sweep."""
+
+    combination: Combination
+    """The varied values that make a difference to it."""
+    folder: Path
+    """Its name below the sweep's says what it is: weights=dino/px/0.9313/seed0."""
+    notes: Path
+    """Without an ending, which that of its configuration, log, claim or outcome follows."""
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """What it is, for a line of text."""
+        varied = [f"{key}={value}" for key, value in self.combination]
+        method = [self.config.method] + ([f"{self.config.sparsity:.2%}"] if self.config.sparsity else [])
+        return " ".join([*varied, *method, f"seed {self.config.seed}"])
+
+
+def plan(request: Request) -> list[Cell]:
+    """The runs of the sweep, seeds outermost, so that one of each is done first.
+
+    Raises InputError for what cannot be planned, and for runs that would share a folder.
+    """
+    _check(request)
+    parsed: dict[Combination, RunConfig] = {}
+    cells: dict[Path, Cell] = {}
+    combinations = itertools.product(*([(key, value) for value in values] for key, values in request.vary.items()))
+    for seed, combination, method in itertools.product(request.seeds, list(combinations), request.methods):
+        felt = _felt(combination, method)
+        if felt not in parsed:
+            parsed[felt] = base_config(request, felt)
+        base = parsed[felt]
+        for sparsity in _sparsities(request, base, method):
+            cell = _cell(request, felt, base, method, sparsity, seed)
+            if cells.setdefault(cell.folder, cell).combination != felt:
+                raise InputError(f"two values of --vary would share the folder {cell.folder}: name them differently")
+    return list(cells.values())
+
+
+def check(request: Request, cells: Sequence[Cell], begun: Sequence[bool]) -> None:
+    """See that the runs can be carried out, before any is: settings of each, data and network of one a combination.
+
+    `begun` says of each run whether it is to be resumed. Raises InputError for what does not exist or fit.
+    """
+    same: dict[Combination, list[tuple[Cell, bool]]] = {}
+    for cell, resume in zip(cells, begun, strict=True):
+        check_pruning(cell.config)
+        same.setdefault(cell.combination, []).append((cell, resume))
+    for combination, members in same.items():
+        # One that reads batches, if there is one, also shows whether the data fills them.
+        cell, resume = next((m for m in members if CRITERIA[m[0].config.method].needs_data), members[0])
+        data = replace(cell.config.data, download=base_config(request, combination).data.download)
+        make_ready(TASKS[request.task], replace(cell.config, data=data, resume=resume))
+
+
+def base_config(request: Request, combination: Combination) -> RunConfig:
+    """What all runs with these varied values share."""
+    task = TASKS[request.task]
+    presets = request.presets / "cls" if task is Classification else request.presets
+    varied = [word for key, value in combination for word in (f"--{key}", value)]
+    return parse(task.config_type, [*request.flags, *varied], presets, "")
+
+
+def idle_when_dense(key: str) -> bool:
+    """Whether a setting, by its dotted name, makes no difference to a network that is not pruned."""
+    return key.partition(".")[0] in IDLE_WHEN_DENSE
+
+
+def _felt(combination: Combination, method: str) -> Combination:
+    return tuple((key, value) for key, value in combination if not (method == DENSE and idle_when_dense(key)))
+
+
+def _sparsities(request: Request, base: RunConfig, method: str) -> tuple[float, ...]:
+    if method == DENSE:
+        return (0.0,)
+    if base.pattern is None:
+        if not request.sparsities:
+            raise InputError("no sparsity to prune to: give --sparsities, or paper for the paper's nine")
+        return request.sparsities
+    if request.sparsities:
+        raise InputError(f"pattern {base.pattern} means sparsity {base.sparsity:g}: leave --sparsities out")
+    return (base.sparsity,)
+
+
+def _cell(request: Request, combination: Combination, base: RunConfig, method: str, sparsity: float, seed: int) -> Cell:
+    varied = [f"{key}={_readable(value)}" for key, value in combination]
+    path = Path(*varied, method, f"{sparsity:g}", f"seed{seed}")
+    folder = request.output_dir / path
+    # Data is fetched once, when the sweep is checked.
+    own = {"seed": seed, "output_dir": str(folder), "data": replace(base.data, download=False)}
+    config = replace(base, method=method, sparsity=sparsity, **own)
+    config = densely(config) if method == DENSE else without_idle_settings(config)
+    return Cell(combination, folder, request.output_dir / NOTES / path, config)
+
+
+def _readable(value: str) -> str:
+    """A varied value as part of a folder's name; of a path its last part."""
+    name = Path(value).name if "/" in value else value
+    return re.sub(r"[^\w.+-]+", "-", re.sub(r"\.(ya?ml|safetensors)$", "", name)).strip("-") or "none"
+
+
+def _check(request: Request) -> None:
+    """Refuse what no run's configuration would show to be wrong."""
+    if request.task not in TASKS:
+        raise InputError(f"there is no task {request.task!r}: choose one of {', '.join(TASKS)}")
+    for what, values in (("methods", request.methods), ("seeds", request.seeds), *request.vary.items()):
+        if not values:
+            raise InputError(f"{what} has no value: give one at least")
+    for what, values in (
+        *(("methods", request.methods), ("sparsities", request.sparsities), ("seeds", request.seeds)),
+        *request.vary.items(),
+    ):
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise InputError(f"{what} has {twice[0]} twice: once is enough")
+    for sparsity in request.sparsities:
+        if sparsity == 0:
+            raise InputError(f"sparsity 0 is the dense network: name {DENSE} among the methods instead")
+        if not 0 < sparsity < 1:
+            raise InputError(f"a sparsity is a share above 0 and below 1, got {sparsity:g}")
+    said = [word.removeprefix("--").partition("=")[0] for word in request.flags if word.startswith("--")]
+    for key in (*said, *request.vary):
+        if key in DECIDED:
+            raise InputError(f"a sweep decides {key} itself: {DECIDED[key]}")
+    if criteria := [value for word, value in itertools.pairwise(request.flags) if word == "--criteria"]:
+        load_criteria(user_path(criteria[-1], "--criteria"))
+    for method in request.methods:
+        criterion(method)
+        if method in (NOTES, REPORT):
+            raise InputError(f"the folder {method} of a sweep is its own: register the criterion under another name")

@@ -1,0 +1,111 @@
+"""How far the runs of a sweep have come, as their files say, and how long the rest will take."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from px_seg.errors import InputError
+from px_seg.output import RunFolder
+from px_seg.sweep import job
+from px_seg.sweep.plan import Cell
+
+DONE, RUNNING, FAILED, TO_DO = "done", "running", "failed", "to do"
+
+
+class Standing(NamedTuple):
+    """How far one run has come."""
+
+    kind: str
+    """One of DONE, RUNNING (a claim on it is in force), FAILED and TO_DO."""
+    begun: bool
+    results: dict[str, Any] | None
+    about: str
+    """Who carries it out, or why it failed."""
+
+
+def standing(cell: Cell, processes: int, mixed_precision: str) -> Standing:
+    """How far the run has come, if it was launched with so many processes in this precision.
+
+    Raises InputError where the folder holds a run of another configuration or launch.
+    """
+    begun, results = RunFolder(cell.folder).state(cell.config)
+    if results is not None:
+        launch = {"processes": processes, "mixed_precision": mixed_precision}
+        for key, asked in launch.items():
+            if results[key] != asked:
+                raise InputError(
+                    f"the run in {cell.folder} was launched with {key} {results[key]}, not {asked}: launch the sweep "
+                    "as it was, or choose another --output_dir"
+                )
+        return Standing(DONE, False, results, "")
+    if holder := job.holder(cell.notes):
+        return Standing(RUNNING, begun, None, holder)
+    last = job.outcome(cell.notes)
+    if last.get("status") == "failed":
+        return Standing(FAILED, begun, None, last["error"])
+    return Standing(TO_DO, begun, None, "")
+
+
+def grid(cells: Sequence[Cell], standings: Sequence[Standing]) -> list[str]:
+    """Lines of a table: finished runs of all, by what is varied and method, and by sparsity."""
+    sparsities = sorted({cell.config.sparsity for cell in cells})
+    rows: dict[str, dict[float, list[bool]]] = {}
+    for cell, state in zip(cells, standings, strict=True):
+        name = " ".join([*(f"{key}={value}" for key, value in cell.combination), cell.config.method])
+        rows.setdefault(name, {}).setdefault(cell.config.sparsity, []).append(state.kind == DONE)
+    width = max(len(name) for name in rows)
+    head = [f"{'finished':<{width}}", *(f"{f'{sparsity:.2%}':>7}" for sparsity in sparsities)]
+    lines = ["  ".join(head)]
+    for name, row in rows.items():
+        shares = [f"{sum(row[s])}/{len(row[s])}" if s in row else "" for s in sparsities]
+        lines.append("  ".join([f"{name:<{width}}", *(f"{share:>7}" for share in shares)]))
+    return lines
+
+
+def remaining(cells: Sequence[Cell], standings: Sequence[Standing], slots: int) -> str:
+    """What is left to do, and about how long it takes, judged by the runs that are finished."""
+    pairs = list(zip(cells, standings, strict=True))
+    todo = [cell for cell, state in pairs if state.kind == TO_DO]
+    done = [(cell, state.results) for cell, state in pairs if state.kind == DONE]
+    counts = [f"{sum(state.kind == kind for state in standings)} {kind}" for kind in (DONE, RUNNING, FAILED, TO_DO)]
+    text = f"{len(cells)} runs: {', '.join(count for count in counts if not count.startswith('0 '))}"
+    if not todo:
+        return text
+    if not done:
+        return f"{text}; how long they take shows when the first has finished"
+    abreast = min(slots, len(todo))
+    total = sum(_expected(cell, done) for cell in todo) / abreast
+    unknown = sorted({c.config.method for c in todo} - {c.config.method for c, _ in done})
+    more = f", pruning by {', '.join(unknown)} not counted" if unknown else ""
+    return f"{text}, about {duration(total)} with {abreast} at a time, judged by {len(done)} finished{more}"
+
+
+def _expected(cell: Cell, done: Sequence[tuple[Cell, Mapping[str, Any]]]) -> float:
+    """Seconds of a run: those of finished ones most like it."""
+    alike = [
+        lambda other: (other.combination, other.config.method) == (cell.combination, cell.config.method),
+        lambda other: other.config.method == cell.config.method,
+    ]
+    for like in alike:
+        if times := [seconds_of(other, results) for other, results in done if like(other)]:
+            return mean(times)
+    here = [pair for pair in done if pair[0].combination == cell.combination] or done
+    return mean(seconds_of(other, results) - results["seconds"]["prune"] for other, results in here)
+
+
+def seconds_of(cell: Cell, results: Mapping[str, Any]) -> float:
+    """From start to end, where the sweep carried the run out; without loading and checking otherwise."""
+    return job.outcome(cell.notes).get("seconds", sum(results["seconds"].values()))
+
+
+def duration(seconds: float) -> str:
+    """90 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def log_of(cell: Cell) -> Path:
+    return job.with_ending(cell.notes, "log")
