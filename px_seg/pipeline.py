@@ -74,7 +74,7 @@ def make_ready(task_type: type[Task], config: RunConfig) -> Ready:
     if config.criteria is not None:
         load_criteria(user_path(config.criteria, "--criteria"))
     config = without_idle_settings(config)
-    ranker = _check(config)
+    ranker = check_settings(config)
     if config.output_dir is None:
         folder = RunFolder(default_folder(task_type.name, config))
     else:
@@ -196,7 +196,7 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     return results
 
 
-def _check(config: RunConfig) -> Criterion | None:
+def check_settings(config: RunConfig) -> Criterion | None:
     """Refuse what can be refused without task, data or network; the criterion that will rank, if one will."""
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")

@@ -19,10 +19,10 @@ from px_seg.sweep.command_line import launcher, read
 def main() -> None:
     scripts = Path(__file__).parent
     request, asked = read(sys.argv[1:], scripts.parent / "configs", __doc__)
-    unfinished = conduct(request, launcher(asked, request, scripts), asked.retry, asked.dry_run)
-    if not asked.dry_run:
+    outcome = conduct(request, launcher(asked, request, scripts), asked.retry, asked.dry_run)
+    if outcome.done and not asked.dry_run:
         report(request.output_dir)
-    sys.exit(bool(unfinished))
+    sys.exit(bool(outcome.unfinished))
 
 
 if __name__ == "__main__":

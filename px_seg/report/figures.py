@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -189,7 +190,8 @@ def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str]) -> None:
 
 
 def _save(figure: Figure, folder: Path, name: str) -> None:
-    for ending in FORMATS:
-        # Without a date, the same runs make the same file.
-        metadata = {"Date": None} if ending == "svg" else {}
-        figure.savefig(folder / f"{name}.{ending}", dpi=200, metadata=metadata)
+    # Without a date, and with names that depend on the figure alone, the same runs make the same file.
+    with rc_context({"svg.hashsalt": name}):
+        for ending in FORMATS:
+            metadata = {"Date": None} if ending == "svg" else {}
+            figure.savefig(folder / f"{name}.{ending}", dpi=200, metadata=metadata)

@@ -80,13 +80,13 @@ def scores(panel: Panel) -> Table:
 
 
 def differences(panel: Panel) -> Table | None:
-    """Of every method to the dense network, and of the first method to every other; None where neither can be told."""
+    """Of every method from the dense network, and of the first from every other; None where neither can be told."""
     first, *others = panel.methods or [DENSE]
     if not panel.dense and not others:
         return None
     head = ["sparsity", "method"]
-    head += ["less dense"] if panel.dense else []
-    head += [f"{first} less it"] if others else []
+    head += ["minus dense"] if panel.dense else []
+    head += [f"{first} minus it"] if others else []
     rows = []
     for sparsity in panel.sparsities:
         for method in _present(panel, sparsity):

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
@@ -34,10 +34,28 @@ LOOK_ELSEWHERE = 5.0
 """Seconds between two looks at runs that others carry out."""
 
 
+class Outcome(NamedTuple):
+    """What became of a sweep."""
+
+    done: int
+    """Runs that are finished, now or before."""
+    unfinished: list[Cell]
+    """Runs that failed, now or before, and those that were stopped."""
+
+
+def say_at_once(line: str) -> None:
+    """Print a line, also into a file or a pipe, before the next run begins."""
+    print(line, flush=True)
+
+
 def conduct(
-    request: Request, launcher: Launcher, retry: bool = False, dry_run: bool = False, say: Callable[[str], Any] = print
-) -> list[Cell]:
-    """Carry out what is missing of the sweep; the runs that failed or were stopped, now or before.
+    request: Request,
+    launcher: Launcher,
+    retry: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], Any] = say_at_once,
+) -> Outcome:
+    """Carry out what is missing of the sweep.
 
     A run is done when its results.json is complete and its configuration the one asked for. One that is claimed by
     another sweep in the same folder is waited for. Failed ones are tried again if `retry` says so. With
@@ -65,19 +83,19 @@ def conduct(
         remaining(cells, standings, launcher.slots),
     ]:
         say(line)
-    if dry_run:
-        return []
     by_kind = {
         kind: [cell for cell, state in zip(cells, standings, strict=True) if state.kind == kind]
         for kind in (DONE, RUNNING, FAILED, TO_DO)
     }
+    if dry_run:
+        return Outcome(len(by_kind[DONE]), by_kind[FAILED])
     with _told_to_end():
-        failed = _carry_out(by_kind, launcher, look, len(cells), say)
-    for cell in failed:
+        unfinished = _carry_out(by_kind, launcher, look, len(cells), say)
+    for cell in unfinished:
         say(f"not finished: {cell.name}: {look(cell).about or 'stopped'} (log: {log_of(cell)})")
-    if any(look(cell).kind == FAILED for cell in failed):
+    if any(look(cell).kind == FAILED for cell in unfinished):
         say("failed runs are tried again with --retry")
-    return failed
+    return Outcome(len(cells) - len(unfinished), unfinished)
 
 
 def _carry_out(
@@ -122,7 +140,9 @@ def _carry_out(
                     settle(elsewhere.popleft(), ours=False)
                 if elsewhere and not active and not waiting:
                     others = f"waiting for runs of others: {_listed(elsewhere, look)}"
-                    told = others if others == told else say(others) or others
+                    if others != told:
+                        say(others)
+                    told = others
                 looked = time.monotonic()
     finally:
         for _, job in active.values():

@@ -159,12 +159,13 @@ def carry_out(notes: Path, folder: Path, command: Sequence[str]) -> int:
                 _end(process)
         if not in_force:
             return TAKEN
+        error = last_words(with_ending(notes, "log")) if status else ""
         if status == 0 and not (folder / "results.json").is_file():
-            status = 1
+            status, error = 1, "it ended without results.json"
         said = {0: "done", None: "stopped"}.get(status, "failed")
         about = {"status": said, "seconds": round(former + time.time() - started, 1), "host": socket.gethostname()}
         if said == "failed":
-            about["error"] = last_words(with_ending(notes, "log"))
+            about["error"] = error
         _replace(with_ending(notes, "json"), json.dumps(about, indent=2))
         return STOPPED if status is None else status
     finally:
@@ -172,8 +173,9 @@ def carry_out(notes: Path, folder: Path, command: Sequence[str]) -> int:
 
 
 def last_words(log: Path) -> str:
-    """The error that ended a run: its last line that begins so, otherwise the last one of all."""
-    lines = [line.rpartition("\r")[2].strip() for line in log.read_text(errors="replace").splitlines()]
+    """The error that ended the last attempt at a run: its last line that begins so, otherwise the last one of all."""
+    attempt = log.read_text(errors="replace").rpartition("\n=== ")[2].partition("\n")[2]
+    lines = [line.rpartition("\r")[2].strip() for line in attempt.split("\n")]
     lines = [line for line in lines if line]
     errors = [line.removeprefix("error: ") for line in lines if re.match(r"(\[rank \d+\] )?error: ", line)]
     return (errors or lines or ["it said nothing"])[-1][:500]

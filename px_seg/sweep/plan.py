@@ -11,10 +11,10 @@ from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.paths import user_path
-from px_seg.pipeline import make_ready
+from px_seg.pipeline import check_settings, make_ready
 from px_seg.plugins import load_criteria
 from px_seg.pruning import CRITERIA, criterion
-from px_seg.sparsify import IDLE_WHEN_DENSE, check_pruning, densely, without_idle_settings
+from px_seg.sparsify import IDLE_WHEN_DENSE, densely, without_idle_settings
 from px_seg.tasks import Classification, Segmentation, Task
 
 TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Segmentation, Classification)}
@@ -95,16 +95,15 @@ def plan(request: Request) -> list[Cell]:
     Raises InputError for what cannot be planned, and for runs that would share a folder.
     """
     _check(request)
-    parsed: dict[Combination, RunConfig] = {}
+    combinations = list(itertools.product(*([(key, v) for v in values] for key, values in request.vary.items())))
+    pairs = [(_felt(combination, method), method) for combination in combinations for method in request.methods]
+    bases = {felt: base_config(request, felt) for felt, _ in pairs}
+    for method in request.methods:
+        criterion(method)
     cells: dict[Path, Cell] = {}
-    combinations = itertools.product(*([(key, value) for value in values] for key, values in request.vary.items()))
-    for seed, combination, method in itertools.product(request.seeds, list(combinations), request.methods):
-        felt = _felt(combination, method)
-        if felt not in parsed:
-            parsed[felt] = base_config(request, felt)
-        base = parsed[felt]
-        for sparsity in _sparsities(request, base, method):
-            cell = _cell(request, felt, base, method, sparsity, seed)
+    for seed, (felt, method) in itertools.product(request.seeds, pairs):
+        for sparsity in _sparsities(request, bases[felt], method):
+            cell = _cell(request, felt, bases[felt], method, sparsity, seed)
             if cells.setdefault(cell.folder, cell).combination != felt:
                 raise InputError(f"two values of --vary would share the folder {cell.folder}: name them differently")
     return list(cells.values())
@@ -117,7 +116,7 @@ def check(request: Request, cells: Sequence[Cell], begun: Sequence[bool]) -> Non
     """
     same: dict[Combination, list[tuple[Cell, bool]]] = {}
     for cell, resume in zip(cells, begun, strict=True):
-        check_pruning(cell.config)
+        check_settings(cell.config)
         same.setdefault(cell.combination, []).append((cell, resume))
     for combination, members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
@@ -127,11 +126,14 @@ def check(request: Request, cells: Sequence[Cell], begun: Sequence[bool]) -> Non
 
 
 def base_config(request: Request, combination: Combination) -> RunConfig:
-    """What all runs with these varied values share."""
+    """What all runs with these varied values share; criteria of one's own that it names are known from then on."""
     task = TASKS[request.task]
     presets = request.presets / "cls" if task is Classification else request.presets
     varied = [word for key, value in combination for word in (f"--{key}", value)]
-    return parse(task.config_type, [*request.flags, *varied], presets, "")
+    config = parse(task.config_type, [*request.flags, *varied], presets, "")
+    if config.criteria is not None:
+        load_criteria(user_path(config.criteria, "--criteria"))
+    return config
 
 
 def idle_when_dense(key: str) -> bool:
@@ -194,9 +196,6 @@ def _check(request: Request) -> None:
     for key in (*said, *request.vary):
         if key in DECIDED:
             raise InputError(f"a sweep decides {key} itself: {DECIDED[key]}")
-    if criteria := [value for word, value in itertools.pairwise(request.flags) if word == "--criteria"]:
-        load_criteria(user_path(criteria[-1], "--criteria"))
     for method in request.methods:
-        criterion(method)
         if method in (NOTES, REPORT):
             raise InputError(f"the folder {method} of a sweep is its own: register the criterion under another name")

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# What a GPU shows: the PX benchmark and the photo dataset's sweep, in chunks that each end within nine minutes.
+#
+#     bash scripts/gpu_evidence.sh            # again and again, until its exit status is 0 (75: there is more to do)
+#
+#   --out DIR      where all of it goes (runs/gpu); what belongs in docs is gathered in DIR/evidence
+#   --data DIR     the photo dataset (data/photo320), composed first if it is not there, which takes Debian's packages
+#   --seconds N    when a chunk is to end (480); what was under way ends within a minute more
+#   --dry_run      print what would be run, check the sweep, start nothing
+#   --rehearse     the same steps, tiny and on the CPU
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=runs/gpu data=data/photo320 seconds=480 dry_run= rehearse=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out) out=$2; shift 2 ;;
+        --data) data=$2; shift 2 ;;
+        --seconds) seconds=$2; shift 2 ;;
+        --dry_run) dry_run=1; shift ;;
+        --rehearse) rehearse=1; shift ;;
+        *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are all" >&2; exit 2 ;;
+    esac
+done
+end=$((SECONDS + seconds))
+export PYTHONUNBUFFERED=1
+
+# A step that has not ended when the chunk does is begun anew, or resumed, by the next.
+within_the_chunk() {
+    local left=$((end - SECONDS)) status=0
+    [ "$left" -le 0 ] || timeout --signal TERM --kill-after 50 "$left" "$@" || status=$?
+    if [ "$left" -le 0 ] || [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+        echo "this chunk is over: call again" >&2
+        exit 75
+    fi
+    return "$status"
+}
+
+# Run a benchmark once, its output kept as NAME.md when it is whole.
+bench() {
+    local file=$out/evidence/$1.md
+    shift
+    if [ -n "$dry_run" ]; then echo "+ python $*"; return; fi
+    [ ! -f "$file" ] || return 0
+    echo "+ python $*"
+    { printf '    python %s\n\n' "$*"; within_the_chunk python "$@"; } > "$file.part" || { cat "$file.part"; exit 1; }
+    mv "$file.part" "$file"
+}
+
+if [ -n "$rehearse" ]; then
+    size=(--device cpu --encoder resnet18 --batch_size 1 --side 64) few=(--batches 1) whole=(--batches 1 --rounds 2)
+    sweep=(--gpus none --data.name synthetic --data.size 32 --data.train_images 16 --data.val_images 4 --data.workers 0
+        --encoder resnet18 --epochs 2 --rounds 2 --batch_size 8 --pruning.batches 1 --pruning.batch_size 4
+        --methods random,dense --sparsities 0.9)
+else
+    size=(--device cuda --side 512) few=(--batches 8) whole=(--batches 53 --rounds 100 --sparsity 0.9313)
+    sweep=(--gpus 0 --jobs 3 --mixed_precision bf16 --data.root "$data")
+    if [ -z "$dry_run" ]; then
+        python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: there is no CUDA GPU here")'
+        [ -d "$data/VOCdevkit" ] || within_the_chunk python scripts/make_photo_voc.py "$data" --size 320
+    fi
+fi
+
+[ -n "$dry_run" ] || mkdir -p "$out/evidence"
+for precision in float32 tf32 bfloat16; do
+    [ -z "$rehearse" ] || [ "$precision" != tf32 ] || continue
+    bench "px_round_$precision" scripts/bench_px.py round "${size[@]}" "${few[@]}" --precision "$precision"
+    bench "px_prune_$precision" scripts/bench_px.py prune "${size[@]}" "${whole[@]}" --precisions "[$precision]"
+done
+bench criteria_cost scripts/bench_criteria.py cost "${size[@]}" "${few[@]}" --repeats 2
+
+run=(python scripts/sweep.py --preset photo_gpu --output_dir "$out/sweep" "${sweep[@]}")
+echo "+ ${run[*]}"
+if [ -n "$dry_run" ] && [ -z "$rehearse" ] && [ ! -d "$data/VOCdevkit" ]; then
+    echo "$data is not there yet: it would be composed first"
+    exit
+fi
+if [ -n "$dry_run" ]; then "${run[@]}" --dry_run; exit; fi
+within_the_chunk "${run[@]}"
+cp "$out"/sweep/report/* "$out/evidence/"
+echo "all of it is in $out/evidence"

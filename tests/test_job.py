@@ -1,0 +1,177 @@
+"""Claims on runs, and the process that stays beside one; runs are stand-ins of the standard library."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from px_seg.sweep import job
+from px_seg.sweep.job import EXPIRES, Claim, age, carry_out, holder, last_words, outcome, with_ending
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    place = tmp_path / "sweep" / "px" / "0.9313" / "seed0"
+    place.parent.mkdir(parents=True)
+    return place
+
+
+def grow_old(path: Path) -> None:
+    past = path.stat().st_mtime - EXPIRES - 1
+    os.utime(path, (past, past))
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def beside(notes: Path, folder: Path, code: str, *words: object) -> subprocess.Popen:
+    """The process beside a run that is a line of Python."""
+    run = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.Popen([sys.executable, "-P", job.__file__, str(notes), str(folder), *run])
+
+
+FINISH = (
+    "import sys, pathlib; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)\n"
+    "(folder / 'results.json').write_text('{}')"
+)
+
+
+def test_a_claim_is_one_processs_until_it_expires(notes) -> None:
+    first = Claim.take(notes)
+    assert first.renew(notes)
+    assert Claim.take(notes) is None
+    assert f"process {os.getpid()}" in holder(notes)
+
+    grow_old(first.path)
+    assert holder(notes) is None
+    second = Claim.take(notes)
+    assert second is not None
+    # Who comes back after its claim expired learns that the run is another's, and leaves that one's claim alone.
+    assert not first.renew(notes)
+    first.release(notes)
+    assert second.renew(notes)
+    assert Claim.take(notes) is None
+
+    second.release(notes)
+    assert list(notes.parent.iterdir()) == []
+    third = Claim.take(notes)
+    assert not second.renew(notes)
+    assert third.renew(notes)
+
+
+def test_a_claim_of_a_name_with_a_dot_is_not_its_neighbours(tmp_path) -> None:
+    assert Claim.take(tmp_path / "seed1") is not None
+    assert Claim.take(tmp_path / "seed1.5") is not None
+    assert Claim.take(tmp_path / "seed11") is not None
+    assert Claim.take(tmp_path / "seed1") is None
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_of_many_who_ask_at_once_one_gets_the_claim(notes, tmp_path, expired) -> None:
+    if expired:
+        grow_old(Claim.take(notes).path)
+    code = (
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import job\n"
+        "while not pathlib.Path(sys.argv[3]).exists(): pass\n"
+        "print(job.Claim.take(pathlib.Path(sys.argv[2])) is not None)"
+    )
+    words = [sys.executable, "-c", code, str(Path(job.__file__).parent), str(notes), str(tmp_path / "go")]
+    racers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    time.sleep(0.5)
+    (tmp_path / "go").touch()
+    assert sorted(racer.communicate(timeout=60)[0].strip() for racer in racers) == ["False"] * 7 + ["True"]
+
+
+def test_age_is_by_the_clock_of_the_file_system(notes, monkeypatch) -> None:
+    claim = Claim.take(notes)
+    monkeypatch.setattr(time, "time", lambda: 1e10)
+    assert 0 <= age(claim.path) < 5
+
+
+def test_a_run_that_ends_well_is_done_and_one_without_results_is_not(notes, tmp_path) -> None:
+    folder = tmp_path / "px" / "0.9313" / "seed0"
+    assert carry_out(notes, folder, [sys.executable, "-c", FINISH, str(folder)]) == 0
+    assert outcome(notes)["status"] == "done"
+    assert outcome(notes)["seconds"] > 0
+    assert holder(notes) is None
+    # Once there are results nothing is run.
+    assert carry_out(notes, folder, ["there is no such command"]) == 0
+
+    other = notes.with_name("seed1")
+    assert carry_out(other, tmp_path / "other", [sys.executable, "-c", ""]) == 1
+    assert outcome(other)["error"] == "it ended without results.json"
+
+
+def test_a_run_that_fails_leaves_its_log_and_its_reason(notes, tmp_path) -> None:
+    code = "import sys; print('epoch 1'); print('\\rbar\\rerror: the disc is full', file=sys.stderr); sys.exit(2)"
+    assert carry_out(notes, tmp_path / "run", [sys.executable, "-c", code]) == 2
+    assert outcome(notes) | {"seconds": 0, "host": ""} == {
+        **{"status": "failed", "seconds": 0, "host": ""},
+        "error": "the disc is full",
+    }
+    carry_out(notes, tmp_path / "run", [sys.executable, "-c", "raise RuntimeError('worse')"])
+    log = with_ending(notes, "log").read_text()
+    assert log.count("=== ") == 2
+    assert "epoch 1" in log
+    # Of an error that is a defect, the traceback's last line.
+    assert last_words(with_ending(notes, "log")) == "RuntimeError: worse"
+
+
+def test_a_run_that_was_begun_is_resumed(notes, tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    carry_out(notes, folder, [sys.executable, "-c", "import sys; sys.exit(' '.join(sys.argv))"])
+    assert outcome(notes)["error"] == "-c --resume"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_told_to_end_it_ends_the_run_and_what_that_started(notes, tmp_path, number) -> None:
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(child.pid)); time.sleep(600)"
+    )
+    process = beside(notes, tmp_path / "run", code, tmp_path / "child")
+    wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
+    process.send_signal(number)
+    assert process.wait(60) == job.STOPPED
+    child = int((tmp_path / "child").read_text())
+    wait_for(lambda: not alive(child))
+    assert outcome(notes)["status"] == "stopped"
+    assert holder(notes) is None
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "BEAT", 0.0)
+    taker = (
+        f"import os, sys, json, pathlib; sys.path.insert(0, {str(Path(job.__file__).parent)!r}); import job, time\n"
+        f"notes = pathlib.Path({str(notes)!r}); claim = next(notes.parent.glob('seed0.claim-*'))\n"
+        f"os.utime(claim, (0, 0)); assert job.Claim.take(notes) is not None; time.sleep(600)"
+    )
+    assert carry_out(notes, tmp_path / "run", [sys.executable, "-c", taker]) == job.TAKEN
+    # The claim that is in force is left to its holder, and nothing is said of how the run ended.
+    assert holder(notes) is not None
+    assert outcome(notes) == {}
+
+
+def test_seconds_add_up_over_attempts(notes, tmp_path) -> None:
+    with_ending(notes, "json").write_text(json.dumps({"status": "stopped", "seconds": 1000.0}))
+    carry_out(notes, tmp_path / "run", [sys.executable, "-c", FINISH, str(tmp_path / "run")])
+    assert 1000 < outcome(notes)["seconds"] < 1060

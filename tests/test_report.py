@@ -1,0 +1,229 @@
+"""Reports: what they say of runs whose scores are known."""
+
+import csv
+import math
+import re
+import xml.etree.ElementTree
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import script
+from scipy import stats
+from sweeps import finished
+
+from px_seg import InputError
+from px_seg.report import report
+from px_seg.report.figures import STYLES, _place, _plots
+from px_seg.report.runs import caveats, panels, read_runs
+from px_seg.report.statistics import paired_difference, summary
+from px_seg.report.tables import costs, differences, markdown, scores
+from px_seg.sweep import PAPER
+
+SCORES = {
+    ("dense", 0.0): (0.70, 0.72, 0.71),
+    ("px", 0.8): (0.68, 0.69, 0.70),
+    ("px", 0.98): (0.60, 0.62, 0.61),
+    ("random", 0.8): (0.69, 0.70, 0.71),
+    ("random", 0.98): (0.40, 0.45, 0.50),
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for (method, sparsity), values in SCORES.items():
+        for seed, score in enumerate(values):
+            finished(tmp_path / "out", method, sparsity, seed, score)
+    return tmp_path / "out"
+
+
+def plain(cell: str) -> str:
+    return cell.replace("\N{MINUS SIGN}", "-")
+
+
+def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
+    first, second = {0: 0.3, 1: 0.5, 2: 0.45, 7: 0.1}, {2: 0.4, 1: 0.42, 0: 0.29, 9: 0.2}
+    found = paired_difference(first, second)
+    test = stats.ttest_rel([0.3, 0.5, 0.45], [0.29, 0.42, 0.4])
+    low, high = test.confidence_interval(0.95)
+    assert found.count == 3
+    assert (found.mean - found.margin, found.mean + found.margin) == pytest.approx((low, high))
+    assert paired_difference({0: 0.3}, {0: 0.2}).margin is None
+    assert paired_difference({0: 0.3}, {1: 0.2}) is None
+
+
+def test_the_deviation_divides_by_one_seed_less() -> None:
+    assert summary([1.0, 2.0, 4.0]) == (pytest.approx(7 / 3), pytest.approx(math.sqrt(7 / 3)), 3)
+    assert summary([1.0]) == (1.0, None, 1)
+
+
+def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
+    (panel,) = panels(read_runs(sweep))
+    table = scores(panel)
+    assert table.head == ["", "80.00%", "98.00%"]
+    assert table.rows == [
+        ["dense", "71.00 ± 1.00", "71.00 ± 1.00"],
+        ["px", "69.00 ± 1.00", "**61.00 ± 1.00**"],
+        ["random", "**70.00 ± 1.00**", "45.00 ± 5.00"],
+    ]
+    assert "over 3 seeds" in table.caption
+    rows = {(row[0], row[1]): [plain(cell) for cell in row[2:]] for row in differences(panel).rows}
+    # px minus dense at 80%: -2, -3, -1 points, so -2 +- 4.303 * 1 / sqrt(3).
+    assert rows["80.00%", "px"] == ["-2.00 [-4.48, +0.48]", ""]
+    assert rows["80.00%", "random"][1] == "-1.00 [-1.00, -1.00]"
+    assert rows["98.00%", "random"][1].startswith("+16.00 [")
+    cost = {(row[0], row[1]): row[2:] for row in costs(panel).rows}
+    assert cost["px", "80.00%"] == ["0.0006 M (60.0%)", "2e-06 G (50.0%)", "0.0 MB", "0.0 MB", "1 s", "2 s"]
+    text = markdown(table)
+    assert text.splitlines()[2:4] == ["|  | 80.00% | 98.00% |", "| --- | ---: | ---: |"]
+
+
+def test_one_seed_has_no_spread_and_a_tie_two_winners(tmp_path) -> None:
+    for method in ("px", "snip"):
+        finished(tmp_path, method, 0.5, 0, 0.5)
+    (panel,) = panels(read_runs(tmp_path))
+    assert scores(panel).rows == [["px", "**50.00**"], ["snip", "**50.00**"]]
+    assert "one seed" in scores(panel).caption
+    assert differences(panel).rows == [["50.00%", "px", ""], ["50.00%", "snip", "+0.00"]]
+
+
+def test_the_csv_has_a_row_a_run(sweep) -> None:
+    finished(sweep, "px", 0.8, 0, 0.3, group="rounds=10", rounds=10)
+    report(sweep, say=str)
+    with (sweep / "report" / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    found = {
+        (row["rounds"], row["method"], float(row["sparsity"]), int(row["seed"])): float(row["miou"]) for row in rows
+    }
+    assert found["", "random", 0.98, 2] == 0.5
+    assert found["10", "px", 0.8, 0] == 0.3
+    assert {row["parameters_total"] for row in rows} == {"1000"}
+    assert {row["prune_seconds"] for row in rows} == {"1.0"}
+
+
+def test_dense_runs_are_held_to_all_that_agree_with_them_in_what_they_felt(tmp_path) -> None:
+    for epochs in (1, 2):
+        finished(tmp_path, "dense", 0.0, 0, epochs / 10, group=f"epochs={epochs}")
+        for rounds in (10, 2):
+            finished(tmp_path, "px", 0.5, 0, 0.5, group=f"epochs={epochs}/rounds={rounds}")
+    found = panels(read_runs(tmp_path))
+    # By the value of the number, not by its first digit.
+    assert [panel.title for panel in found] == [
+        *("epochs=1, rounds=2", "epochs=1, rounds=10", "epochs=2, rounds=2", "epochs=2, rounds=10")
+    ]
+    assert [panel.dense[0].score for panel in found] == [0.1, 0.1, 0.2, 0.2]
+
+
+def test_what_differs_where_only_the_method_should_is_said(sweep) -> None:
+    assert caveats(panels(read_runs(sweep))) == []
+    finished(sweep, "snip", 0.8, 0, 0.5, epochs=99)
+    finished(sweep, "snip", 0.8, 1, 0.5)
+    notes = caveats(panels(read_runs(sweep)))
+    assert [note for note in notes if "epochs" in note] == ["not all runs have the same epochs: 10, 99"]
+    assert "snip at 80.00% lacks seed 2" in notes
+    assert "snip at 98.00% lacks seed 0, 1, 2" in notes
+    assert len(notes) == 3
+
+
+def test_the_papers_sparsities_are_equally_far_apart() -> None:
+    places = [_place(sparsity) for sparsity in PAPER]
+    steps = [after - before for before, after in pairwise(places)]
+    assert steps == pytest.approx([math.log(1 / 0.64)] * 8, rel=0.01)
+
+
+def test_what_is_drawn_depends_on_what_is_varied(tmp_path) -> None:
+    for batches in (1, 4, 16):
+        for sparsity in (0.8, 0.9):
+            finished(tmp_path / "two", "px", sparsity, 0, 0.5, group=f"pruning.batches={batches}")
+        finished(tmp_path / "one", "px", 0.8, 0, 0.5, group=f"pruning.batches={batches}")
+    for name in ("one", "two"):
+        finished(tmp_path / name, "dense", 0.0, 0, 0.6)
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "two")))
+    assert [curve.name for curve in plot.curves] == [f"pruning.batches={n}" for n in (1, 4, 16)]
+    assert axis.name == "sparsity of the backbone (%)"
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "one")))
+    assert [curve.name for curve in plot.curves] == ["px"]
+    assert axis.ticks == [(0.0, "1"), (2.0, "4"), (4.0, "16")]
+    assert plot.dense.mean == 0.6
+    finished(tmp_path / "one", "snip", 0.9, 0, 0.5, group="pruning.batches=4")
+    plots, _ = _plots(panels(read_runs(tmp_path / "one")))
+    assert len(plots) == 3
+
+
+def test_curves_differ_in_marker_or_line_as_well_as_in_colour() -> None:
+    assert (
+        len({(marker, line) for _, marker, line in STYLES}) == len({colour for colour, _, _ in STYLES}) == len(STYLES)
+    )
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources, self.text, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.sources += [attrs[key] for key in ("src", "href") if key in attrs]
+        if tag == "img":
+            assert attrs["alt"]
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_needs_nothing_beside_it(sweep) -> None:
+    report(sweep, say=str)
+    raw = (sweep / "report" / "index.html").read_text()
+    page = Page(raw)
+    assert page.open == []
+    assert all(source.startswith(("data:image/", "#")) for source in page.sources)
+    assert not re.search(r"https?://", re.sub(r'src="data:[^"]*"', "", raw))
+    text = " ".join(page.text)
+    for word in ("61.00 ± 1.00", "optimizer.backbone_lr", "px, seed 0", "a note with <b>", "98.00%", "encoder.layer1"):
+        assert word in text, word
+    # Two sparsities, two images each, of image, truth, dense, px and random.
+    assert sum(source.startswith("data:image/") for source in page.sources) == 2 * 2 * 5 + 2
+    for name in ("curves", "densities"):
+        assert (sweep / "report" / f"{name}.png").stat().st_size > 10_000
+        xml.etree.ElementTree.parse(sweep / "report" / f"{name}.svg")
+
+
+def test_a_report_is_the_same_when_it_is_made_again(sweep) -> None:
+    def made() -> dict[str, bytes]:
+        report(sweep, say=str)
+        return {path.name: path.read_bytes() for path in (sweep / "report").iterdir()}
+
+    first = made()
+    second = made()
+    assert {name for name in first if first[name] != second[name]} == set()
+
+
+def test_what_cannot_be_reported_on_is_said_in_a_line(tmp_path, sweep) -> None:
+    for folder, message in ((tmp_path / "nothing", "there is no folder"), (tmp_path, "not part of a sweep|finished")):
+        with pytest.raises(InputError, match=message):
+            report(folder / "px" if folder == tmp_path else folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there is no finished run in"):
+        report(tmp_path / "empty")
+    broken = sweep / "px" / "0.8" / "seed1" / "results.json"
+    text = broken.read_text()
+    broken.write_text("{")
+    with pytest.raises(InputError, match=r"px/0\.8/seed1 is damaged: delete the folder"):
+        report(sweep)
+    broken.write_text(text.replace('"flops"', '"flop"'))
+    with pytest.raises(InputError, match="of an earlier version, without flops"):
+        report(sweep)
+    broken.write_text(text.replace('"seg"', '"cls"'))
+    with pytest.raises(InputError, match="holds runs of cls and seg"):
+        report(sweep)
+    done = script(tmp_path / "nothing", name="report")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
