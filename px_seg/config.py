@@ -4,7 +4,6 @@ They have no defaults for anything that is part of an experiment's protocol: the
 """
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -208,9 +207,9 @@ class RunConfig:
     channels_last: bool = False
     threads: int | None = None
 
-    def save(self, path: Path) -> None:
-        """Write the configuration as YAML that --config reads back."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+    def to_yaml(self) -> str:
+        """The configuration as YAML that --config reads back."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
 @dataclass(kw_only=True)

@@ -73,7 +73,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not config.resume:
-                replace(config, overwrite=False, resume=False).save(self.config)
+                _replace(self.config, replace(config, overwrite=False, resume=False).to_yaml())
         except OSError as error:
             raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
 

@@ -66,9 +66,10 @@ class Ready(NamedTuple):
     accelerator: Accelerator
 
 
-def make_ready(task_type: type[Task], config: RunConfig) -> Ready:
+def make_ready(task_type: type[Task], config: RunConfig, launch: int | None = None) -> Ready:
     """Find data, network and weights; nothing is written, and no image is read.
 
+    With `launch` it is seen whether a launch of so many processes would do, in place of this one.
     Raises InputError for whatever does not exist or fit.
     """
     if config.criteria is not None:
@@ -80,7 +81,7 @@ def make_ready(task_type: type[Task], config: RunConfig) -> Ready:
     else:
         folder = RunFolder(user_path(config.output_dir, "--output_dir"))
     accelerator = make_accelerator(config, folder.path)
-    main, processes = accelerator.is_main_process, accelerator.num_processes
+    main, processes = accelerator.is_main_process, launch or accelerator.num_processes
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
     main_first(accelerator, lambda: folder.check(config) if main else None)
     task = main_first(accelerator, lambda: task_type(config))

@@ -3,7 +3,9 @@
 #
 #     bash scripts/gpu_evidence.sh            # again and again, until its exit status is 0 (75: there is more to do)
 #
-#   --out DIR      where all of it goes (runs/gpu); what belongs in docs is gathered in DIR/evidence
+# Paths are relative to the project's folder.
+#
+#   --out DIR      where all of it goes (runs/gpu, or runs/gpu_rehearsal); DIR/evidence gathers what belongs in docs
 #   --data DIR     the photo dataset (data/photo320), composed first if it is not there, which takes Debian's packages
 #   --seconds N    when a chunk is to end (480); what was under way ends within a minute more
 #   --dry_run      print what would be run, check the sweep, start nothing
@@ -11,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=runs/gpu data=data/photo320 seconds=480 dry_run= rehearse=
+out= data=data/photo320 seconds=480 dry_run= rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
         --out) out=$2; shift 2 ;;
@@ -22,23 +24,29 @@ while [ $# -gt 0 ]; do
         *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are all" >&2; exit 2 ;;
     esac
 done
+out=${out:-runs/gpu${rehearse:+_rehearsal}}
 end=$((SECONDS + seconds))
 export PYTHONUNBUFFERED=1
 
-# A step that has not ended when the chunk does is begun anew, or resumed, by the next.
+# Run a step until the chunk ends. One that has not ended then is resumed by the next chunk, or begun anew.
 within_the_chunk() {
-    local left=$((end - SECONDS)) status=0
-    [ "$left" -le 0 ] || timeout --signal TERM --kill-after 50 "$left" "$@" || status=$?
-    if [ "$left" -le 0 ] || [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
-        echo "this chunk is over: call again" >&2
-        exit 75
+    local left=$((end - SECONDS)) status=124
+    if [ "$left" -gt 0 ]; then
+        status=0
+        timeout --signal TERM --kill-after 50 "$left" "$@" || status=$?
     fi
-    return "$status"
+    [ "$status" -ne 0 ] && [ "$SECONDS" -ge "$end" ] || return "$status"
+    if [ -n "${anew:-}" ] && [ "$left" -ge $((seconds - 30)) ]; then
+        echo "error: $* takes more than a whole chunk: give more than --seconds $seconds" >&2
+        exit 1
+    fi
+    echo "this chunk is over: call again" >&2
+    exit 75
 }
 
 # Run a benchmark once, its output kept as NAME.md when it is whole.
 bench() {
-    local file=$out/evidence/$1.md
+    local file=$out/evidence/$1.md anew=1
     shift
     if [ -n "$dry_run" ]; then echo "+ python $*"; return; fi
     [ ! -f "$file" ] || return 0
@@ -76,6 +84,8 @@ if [ -n "$dry_run" ] && [ -z "$rehearse" ] && [ ! -d "$data/VOCdevkit" ]; then
     exit
 fi
 if [ -n "$dry_run" ]; then "${run[@]}" --dry_run; exit; fi
-within_the_chunk "${run[@]}"
-cp "$out"/sweep/report/* "$out/evidence/"
+status=0
+within_the_chunk "${run[@]}" || status=$?
+[ ! -d "$out/sweep/report" ] || cp "$out"/sweep/report/* "$out/evidence/"
+[ "$status" -eq 0 ] || { echo "error: not all runs of the sweep are finished, as it says above" >&2; exit "$status"; }
 echo "all of it is in $out/evidence"

@@ -27,12 +27,12 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text(yaml.safe_dump(config))
 with (pathlib.Path(__file__).parent / "runs.txt").open("a") as file:
     file.write(f"{folder.name} {config['method']} {config['sparsity']}\\n")
-{body}
-(folder / "results.json").write_text(json.dumps({{
-    "seconds": {{"prune": 1.0, "train": 2.0, "evaluate": 3.0}}, "miou": 0.5, "processes": 1, "mixed_precision": "no"
-}}))
+BODY
+(folder / "results.json").write_text(json.dumps({
+    "seconds": {"prune": 1.0, "train": 2.0, "evaluate": 3.0}, "miou": 0.5, "processes": 1, "mixed_precision": "no"
+}))
 """
-"""What stands in for scripts/seg.py: it notes that it ran, does `body`, and ends well."""
+"""What stands in for scripts/seg.py: it notes that it ran, does what BODY says, and ends well."""
 
 
 def request(folder: Path, **changes: object) -> Request:
@@ -52,7 +52,7 @@ def stand_in(folder: Path, body: str = "") -> LocalLauncher:
     """What starts stand-ins, two at a time; runs.txt in the folder says which ran."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "seg.py"
-    script.write_text(STAND_IN.format(body=body))
+    script.write_text(STAND_IN.replace("BODY", body))
     return LocalLauncher(script, jobs=2, gpus=())
 
 
@@ -72,7 +72,7 @@ def finished(root: Path, method: str, sparsity: float, seed: int, score: float, 
         setattr(config, key, value)
     folder = root / group / method / f"{sparsity:g}" / f"seed{seed}"
     folder.mkdir(parents=True)
-    config.save(folder / "config.yaml")
+    (folder / "config.yaml").write_text(config.to_yaml())
     densities = {"encoder.conv1.weight": 1.0, "encoder.layer1.weight": 1 - sparsity}
     if sparsity > 0.9:
         densities["encoder.layer1.weight"] = 0.0

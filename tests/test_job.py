@@ -36,36 +36,42 @@ def wait_for(condition, seconds: float = 20) -> None:
 def beside(notes: Path, folder: Path, code: str, *words: object) -> subprocess.Popen:
     """The process beside a run that is a line of Python."""
     run = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.Popen([sys.executable, "-P", job.__file__, str(notes), str(folder), *run])
+    command = [sys.executable, "-P", job.__file__, str(notes), str(folder), "0", *run]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+
+def once(notes: Path, folder: Path, code: str, *words: object, attempts: int = 0) -> int:
+    """The exit status of a run that is a line of Python, carried out in this process."""
+    return carry_out(notes, folder, attempts, [sys.executable, "-c", code, *map(str, words)], "epochs: 3")
 
 
 FINISH = (
-    "import sys, pathlib; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)\n"
+    "import sys, pathlib, time; time.sleep(0.3); folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)\n"
     "(folder / 'results.json').write_text('{}')"
 )
 
 
 def test_a_claim_is_one_processs_until_it_expires(notes) -> None:
     first = Claim.take(notes)
-    assert first.renew(notes)
+    assert first.renew()
     assert Claim.take(notes) is None
-    assert f"process {os.getpid()}" in holder(notes)
+    assert holder(notes).process == os.getpid()
 
     grow_old(first.path)
     assert holder(notes) is None
     second = Claim.take(notes)
     assert second is not None
     # Who comes back after its claim expired learns that the run is another's, and leaves that one's claim alone.
-    assert not first.renew(notes)
-    first.release(notes)
-    assert second.renew(notes)
+    assert not first.renew()
+    first.release()
+    assert second.renew()
     assert Claim.take(notes) is None
 
-    second.release(notes)
+    second.release()
     assert list(notes.parent.iterdir()) == []
     third = Claim.take(notes)
-    assert not second.renew(notes)
-    assert third.renew(notes)
+    assert not second.renew()
+    assert third.renew()
 
 
 def test_a_claim_of_a_name_with_a_dot_is_not_its_neighbours(tmp_path) -> None:
@@ -99,26 +105,30 @@ def test_age_is_by_the_clock_of_the_file_system(notes, monkeypatch) -> None:
 
 def test_a_run_that_ends_well_is_done_and_one_without_results_is_not(notes, tmp_path) -> None:
     folder = tmp_path / "px" / "0.9313" / "seed0"
-    assert carry_out(notes, folder, [sys.executable, "-c", FINISH, str(folder)]) == 0
+    assert once(notes, folder, FINISH, folder) == 0
+    assert with_ending(notes, "yaml").read_text() == "epochs: 3"
     assert outcome(notes)["status"] == "done"
     assert outcome(notes)["seconds"] > 0
     assert holder(notes) is None
     # Once there are results nothing is run.
-    assert carry_out(notes, folder, ["there is no such command"]) == 0
+    assert carry_out(notes, folder, 0, ["there is no such command"], "") == 0
 
     other = notes.with_name("seed1")
-    assert carry_out(other, tmp_path / "other", [sys.executable, "-c", ""]) == 1
+    assert once(other, tmp_path / "other", "") == 1
     assert outcome(other)["error"] == "it ended without results.json"
 
 
 def test_a_run_that_fails_leaves_its_log_and_its_reason(notes, tmp_path) -> None:
     code = "import sys; print('epoch 1'); print('\\rbar\\rerror: the disc is full', file=sys.stderr); sys.exit(2)"
-    assert carry_out(notes, tmp_path / "run", [sys.executable, "-c", code]) == 2
+    assert once(notes, tmp_path / "run", code) == 2
     assert outcome(notes) | {"seconds": 0, "host": ""} == {
-        **{"status": "failed", "seconds": 0, "host": ""},
+        **{"status": "failed", "seconds": 0, "host": "", "attempts": 1},
         "error": "the disc is full",
     }
-    carry_out(notes, tmp_path / "run", [sys.executable, "-c", "raise RuntimeError('worse')"])
+    # Who did not know that it has failed does not try it again; who knows may.
+    assert once(notes, tmp_path / "run", code) == 1
+    assert with_ending(notes, "log").read_text().count("=== ") == 1
+    once(notes, tmp_path / "run", "raise RuntimeError('worse')", attempts=1)
     log = with_ending(notes, "log").read_text()
     assert log.count("=== ") == 2
     assert "epoch 1" in log
@@ -130,7 +140,7 @@ def test_a_run_that_was_begun_is_resumed(notes, tmp_path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").touch()
-    carry_out(notes, folder, [sys.executable, "-c", "import sys; sys.exit(' '.join(sys.argv))"])
+    once(notes, folder, "import sys; sys.exit(' '.join(sys.argv))")
     assert outcome(notes)["error"] == "-c --resume"
 
 
@@ -165,7 +175,7 @@ def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> 
         f"notes = pathlib.Path({str(notes)!r}); claim = next(notes.parent.glob('seed0.claim-*'))\n"
         f"os.utime(claim, (0, 0)); assert job.Claim.take(notes) is not None; time.sleep(600)"
     )
-    assert carry_out(notes, tmp_path / "run", [sys.executable, "-c", taker]) == job.TAKEN
+    assert once(notes, tmp_path / "run", taker) == job.TAKEN
     # The claim that is in force is left to its holder, and nothing is said of how the run ended.
     assert holder(notes) is not None
     assert outcome(notes) == {}
@@ -173,5 +183,77 @@ def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> 
 
 def test_seconds_add_up_over_attempts(notes, tmp_path) -> None:
     with_ending(notes, "json").write_text(json.dumps({"status": "stopped", "seconds": 1000.0}))
-    carry_out(notes, tmp_path / "run", [sys.executable, "-c", FINISH, str(tmp_path / "run")])
+    once(notes, tmp_path / "run", FINISH, tmp_path / "run")
     assert 1000 < outcome(notes)["seconds"] < 1060
+
+
+WAIT = "import os, sys, time, pathlib; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+"""A run that says which process it is."""
+
+
+def process_in(path: Path) -> int:
+    wait_for(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+def test_a_run_that_a_signal_ends_together_with_the_process_beside_it_has_not_failed(notes, tmp_path) -> None:
+    """As a shutdown does, or scancel: everything is told at once, and the run ends first."""
+    process = beside(notes, tmp_path / "run", WAIT, tmp_path / "run_id")
+    os.kill(process_in(tmp_path / "run_id"), signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == job.STOPPED
+    assert outcome(notes)["status"] == "stopped"
+
+
+def test_an_error_beside_a_run_does_not_leave_it_alone(notes, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "BEAT", 0.0)
+
+    def broken(claim: Claim) -> bool:
+        process_in(tmp_path / "run_id")
+        raise MemoryError
+
+    renew = Claim.renew
+    monkeypatch.setattr(Claim, "renew", broken)
+    monkeypatch.setattr(Claim, "release", lambda claim: renew(claim))
+    with pytest.raises(MemoryError):
+        once(notes, tmp_path / "run", WAIT, tmp_path / "run_id")
+    assert not alive(process_in(tmp_path / "run_id"))
+
+
+def test_a_file_system_that_does_not_answer_is_given_until_the_claim_expires(notes, monkeypatch) -> None:
+    claim = Claim.take(notes)
+
+    def stale(*_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(os, "utime", stale)
+    assert claim.renew()
+    claim.renewed -= EXPIRES
+    assert not claim.renew()
+
+
+def test_a_claim_that_counts_anew_below_an_expired_one_is_in_force(notes, monkeypatch) -> None:
+    """Seen expired, then released, and taken by a third before the next number is: both must not hold the run."""
+    grow_old(Claim.take(notes).path)
+    real, thirds = job._in_force, []
+
+    def slow(path: Path) -> bool:
+        found = real(path)
+        if not thirds:
+            thirds.append(None)
+            path.unlink()
+            thirds[0] = Claim.take(notes)
+        return found
+
+    monkeypatch.setattr(job, "_in_force", slow)
+    assert Claim.take(notes) is None
+    assert thirds[0].renew()
+
+
+def test_a_run_is_left_behind_when_its_sweep_is_no_more(notes) -> None:
+    Claim.take(notes)
+    assert not holder(notes).left_behind()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert holder(notes)._replace(sweep=ended.pid).left_behind()
+    assert not holder(notes)._replace(sweep=ended.pid, host="elsewhere").left_behind()

@@ -4,12 +4,13 @@ import csv
 import math
 import re
 import xml.etree.ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import script
+from conftest import parsed, script
 from scipy import stats
 from sweeps import finished
 
@@ -70,9 +71,9 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
     assert "over 3 seeds" in table.caption
     rows = {(row[0], row[1]): [plain(cell) for cell in row[2:]] for row in differences(panel).rows}
     # px minus dense at 80%: -2, -3, -1 points, so -2 +- 4.303 * 1 / sqrt(3).
-    assert rows["80.00%", "px"] == ["-2.00 [-4.48, +0.48]", ""]
-    assert rows["80.00%", "random"][1] == "-1.00 [-1.00, -1.00]"
-    assert rows["98.00%", "random"][1].startswith("+16.00 [")
+    assert rows["px", "80.00%"] == ["-2.00 [-4.48, +0.48]", ""]
+    assert rows["random", "80.00%"][1] == "-1.00 [-1.00, -1.00]"
+    assert rows["random", "98.00%"][1].startswith("+16.00 [")
     cost = {(row[0], row[1]): row[2:] for row in costs(panel).rows}
     assert cost["px", "80.00%"] == ["0.0006 M (60.0%)", "2e-06 G (50.0%)", "0.0 MB", "0.0 MB", "1 s", "2 s"]
     text = markdown(table)
@@ -85,7 +86,7 @@ def test_one_seed_has_no_spread_and_a_tie_two_winners(tmp_path) -> None:
     (panel,) = panels(read_runs(tmp_path))
     assert scores(panel).rows == [["px", "**50.00**"], ["snip", "**50.00**"]]
     assert "one seed" in scores(panel).caption
-    assert differences(panel).rows == [["50.00%", "px", ""], ["50.00%", "snip", "+0.00"]]
+    assert differences(panel).rows == [["px", "50.00%", ""], ["snip", "50.00%", "+0.00"]]
 
 
 def test_the_csv_has_a_row_a_run(sweep) -> None:
@@ -116,6 +117,29 @@ def test_dense_runs_are_held_to_all_that_agree_with_them_in_what_they_felt(tmp_p
     assert [panel.dense[0].score for panel in found] == [0.1, 0.1, 0.2, 0.2]
 
 
+def test_the_dense_reference_is_the_one_that_felt_most_and_there_is_one(tmp_path) -> None:
+    finished(tmp_path, "dense", 0.0, 0, 0.1)
+    finished(tmp_path, "dense", 0.0, 0, 0.2, group="epochs=2")
+    finished(tmp_path, "px", 0.5, 0, 0.5, group="epochs=2")
+    (panel,) = panels(read_runs(tmp_path))
+    assert [run.score for run in panel.dense] == [0.2]
+    finished(tmp_path, "dense", 0.0, 0, 0.3, group="batch_size=4")
+    finished(tmp_path, "px", 0.5, 0, 0.5, group="batch_size=4/epochs=2")
+    with pytest.raises(InputError, match="has two dense references"):
+        panels(read_runs(tmp_path))
+
+
+def test_dense_runs_alone_have_their_table(tmp_path) -> None:
+    for seed in range(2):
+        finished(tmp_path, "dense", 0.0, seed, 0.5 + seed / 10)
+    report(tmp_path, say=str)
+    assert "| dense | 55.00 ± 7.07 |" in (tmp_path / "report" / "table.md").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "55.00 ± 7.07" in page
+    assert "Predictions" not in page
+    assert not (tmp_path / "report" / "curves.png").exists()
+
+
 def test_what_differs_where_only_the_method_should_is_said(sweep) -> None:
     assert caveats(panels(read_runs(sweep))) == []
     finished(sweep, "snip", 0.8, 0, 0.5, epochs=99)
@@ -125,6 +149,8 @@ def test_what_differs_where_only_the_method_should_is_said(sweep) -> None:
     assert "snip at 80.00% lacks seed 2" in notes
     assert "snip at 98.00% lacks seed 0, 1, 2" in notes
     assert len(notes) == 3
+    finished(sweep, "grasp", 0.8, 0, 0.5, data=replace(parsed().data, root="elsewhere"))
+    assert "not all runs have the same data.root: data, elsewhere" in caveats(panels(read_runs(sweep)))
 
 
 def test_the_papers_sparsities_are_equally_far_apart() -> None:
@@ -147,9 +173,12 @@ def test_what_is_drawn_depends_on_what_is_varied(tmp_path) -> None:
     assert [curve.name for curve in plot.curves] == ["px"]
     assert axis.ticks == [(0.0, "1"), (2.0, "4"), (4.0, "16")]
     assert plot.dense.mean == 0.6
+    finished(tmp_path / "one", "px", 0.8, 0, 0.5, group="rounds=10")
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "one")))
+    assert (len(plot.curves), axis.name) == (4, "sparsity of the backbone (%)")
     finished(tmp_path / "one", "snip", 0.9, 0, 0.5, group="pruning.batches=4")
     plots, _ = _plots(panels(read_runs(tmp_path / "one")))
-    assert len(plots) == 3
+    assert len(plots) == 4
 
 
 def test_curves_differ_in_marker_or_line_as_well_as_in_colour() -> None:
@@ -188,7 +217,7 @@ def test_the_page_needs_nothing_beside_it(sweep) -> None:
     assert all(source.startswith(("data:image/", "#")) for source in page.sources)
     assert not re.search(r"https?://", re.sub(r'src="data:[^"]*"', "", raw))
     text = " ".join(page.text)
-    for word in ("61.00 ± 1.00", "optimizer.backbone_lr", "px, seed 0", "a note with <b>", "98.00%", "encoder.layer1"):
+    for word in ("61.00 ± 1.00", "optimizer.backbone_lr", "random", "a note with <b>", "98.00%", "encoder.layer1"):
         assert word in text, word
     # Two sparsities, two images each, of image, truth, dense, px and random.
     assert sum(source.startswith("data:image/") for source in page.sources) == 2 * 2 * 5 + 2

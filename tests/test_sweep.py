@@ -1,12 +1,16 @@
 """Sweeps: the grid, what is run and what is not, and what survives being stopped; most runs are stand-ins."""
 
 import json
+import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
+import accelerate.commands.launch
 import pytest
 from conftest import CONFIGS, REPOSITORY, script
 from sweeps import SMALL, directly, ran, request, stand_in
@@ -16,8 +20,8 @@ from px_seg import InputError
 from px_seg.pipeline import check_settings
 from px_seg.sweep import PAPER, conduct, launchers, plan
 from px_seg.sweep.command_line import read
-from px_seg.sweep.job import Claim
-from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, command, shares, slurm_parameters
+from px_seg.sweep.job import Claim, with_ending
+from px_seg.sweep.launchers import Beside, LocalLauncher, SlurmLauncher, command, shares, slurm_parameters, watched
 from px_seg.sweep.plan import Request
 from px_seg.sweep.standing import duration, standing
 
@@ -143,6 +147,28 @@ def test_flags_override_a_preset(tmp_path) -> None:
         asked("--preset", own)
 
 
+def test_what_a_command_line_varies_or_gives_replaces_what_a_preset_varies() -> None:
+    def weights(*words: str) -> set[str]:
+        return {cell.config.weights for cell in plan(asked("--preset", "fig4", "--methods", "dense", *words))}
+
+    assert weights() == {"imagenet", "mocov2", "dino"}
+    assert weights("--vary", "weights=dino,none") == {"dino", "none"}
+    assert weights("--weights", "none") == {"none"}
+
+
+def test_the_order_of_the_flags_names_no_other_run() -> None:
+    words = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
+    first, second = ("--vary", "epochs=1,2"), ("--vary", "batch_size=4,8")
+    assert set(names(plan(asked(*words, *first, *second)))) == set(names(plan(asked(*words, *second, *first))))
+
+
+def test_a_file_of_settings_decides_nothing_that_is_the_sweeps(tmp_path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("overwrite: true\n")
+    with pytest.raises(InputError, match="says overwrite: leave it out"):
+        plan(asked("--methods", "px", "--sparsities", "0.9", "--output_dir", "out", "--config", file))
+
+
 GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
 
 
@@ -169,6 +195,8 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--sparsity", "0.5"], "a sweep decides sparsity itself: --sparsities"),
         ([*GIVEN, "--resume"], "a run that was stopped goes on by itself"),
         ([*GIVEN, "--vary", "weights=a/run,b/run"], "would share the folder"),
+        ([*GIVEN, "--sparsities", "0.9999991,0.9999992"], "would share the folder"),
+        ([*GIVEN, "--vary", "epochs=1,2", "--epochs", "3"], "--epochs is given, and varied as well"),
         ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, demo"),
         ([*GIVEN, "--task", "det"], "invalid choice: 'det'"),
         ([*GIVEN, "stray"], "'stray' belongs to no flag"),
@@ -239,7 +267,7 @@ def test_a_failed_run_is_kept_and_tried_again_only_when_asked_to(tmp_path, capsy
     assert "no luck" in log.read_text()
 
     working = stand_in(tmp_path)
-    assert conduct(sweep, working).unfinished == failed
+    assert names(conduct(sweep, working).unfinished) == names(failed)
     assert len(ran(tmp_path)) == 6
     assert conduct(sweep, working, retry=True).unfinished == []
     assert len(ran(tmp_path)) == 7
@@ -319,6 +347,52 @@ def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, 
     assert "2 running" in capsys.readouterr().out
 
 
+def test_sweeps_at_once_do_not_try_anew_what_failed_for_one_of_them(tmp_path) -> None:
+    stand_in(tmp_path, "time.sleep(1)\nif config['method'] == 'px': sys.exit('error: no luck')")
+    sweeps = [driver(tmp_path) for _ in range(2)]
+    said = [sweep.communicate(timeout=120)[0] for sweep in sweeps]
+    assert len(ran(tmp_path)) == len(set(ran(tmp_path))) == 10
+    assert all(text.count("not finished: px") == 4 for text in said), said
+
+
+def test_a_run_under_way_is_not_looked_into(tmp_path) -> None:
+    """Its files change: half a configuration is no damage."""
+    (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
+    cell.notes.parent.mkdir(parents=True)
+    claim = Claim.take(cell.notes)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "config.yaml").touch()
+    assert standing(cell, 1, "no").kind == "running"
+    claim.release()
+    with pytest.raises(InputError, match=r"config\.yaml is damaged"):
+        standing(cell, 1, "no")
+
+
+def test_a_run_that_was_stopped_goes_on_in_the_launch_it_had(tmp_path) -> None:
+    sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
+    (cell,) = plan(sweep)
+    (cell.folder / "checkpoint").mkdir(parents=True)
+    (cell.folder / "config.yaml").write_text(cell.config.to_yaml())
+    progress = {"epoch": 1, "processes": 2, "mixed_precision": "no"}
+    (cell.folder / "checkpoint" / "progress.json").write_text(json.dumps(progress))
+    with pytest.raises(InputError, match="was launched with processes 2, not 1"):
+        conduct(sweep, stand_in(tmp_path))
+    assert ran(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file cannot be written: "):
+        conduct(request(tmp_path / "file", methods=("random",)), stand_in(tmp_path))
+
+
+def test_a_launch_of_several_processes_is_checked_as_such(tmp_path) -> None:
+    launcher = stand_in(tmp_path)
+    launcher.processes = 4
+    with pytest.raises(InputError, match="8 training images do not fill one batch of 4 on each of 4"):
+        conduct(request(tmp_path / "out"), launcher, dry_run=True)
+
+
 def test_a_run_whose_machine_went_down_is_taken_over(tmp_path) -> None:
     sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
     (cell,) = plan(sweep)
@@ -345,14 +419,17 @@ def test_gpus_are_shared_out_evenly() -> None:
 def test_each_job_is_launched_with_its_gpus(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(launchers, "visible_gpus", lambda: ["4", "5", "6", "7"])
     started = []
-    monkeypatch.setattr(
-        launchers, "_Process", lambda words, environment: started.append((words, environment)) or Busy()
-    )
+
+    def start(words: list[str], text: str, environment: dict[str, str], log: Path) -> "Busy":
+        started.append((words, environment))
+        return Busy()
+
+    monkeypatch.setattr(launchers, "_Process", start)
     monkeypatch.setattr(launchers, "command", command)
     launcher = LocalLauncher(Path("seg.py"), jobs=2, mixed_precision="fp16")
     assert (launcher.slots, launcher.processes) == (2, 2)
     for cell in plan(request(tmp_path, methods=("random",), seeds=(0,))):
-        launcher.start(cell)
+        launcher.start(cell, 0)
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in started] == ["4,5", "6,7"]
     words = " ".join(started[0][0])
     assert "--num_processes 2 --mixed_precision fp16" in words
@@ -405,16 +482,69 @@ def test_a_submitted_job_is_found_again_and_not_submitted_twice(tmp_path, monkey
     stand_in(tmp_path, "time.sleep(3)")
     (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
     launcher = SlurmLauncher(tmp_path / "seg.py", tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
-    first = launcher.start(cell)
+    first = launcher.start(cell, 0)
     monkeypatch.setattr(launcher, "_lives", lambda number: True)
     monkeypatch.setattr(launcher.executor, "submit", None)
-    again = launcher.start(cell)
+    again = launcher.start(cell, 0)
     assert again._job.job_id == first._job.job_id
     wait_for(first.ended, 60)
     assert len(ran(tmp_path)) == 1
 
 
+def test_a_job_whose_time_is_up_stops_its_run_and_is_asked_for_again(tmp_path) -> None:
+    """As submitit does it: it handles a signal while the call waits, and asks for the checkpoint in the handler."""
+    stand_in(tmp_path, "time.sleep(600)")
+    (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
+    call = Beside(watched(cell, 0, directly(cell, tmp_path / "seg.py")), cell.config.to_yaml())
+    again = []
+
+    def time_is_up(*_: object) -> None:
+        again.append(call.checkpoint())
+        raise SystemExit
+
+    def tell() -> None:
+        wait_for(lambda: ran(tmp_path), 60)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    former = signal.signal(signal.SIGUSR1, time_is_up)
+    try:
+        threading.Thread(target=tell).start()
+        with pytest.raises(SystemExit):
+            call()
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert json.loads(with_ending(cell.notes, "json").read_text())["status"] == "stopped"
+    assert list(cell.notes.parent.glob("*.claim-*")) == []
+    stand_in(tmp_path)
+    assert pickle.loads(pickle.dumps(again[0])).function() == 0
+    assert standing(cell, 1, "no").kind == "done"
+
+
+def test_a_users_own_defaults_of_accelerate_do_not_choose_the_gpus(tmp_path, monkeypatch) -> None:
+    defaults = tmp_path / "default_config.yaml"
+    defaults.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\ngpu_ids: 0,1\nnum_processes: 2\n"
+        "mixed_precision: fp16\nnum_machines: 1\nuse_cpu: false\n"
+    )
+    monkeypatch.setattr("accelerate.commands.launch.default_config_file", str(defaults))
+    (cell,) = plan(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
+    for processes in (1, 2):
+        words = command(cell, Path("seg.py"), processes, True, "bf16", 1)[3:]
+        parser = accelerate.commands.launch.launch_command_parser()
+        read_back, _, _ = accelerate.commands.launch._validate_launch_command(parser.parse_args(words))
+        assert (read_back.num_processes, read_back.mixed_precision) == (processes, "bf16")
+        assert (read_back.gpu_ids, bool(read_back.multi_gpu)) == ("all", processes == 2)
+
+
 def test_what_slurm_cannot_do_is_said_in_a_line(tmp_path) -> None:
+    assert slurm_parameters(["mem_gb=1.5", "timeout_min=60", "slurm_partition=gpu"]) == {
+        **{"mem_gb": 1.5, "timeout_min": 60, "slurm_partition": "gpu"}
+    }
+    for key, value in (("slurm_gres", "gpu:1"), ("tasks_per_node", 4), ("slurm_gpus_per_node", 1)):
+        with pytest.raises(InputError, match=f"slurm: leave {key} out"):
+            SlurmLauncher(Path("seg.py"), tmp_path, {key: value}, cluster="local")
+    with pytest.raises(InputError, match="slurm: "):
+        SlurmLauncher(Path("seg.py"), tmp_path, {"timeout_min": "1h"}, cluster="local")
     for words, message in ((["timeout"], "KEY=VALUE"), (["=3"], "KEY=VALUE")):
         with pytest.raises(InputError, match=message):
             slurm_parameters(words)

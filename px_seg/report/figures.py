@@ -59,6 +59,7 @@ class XAxis(NamedTuple):
 def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None:
     """Score against sparsity, or against the one number that is varied, as NAME.png and NAME.svg.
 
+    Every panel must have runs that prune.
     Lines are means over seeds, shades a standard deviation to either side; the dense network is a dashed line.
     """
     plots, axis = _plots(panels)
@@ -66,17 +67,18 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     rows = -(-len(plots) // columns)
     entries = list(dict.fromkeys(curve.name for plot in plots for curve in plot.curves))
     figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    score = label(main_score(next(run for panel in panels for run in (panel.runs or panel.dense)).results))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    score = label(main_score(panels[0].runs[0].results))
     for axes, plot in zip(grid, plots, strict=False):
         _draw(axes, plot, axis, entries)
         axes.set_title(plot.title, fontsize=10)
-    for axes in list(grid)[len(plots) :]:
+        axes.set(xlabel=axis.name, ylabel=f"{score} (%)")
+    for axes in grid[len(plots) :]:
         axes.set_axis_off()
-    figure.supxlabel(axis.name, fontsize=11)
-    figure.supylabel(f"{score} (%)", fontsize=11)
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=9)
+    order = [name for name in (DENSE, *entries) if name in handles]
+    lines = [handles[name] for name in order]
+    figure.legend(lines, order, loc="outside lower center", ncols=min(5, len(order)), fontsize=9)
     figure.suptitle(title, fontsize=11)
     _save(figure, folder, name)
 
@@ -126,7 +128,8 @@ def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:
     methods = list(dict.fromkeys(m for panel in panels for m in panel.methods))
     one_dense = len({tuple(run.folder for run in panel.dense) for panel in panels}) == 1
     values = [numeric(panel.group[0].partition("=")[2]) if len(panel.group) == 1 else None for panel in panels]
-    if len(panels) > 1 and one_dense and len(sparsities) == 1 and None not in values:
+    keys = {panel.group[0].partition("=")[0] for panel in panels if panel.group}
+    if len(panels) > 1 and one_dense and len(sparsities) == len(keys) == 1 and None not in values:
         return _against_value(panels, values, methods, sparsities[0])
     ticks = [(_place(s), f"{100 * s:.2f}".rstrip("0").rstrip(".")) for s in sparsities]
     axis = XAxis(ticks, "sparsity of the backbone (%)")

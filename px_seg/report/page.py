@@ -43,6 +43,7 @@ def page(
     runs = [run for panel in all_panels for run in panel.runs]
     runs += list({run.folder: run for panel in all_panels for run in panel.dense}.values())
     shared = shared_settings(runs)
+    shown = [_shown(panel) for panel in all_panels]
     environment = Environment(loader=PackageLoader("px_seg.report", "."), autoescape=True, trim_blocks=True)
     environment.filters["bold"] = _bold
     text = environment.get_template("page.html").render(
@@ -50,7 +51,8 @@ def page(
         facts=facts,
         notes=notes,
         figures={name: _svg(path.with_name(file)) for name, file in figures.items()},
-        panels=[{"title": panel.title, "tables": _tables(panel), "samples": _samples(panel)} for panel in all_panels],
+        panels=shown,
+        predicted=any(part["samples"] for part in shown),
         shared={key: value for key, value in shared.items() if key not in OPERATIONAL},
         runs=[_described(run, shared) for run in runs],
     )
@@ -63,15 +65,20 @@ def _bold(cell: str) -> Markup:
     return Markup("<b>{}</b>" if plain != cell else "{}").format(plain)
 
 
-def _tables(panel: Panel) -> list[tables.Table]:
-    found = [make(panel) for make in (tables.scores, tables.differences, tables.costs)] if panel.runs else []
-    return [table for table in found if table is not None]
+def _shown(panel: Panel) -> dict[str, Any]:
+    parts = _samples(panel)
+    labels = {int(label) for part in parts for label in part["labels"]} - {IGNORE}
+    names = parts[0]["classes"] if parts else []
+    colours = voc_colours()
+    legend = [(names[label], "#{:02x}{:02x}{:02x}".format(*colours[label])) for label in sorted(labels)]
+    return {"title": panel.title, "tables": tables.made(panel), "samples": parts, "legend": legend}
 
 
 def _samples(panel: Panel) -> list[dict[str, Any]]:
     """For every sparsity the lowest seed's predictions, a row an image: its picture, truth, and what each network says.
 
-    Methods whose runs were shown other images than the first's are left out.
+    `labels` are those of maps; images that are classified have none. Methods whose runs were shown other images than
+    the first's are `left_out`.
     """
     found = []
     for sparsity in panel.sparsities:
@@ -81,9 +88,18 @@ def _samples(panel: Panel) -> list[dict[str, Any]]:
         first, classes = stored[methods[0]]
         stored = {m: s for m, (s, _) in stored.items() if len(s) == len(first) and _same_images(s, first)}
         picked = sorted({round(place) for place in np.linspace(0, len(first) - 1, SHOWN)})
-        names = [f"{method}, seed {chosen[method].seed}" for method in stored]
         rows = [_row([shown[number] for shown in stored.values()], classes) for number in picked]
-        found.append({"title": f"{sparsity:.2%}", "head": ["image", "truth", *names], "rows": rows})
+        maps = [labels for shown in stored.values() for one in shown for labels in (one.truth, one.predicted)]
+        found.append(
+            {
+                "title": f"{sparsity:.2%}",
+                "head": ["image", "truth", *stored],
+                "rows": rows,
+                "classes": classes,
+                "left_out": [method for method in methods if method not in stored],
+                "labels": {label for labels in maps if labels.ndim for label in np.unique(labels)},
+            }
+        )
     return found
 
 

@@ -117,18 +117,23 @@ def _read(root: Path, place: Path) -> Run:
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """The runs by what is varied. A dense run belongs to all combinations that agree with it in what it felt."""
+    """The runs by what is varied, each with the dense ones that agree with it in all that they felt.
+
+    Raises InputError where two different dense networks would be the reference of one.
+    """
     dense = [run for run in runs if run.method == DENSE]
     pruned = [run for run in runs if run.method != DENSE]
-    groups = list(dict.fromkeys(run.group for run in pruned)) or list(dict.fromkeys(run.group for run in dense))
-    return [
-        Panel(
-            group,
-            [run for run in pruned if run.group == group],
-            [run for run in dense if set(run.group) <= set(group)],
-        )
-        for group in sorted(groups, key=_natural)
-    ]
+    groups = sorted({run.group for run in pruned or dense}, key=_natural)
+    found = []
+    for group in groups:
+        alike = {run.group for run in dense if set(run.group) <= set(group)}
+        # The one that felt most: it has the values that another leaves to a preset.
+        closest = [other for other in alike if len(other) == max(map(len, alike))]
+        if len(closest) > 1:
+            raise InputError(f"{', '.join(group)} has two dense references: {' and '.join(map('/'.join, closest))}")
+        own = [run for run in pruned if run.group == group]
+        found.append(Panel(group, own, [run for run in dense if [run.group] == closest]))
+    return found
 
 
 def _natural(group: Group) -> list[tuple[str, float, str]]:
@@ -173,8 +178,12 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
             values = {json.dumps(run.config.get(key)) for run in felt}
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {key}: {', '.join(sorted(values))}")
-        for key in ("device", "mixed_precision", "processes"):
-            values = {str(run.results[key]) for run in members}
+        launched = {
+            key: {str(run.results[key]) for run in members} for key in ("device", "mixed_precision", "processes")
+        }
+        # Data may lie elsewhere on another machine, or be other data.
+        launched["data.root"] = {str(run.config.get("data.root")) for run in members}
+        for key, values in launched.items():
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {label(key)}: {', '.join(sorted(values))}")
         wanted = {run.seed for run in members}

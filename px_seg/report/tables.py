@@ -1,7 +1,7 @@
 """The tables of a report: one row a run for programs, and Markdown for people."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -63,7 +63,13 @@ def _tidy_row(run: Run) -> dict[str, Any]:
 
 
 def scores(panel: Panel) -> Table:
-    """Mean and standard deviation by method and sparsity, in %; the best pruned one of each sparsity is bold."""
+    """Mean and standard deviation by method and sparsity, in %; the best pruned one of each sparsity is bold.
+
+    Of the dense network alone where nothing else was run.
+    """
+    name = label(main_score((panel.runs or panel.dense)[0].results))
+    if not panel.runs:
+        return Table(f"{name} in %, {_spread(panel)}", ["", name], [[DENSE, _dense(panel)]])
     means = {(m, s): _mean(panel, m, s) for s in panel.sparsities for m in _present(panel, s)}
     best = {sparsity: max(mean for (_, s), mean in means.items() if s == sparsity) for sparsity in panel.sparsities}
     rows = [[DENSE, *[_dense(panel)] * len(panel.sparsities)]] if panel.dense else []
@@ -75,22 +81,21 @@ def scores(panel: Panel) -> Table:
             top = len(panel.methods) > 1 and means.get((method, sparsity)) == best[sparsity]
             row.append(f"**{cell}**" if top else cell)
         rows.append(row)
-    name = label(main_score((panel.runs or panel.dense)[0].results))
     return Table(f"{name} in %, {_spread(panel)}, by sparsity of the backbone", ["", *_heads(panel.sparsities)], rows)
 
 
 def differences(panel: Panel) -> Table | None:
     """Of every method from the dense network, and of the first from every other; None where neither can be told."""
-    first, *others = panel.methods or [DENSE]
-    if not panel.dense and not others:
+    if not panel.runs or (not panel.dense and len(panel.methods) == 1):
         return None
-    head = ["sparsity", "method"]
+    first, *others = panel.methods
+    head = ["method", "sparsity"]
     head += ["minus dense"] if panel.dense else []
     head += [f"{first} minus it"] if others else []
     rows = []
     for sparsity in panel.sparsities:
         for method in _present(panel, sparsity):
-            row = [f"{sparsity:.2%}", method]
+            row = [method, f"{sparsity:.2%}"]
             own = panel.scores(method, sparsity)
             if panel.dense:
                 row.append(_points(paired_difference(own, panel.scores(DENSE, 0))))
@@ -129,6 +134,11 @@ def costs(panel: Panel) -> Table:
     return Table(caption, head, rows)
 
 
+def made(panel: Panel) -> list[Table]:
+    """All tables of a panel that say something."""
+    return [table for table in (scores(panel), differences(panel), costs(panel)) if table is not None]
+
+
 def markdown(table: Table) -> str:
     """The table with its caption above it."""
     rule = ["---", *["---:"] * (len(table.head) - 1)]
@@ -140,11 +150,9 @@ def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> s
     """All tables as one Markdown page."""
     parts = [f"# {title}"]
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
-    makers: tuple[Callable[[Panel], Table | None], ...] = (scores, differences, costs)
     for panel in all_panels:
         parts += [f"## {panel.title}"] if panel.title else []
-        parts += [markdown(table) for make in makers if panel.runs and (table := make(panel)) is not None]
-        parts += [] if panel.runs else [f"Dense alone: {_dense(panel)}"]
+        parts += [markdown(table) for table in made(panel)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -27,15 +27,22 @@ def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
     title, facts, notes = _title(runs), _facts(runs, found), caveats(found)
     tables.tidy(target / "runs.csv", runs)
     (target / "table.md").write_text(tables.document(title, found, [*facts, *notes]), encoding="utf-8")
+    for former in (*target.glob("curves*"), *target.glob("densities*")):
+        former.unlink()
     shown = {}
-    if any(panel.runs for panel in found):
+    if all(panel.runs for panel in found):
         figures.curves(target, "curves", found, title)
         shown["Means over seeds; shaded, a standard deviation to either side; dashed, the dense network"] = "curves.svg"
     scope = TASKS[runs[0].results["task"]].scope
     for panel in found:
         name = "-".join(["densities", *(re.sub(r"[^\w.=+-]", "-", part) for part in panel.group)])
-        if panel.runs and figures.densities(target, name, panel, scope):
-            shown[f"{panel.title}{': ' if panel.title else ''}weights kept in every layer"] = f"{name}.svg"
+        if not panel.runs:
+            continue
+        where = f"{panel.title}: " if panel.title else ""
+        if figures.densities(target, name, panel, scope):
+            shown[f"{where}weights kept in every layer"] = f"{name}.svg"
+        else:
+            notes.append(f"{where}the weights kept in every layer are not drawn, since the layers are not the same")
     page(target / "index.html", title, facts, notes, found, shown)
     say(f"report on {len(runs)} runs: {target / 'index.html'}")
     return target

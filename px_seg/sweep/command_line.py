@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -29,20 +29,23 @@ def read(argv: Sequence[str], presets: Path, description: str) -> tuple[Request,
     flag of the sweep's is one of its runs'. Raises InputError for a flag or preset that cannot be read.
     """
     parser = _parser(description)
-    first, _ = parser.parse_known_args(argv)
-    preset = [] if first.preset is None else _preset_words(first.preset, presets)
-    asked, flags = parser.parse_known_args([*preset, *argv])
+    own, flags = parser.parse_known_args(argv)
+    preset = [] if own.preset is None else _preset_words(own.preset, presets)
+    preset_asked, preset_flags = parser.parse_known_args(preset)
+    asked, _ = parser.parse_known_args([*preset, *argv])
+    if len(dict(own.vary)) < len(own.vary):
+        raise InputError("--vary names a key twice: give all its values at once, separated by commas")
+    said = {word.removeprefix("--").partition("=")[0] for word in flags if word.startswith("--")}
+    vary = {key: values for key, values in preset_asked.vary if key not in said} | dict(own.vary)
+    preset_flags = _without(preset_flags, vary)
     if not asked.methods:
         raise InputError("no method to sweep: give --methods px,random,dense, for example, or a --preset")
     if asked.output_dir is None:
         if asked.preset is None:
             raise InputError("a sweep needs a folder: give --output_dir")
         asked.output_dir = f"runs/{Path(asked.preset).stem}"
-    if flags and not flags[0].startswith("-"):
+    if flags and not flags[0].startswith("--"):
         raise InputError(f"{flags[0]!r} belongs to no flag")
-    vary = dict(asked.vary)
-    if len(vary) < len(asked.vary):
-        raise InputError("--vary names a key twice: give all its values at once, separated by commas")
     request = Request(
         task=asked.task,
         methods=asked.methods,
@@ -50,7 +53,7 @@ def read(argv: Sequence[str], presets: Path, description: str) -> tuple[Request,
         seeds=asked.seeds,
         output_dir=user_path(asked.output_dir, "--output_dir"),
         presets=presets,
-        flags=tuple(flags),
+        flags=(*preset_flags, *flags),
         vary=vary,
     )
     return request, asked
@@ -123,6 +126,12 @@ def _preset_words(name: str, presets: Path) -> list[str]:
     for key, value in flat(content.get("run", {})).items():
         words += [f"--{key}", _word(value)]
     return words
+
+
+def _without(words: Sequence[str], keys: Collection[str]) -> list[str]:
+    """The flags of a preset, each with a value, less those that are varied."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for flag, value in pairs if flag.removeprefix("--") not in keys for word in (flag, value)]
 
 
 def _word(value: Any) -> str:

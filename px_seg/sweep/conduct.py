@@ -1,18 +1,18 @@
 """Carrying out a sweep: what is missing is started, what ends is reported, and what others carry out is waited for."""
 
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
+from px_seg.errors import InputError
 from px_seg.pictures import label
 from px_seg.results import main_score
+from px_seg.sweep.job import STOPPED, TAKEN, Holder, told_to_end
 from px_seg.sweep.launchers import Job, Launcher
-from px_seg.sweep.plan import Cell, Request, check, plan
+from px_seg.sweep.plan import NOTES, Cell, Request, check, plan
 from px_seg.sweep.standing import (
     DONE,
     FAILED,
@@ -37,7 +37,7 @@ LOOK_ELSEWHERE = 5.0
 class Outcome(NamedTuple):
     """What became of a sweep."""
 
-    done: int
+    done: list[Cell]
     """Runs that are finished, now or before."""
     unfinished: list[Cell]
     """Runs that failed, now or before, and those that were stopped."""
@@ -72,82 +72,90 @@ def conduct(
     def look(cell: Cell) -> Standing:
         return standing(cell, launcher.processes, launcher.mixed_precision)
 
-    standings = [look(cell) for cell in cells]
+    standings = {cell: look(cell) for cell in cells}
     if retry:
-        standings = [state._replace(kind=TO_DO) if state.kind == FAILED else state for state in standings]
-    todo = [(cell, state) for cell, state in zip(cells, standings, strict=True) if state.kind == TO_DO]
-    check(request, [cell for cell, _ in todo], [state.begun for _, state in todo])
-    for line in [
-        f"sweep in {request.output_dir}",
-        *grid(cells, standings),
-        remaining(cells, standings, launcher.slots),
-    ]:
+        standings = {c: state._replace(kind=TO_DO) if state.kind == FAILED else state for c, state in standings.items()}
+    check(request, _of(standings, TO_DO), launcher.processes)
+    left = remaining(standings, launcher.slots)
+    for line in [f"sweep in {request.output_dir}", *grid(standings), left]:
         say(line)
-    by_kind = {
-        kind: [cell for cell, state in zip(cells, standings, strict=True) if state.kind == kind]
-        for kind in (DONE, RUNNING, FAILED, TO_DO)
-    }
     if dry_run:
-        return Outcome(len(by_kind[DONE]), by_kind[FAILED])
-    with _told_to_end():
-        unfinished = _carry_out(by_kind, launcher, look, len(cells), say)
+        return Outcome(*(_of(standings, kind) for kind in (DONE, FAILED)))
+    try:
+        (request.output_dir / NOTES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {request.output_dir} cannot be written: {error.strerror}") from None
+    with told_to_end() as told:
+        unfinished = _carry_out(standings, launcher, look, told, say)
+    if told:
+        raise KeyboardInterrupt
     for cell in unfinished:
-        say(f"not finished: {cell.name}: {look(cell).about or 'stopped'} (log: {log_of(cell)})")
+        say(f"not finished: {cell.name}: {look(cell).error or 'stopped'} (log: {log_of(cell)})")
     if any(look(cell).kind == FAILED for cell in unfinished):
         say("failed runs are tried again with --retry")
-    return Outcome(len(cells) - len(unfinished), unfinished)
+    return Outcome([cell for cell in cells if cell not in unfinished], unfinished)
+
+
+def _of(standings: Mapping[Cell, Standing], kind: str) -> list[Cell]:
+    return [cell for cell, state in standings.items() if state.kind == kind]
 
 
 def _carry_out(
-    by_kind: dict[str, list[Cell]],
+    standings: Mapping[Cell, Standing],
     launcher: Launcher,
     look: Callable[[Cell], Standing],
-    total: int,
+    told: Sequence[int],
     say: Callable[[str], Any],
 ) -> list[Cell]:
-    waiting, elsewhere, failed = deque(by_kind[TO_DO]), deque(by_kind[RUNNING]), list(by_kind[FAILED])
-    active: dict[int, tuple[Cell, Job]] = {}
-    done, started, looked, told = len(by_kind[DONE]), 0, time.monotonic(), ""
+    """Carry out what is to do, until all has ended or this process is told to end; what failed or was stopped."""
+    waiting, failed = deque(_of(standings, TO_DO)), _of(standings, FAILED)
+    elsewhere = {cell: standings[cell].holder for cell in _of(standings, RUNNING)}
+    active: list[tuple[Cell, Job]] = []
+    done, looked, last_said = len(_of(standings, DONE)), time.monotonic(), ""
 
-    def settle(cell: Cell, ours: bool) -> None:
+    def settle(cell: Cell, status: int | None, ours: bool) -> None:
         nonlocal done
         state = look(cell)
         if state.kind == DONE:
             done += 1
-            say(f"{done} of {total}: {cell.name}: {_told(cell, state.results)}")
+            say(f"{done} of {len(standings)}: {cell.name}: {_told(cell, state.results)}")
         elif state.kind == RUNNING:
-            elsewhere.append(cell)
+            elsewhere[cell] = state.holder
         elif state.kind == FAILED:
             failed.append(cell)
-            say(f"{cell.name} failed: {state.about}")
-        elif ours:
-            failed.append(cell)
-            say(f"{cell.name} was stopped from outside")
-        else:
+            say(f"{cell.name} failed: {state.error}")
+        elif not ours or status == TAKEN:
             waiting.append(cell)
+        else:
+            failed.append(cell)
+            known = {None: "ended without an outcome", STOPPED: "was stopped from outside"}
+            say(f"{cell.name} {known.get(status, f'was left alone: the process beside it ended with {status}')}")
 
     try:
-        while waiting or active or elsewhere:
-            while waiting and len(active) < launcher.slots:
+        while (waiting or active or elsewhere) and not told:
+            # Runs that a killed sweep left behind on this machine still take its room.
+            room = launcher.slots - sum(holder.left_behind() for holder in elsewhere.values())
+            while waiting and len(active) < room and not told:
                 cell = waiting.popleft()
-                active[started] = cell, launcher.start(cell)
-                started += 1
+                active.append((cell, launcher.start(cell, standings[cell].attempts)))
             time.sleep(LOOK)
-            for number in [number for number, (_, job) in active.items() if job.ended()]:
-                settle(active.pop(number)[0], ours=True)
+            ended = [(cell, job) for cell, job in active if job.ended()]
+            active = [pair for pair in active if pair not in ended]
+            for cell, job in ended:
+                settle(cell, job.status(), ours=True)
             if elsewhere and time.monotonic() - looked > LOOK_ELSEWHERE:
-                for _ in range(len(elsewhere)):
-                    settle(elsewhere.popleft(), ours=False)
-                if elsewhere and not active and not waiting:
-                    others = f"waiting for runs of others: {_listed(elsewhere, look)}"
-                    if others != told:
-                        say(others)
-                    told = others
-                looked = time.monotonic()
+                others, looked = list(elsewhere), time.monotonic()
+                elsewhere.clear()
+                for cell in others:
+                    settle(cell, None, ours=False)
+                line = f"waiting for runs of others: {_listed(elsewhere)}"
+                if elsewhere and not active and not waiting and line != last_said:
+                    say(line)
+                    last_said = line
     finally:
-        for _, job in active.values():
+        for _, job in active:
             job.stop()
-        for _, job in active.values():
+        for _, job in active:
             job.wait()
     return failed
 
@@ -157,21 +165,5 @@ def _told(cell: Cell, results: Mapping[str, Any]) -> str:
     return f"{label(name)} {results[name]:.2%} in {duration(seconds_of(cell, results))}"
 
 
-def _listed(cells: Iterable[Cell], look: Callable[[Cell], Standing]) -> str:
-    return "; ".join(f"{cell.name} ({look(cell).about})" for cell in cells)
-
-
-@contextmanager
-def _told_to_end() -> Iterator[None]:
-    """Within the context, being told to end, or losing the terminal, is Ctrl-C."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    former = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, former, strict=True):
-            signal.signal(number, handler)
+def _listed(elsewhere: Mapping[Cell, Holder]) -> str:
+    return "; ".join(f"{cell.name} ({held.host}, process {held.process})" for cell, held in elsewhere.items())

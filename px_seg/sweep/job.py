@@ -2,7 +2,7 @@
 
 It uses the standard library alone and is started by its path, so that it costs no import of torch:
 
-    python -P px_seg/sweep/job.py NOTES FOLDER COMMAND...
+    python -P px_seg/sweep/job.py NOTES FOLDER ATTEMPTS COMMAND... < CONFIGURATION
 
 NOTES is the path, without an ending, of what is kept about the run in FOLDER. It outlives the sweep that started it,
 so that a run is never without the process that renews its claim.
@@ -17,9 +17,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 BEAT = 15.0
 """Seconds between two renewals of a claim."""
@@ -30,16 +31,49 @@ EXPIRES = 180.0
 PATIENCE = 40.0
 """Seconds that a run is given to end when it is told to; torchrun gives its processes 30 of them."""
 
+BRIEF = 5.0
+"""Seconds that it is given when another process has taken it over."""
+
+GRACE = 1.0
+"""Seconds after the end of a run in which a signal that ended both may still arrive here."""
+
 TAKEN = 75
 """Exit status when another process holds the run."""
 
 STOPPED = 143
 """Exit status when the run was told to end."""
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that tell a process to end: from others, from Ctrl-C, from a terminal that is closed."""
+
+DONE, FAILED, ENDED = "done", "failed", "stopped"
+"""How an attempt at a run ended: `ENDED` is from outside."""
+
 
 def with_ending(notes: Path, ending: str) -> Path:
     """The file of a run with this ending; its name may itself hold dots."""
     return notes.with_name(f"{notes.name}.{ending}")
+
+
+class Holder(NamedTuple):
+    """Who carries out a run."""
+
+    host: str
+    process: int
+    sweep: int
+    """The process that started it."""
+
+    def left_behind(self) -> bool:
+        """Whether it is on this machine, and the sweep that started it is no more."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.sweep, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
 
 
 class Claim:
@@ -50,126 +84,167 @@ class Claim:
     never deleted by who takes the run over, and its former holder learns of it.
     """
 
-    def __init__(self, path: Path, token: str) -> None:
-        self.path, self.token = path, token
+    def __init__(self, notes: Path, path: Path) -> None:
+        self.notes, self.path, self.token = notes, path, secrets.token_hex(8)
+        self.renewed = time.time()
 
     @classmethod
     def take(cls, notes: Path) -> "Claim | None":
         """A new claim, or None while another is in force."""
-        held = _claims(notes)
-        if held and age(held[-1]) < EXPIRES:
+        last = _last(notes)
+        if last is not None and _in_force(last):
             return None
-        path = with_ending(notes, f"claim-{_number(held[-1]) + 1 if held else 1}")
-        claim = cls(path, secrets.token_hex(8))
+        claim = cls(notes, with_ending(notes, f"claim-{_number(last) + 1 if last else 1}"))
+        about = {"token": claim.token, **Holder(socket.gethostname(), os.getpid(), os.getppid())._asdict()}
         try:
-            with path.open("x") as file:
-                json.dump({"token": claim.token, "host": socket.gethostname(), "process": os.getpid()}, file)
+            with claim.path.open("x") as file:
+                json.dump(about, file)
         except FileExistsError:
+            return None
+        # The expired claim may have been released since, and one of its name taken by a third.
+        if last is not None and _in_force(last):
+            claim.path.unlink()
             return None
         return claim
 
-    def renew(self, notes: Path) -> bool:
-        """Say that the holder lives; whether the claim is still in force."""
+    def renew(self) -> bool:
+        """Say that the holder lives; whether the claim is still in force.
+
+        A file system that does not answer is tried again until the claim would have expired.
+        """
         try:
-            held = _claims(notes)
-            if held[-1:] != [self.path] or json.loads(self.path.read_text())["token"] != self.token:
+            if _last(self.notes) != self.path or json.loads(self.path.read_text())["token"] != self.token:
                 return False
             os.utime(self.path)
         except (FileNotFoundError, ValueError):
             return False
+        except OSError:
+            return time.time() - self.renewed < EXPIRES
+        self.renewed = time.time()
         return True
 
-    def release(self, notes: Path) -> None:
+    def release(self) -> None:
         """Give the run free, unless another process has taken it over; its own claim goes last."""
-        if self.renew(notes):
-            for path in _claims(notes):
+        if self.renew():
+            for path in _claims(self.notes):
                 path.unlink(missing_ok=True)
 
 
-def holder(notes: Path) -> str | None:
-    """Which host and process carry out the run; None when no claim is in force."""
-    held = _claims(notes)
+def holder(notes: Path) -> Holder | None:
+    """Who carries out the run; None when no claim is in force."""
+    last = _last(notes)
+    if last is None or not _in_force(last):
+        return None
     try:
-        if not held or age(held[-1]) >= EXPIRES:
-            return None
-        said = json.loads(held[-1].read_text())
-        return f"{said['host']}, process {said['process']}"
+        said = json.loads(last.read_text())
+        return Holder(said["host"], said["process"], said["sweep"])
     except FileNotFoundError:
         return None
     except ValueError:
         # Created a moment ago, and not yet written.
-        return "another process"
+        return Holder("another process", 0, 0)
 
 
 def _claims(notes: Path) -> list[Path]:
     return sorted(notes.parent.glob(f"{notes.name}.claim-[0-9]*"), key=_number)
 
 
+def _last(notes: Path) -> Path | None:
+    return next(reversed(_claims(notes)), None)
+
+
 def _number(claim: Path) -> int:
     return int(claim.name.rpartition("-")[2])
 
 
-def age(path: Path) -> float:
-    """Seconds since the file was changed, by the clock of its file system: those of two machines may differ."""
+def _in_force(claim: Path) -> bool:
+    since = age(claim)
+    return since is not None and since < EXPIRES
+
+
+def age(path: Path) -> float | None:
+    """Seconds since the file was changed, by its file system's clock, as machines' differ; None if it is gone."""
     probe = path.with_name(f".now-{secrets.token_hex(8)}")
     probe.touch()
     try:
         return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
     finally:
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
-def outcome(notes: Path) -> dict:
-    """How the last attempt at the run ended, its `status` done, failed or stopped; empty before the first."""
+def outcome(notes: Path) -> dict[str, Any]:
+    """How the last attempt at the run ended: `status`, `attempts` so far, `seconds` of all; empty before the first."""
     try:
         return json.loads(with_ending(notes, "json").read_text())
     except FileNotFoundError:
         return {}
 
 
-def carry_out(notes: Path, folder: Path, command: Sequence[str]) -> int:
-    """Run the command under a claim; its exit status, TAKEN or STOPPED. A run that was begun is given --resume."""
+def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], configuration: str) -> int:
+    """Run the command under a claim; its exit status, TAKEN or STOPPED.
+
+    The configuration is written to NOTES.yaml first. A run that was begun is given --resume. One that is finished is
+    not run, nor is one that has failed in an attempt later than the `attempts` that are known of.
+    """
     notes.parent.mkdir(parents=True, exist_ok=True)
-    claim = Claim.take(notes)
-    if claim is None:
-        return TAKEN
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: stopping.append(number))
-    try:
-        if (folder / "results.json").is_file():
-            return 0
-        resume = ["--resume"] if (folder / "config.yaml").is_file() else []
-        former, started, beaten = outcome(notes).get("seconds", 0.0), time.time(), time.monotonic()
-        with with_ending(notes, "log").open("a") as log:
-            log.write(f"\n=== {time.strftime('%F %T')} on {socket.gethostname()}: {' '.join([*command, *resume])}\n")
-            log.flush()
-            process = subprocess.Popen(
-                [*command, *resume], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-            in_force = True
-            while process.poll() is None and not stopping and in_force:
-                try:
-                    process.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() - beaten > BEAT:
-                        in_force, beaten = claim.renew(notes), time.monotonic()
-            status = process.poll()
-            if status is None:
-                _end(process)
-        if not in_force:
+    with told_to_end() as told:
+        claim = Claim.take(notes)
+        if claim is None:
             return TAKEN
-        error = last_words(with_ending(notes, "log")) if status else ""
-        if status == 0 and not (folder / "results.json").is_file():
-            status, error = 1, "it ended without results.json"
-        said = {0: "done", None: "stopped"}.get(status, "failed")
-        about = {"status": said, "seconds": round(former + time.time() - started, 1), "host": socket.gethostname()}
-        if said == "failed":
-            about["error"] = error
-        _replace(with_ending(notes, "json"), json.dumps(about, indent=2))
-        return STOPPED if status is None else status
-    finally:
-        claim.release(notes)
+        try:
+            former = outcome(notes)
+            if (folder / "results.json").is_file():
+                return 0
+            if former.get("status") == FAILED and former["attempts"] > attempts:
+                return 1
+            _replace(with_ending(notes, "yaml"), configuration)
+            started = time.time()
+            status = _attempt(notes, folder, command, claim, told)
+            if status is None:
+                return TAKEN
+            about = _outcome(notes, folder, status, told)
+            about["attempts"] = former.get("attempts", 0) + 1
+            about["seconds"] = round(former.get("seconds", 0.0) + time.time() - started, 1)
+            _replace(with_ending(notes, "json"), json.dumps(about, indent=2))
+            return {DONE: 0, FAILED: status or 1, ENDED: STOPPED}[about["status"]]
+        finally:
+            claim.release()
+
+
+def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, told: Sequence[int]) -> int | None:
+    """The exit status of the run, which is ended when it is told to; None when it was, its claim being lost."""
+    words = [*command, *(["--resume"] if (folder / "config.yaml").is_file() else [])]
+    with with_ending(notes, "log").open("a") as log:
+        log.write(f"\n=== {time.strftime('%F %T')} on {socket.gethostname()}: {' '.join(words)}\n")
+        log.flush()
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        patience = PATIENCE
+        try:
+            while process.poll() is None and not told:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                if time.time() - claim.renewed > BEAT and not claim.renew():
+                    patience = BRIEF
+                    return None
+        finally:
+            _end(process, patience)
+    return process.returncode
+
+
+def _outcome(notes: Path, folder: Path, status: int, told: Sequence[int]) -> dict[str, Any]:
+    """What is to be said of an attempt that ended with this status."""
+    about = {"status": DONE, "host": socket.gethostname()}
+    if (folder / "results.json").is_file():
+        return about
+    until = time.monotonic() + GRACE
+    while not told and time.monotonic() < until:
+        time.sleep(0.05)
+    if told:
+        return about | {"status": ENDED}
+    error = last_words(with_ending(notes, "log")) if status else "it ended without results.json"
+    return about | {"status": FAILED, "error": error}
 
 
 def last_words(log: Path) -> str:
@@ -181,22 +256,43 @@ def last_words(log: Path) -> str:
     return (errors or lines or ["it said nothing"])[-1][:500]
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End the run and all that it started."""
-    os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(PATIENCE)
+def _end(process: subprocess.Popen, patience: float) -> None:
+    """End what is left of the run and of all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
     # What it started may outlive it.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
+@contextmanager
+def told_to_end() -> Iterator[list[int]]:
+    """Within the context, signals that tell this process to end are kept in the list.
+
+    SIGUSR2 is ignored, here and by the run, which inherits that: Slurm warns all processes of a job by it, and
+    whoever started this one acts on it.
+    """
+    told: list[int] = []
+    actions: dict[int, Any] = dict.fromkeys(ENDING, lambda number, _: told.append(number))
+    actions[signal.SIGUSR2] = signal.SIG_IGN
+    former = {number: signal.signal(number, action) for number, action in actions.items()}
+    try:
+        yield told
+    finally:
+        for number, action in former.items():
+            signal.signal(number, action)
+
+
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
+    """Write a file so that it is there whole, as it was or as it is to be."""
+    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
     fresh.write_text(text)
     fresh.replace(path)
 
 
 if __name__ == "__main__":
-    sys.exit(carry_out(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    place, run, made = sys.argv[1:4]
+    sys.exit(carry_out(Path(place), Path(run), int(made), sys.argv[4:], sys.stdin.read()))

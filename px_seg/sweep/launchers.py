@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +20,20 @@ from px_seg.sweep.plan import Cell
 PRECISIONS = ("no", "fp16", "bf16")
 
 
+ACCELERATE = Path(__file__).with_name("accelerate.yaml")
+"""What accelerate is to start from, in place of a user's own defaults, which may name other GPUs."""
+
+ONE_TASK = ("tasks_per_node", "nodes", "slurm_gres", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus")
+"""Parameters of submitit that a run has no use for, or that say what `gpus_per_node` says."""
+
+
 class Job(Protocol):
     """One run under way."""
 
     def ended(self) -> bool: ...
+
+    def status(self) -> int | None:
+        """Exit status of the process beside a run that has ended, if it is known."""
 
     def stop(self) -> None:
         """Have the run end, if the sweep's end is to be its own; it can be resumed."""
@@ -39,7 +51,8 @@ class Launcher(Protocol):
     """Processes of each run."""
     mixed_precision: str
 
-    def start(self, cell: Cell) -> Job: ...
+    def start(self, cell: Cell, attempts: int) -> Job:
+        """Start a run of which so many attempts are known: one that has failed since is not tried again."""
 
 
 def command(cell: Cell, script: Path, processes: int, cuda: bool, mixed_precision: str, threads: int) -> list[str]:
@@ -47,8 +60,8 @@ def command(cell: Cell, script: Path, processes: int, cuda: bool, mixed_precisio
 
     `threads` are for a run without GPUs whose own configuration does not say.
     """
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_machines", "1"]
-    launch += ["--num_processes", str(processes), "--mixed_precision", mixed_precision, "--dynamo_backend", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(ACCELERATE)]
+    launch += ["--num_processes", str(processes), "--mixed_precision", mixed_precision]
     if not cuda:
         launch.append("--cpu")
     elif processes > 1:
@@ -60,11 +73,9 @@ def command(cell: Cell, script: Path, processes: int, cuda: bool, mixed_precisio
     return [*launch, *run]
 
 
-def watched(cell: Cell, run: Sequence[str]) -> list[str]:
-    """The command of the process that stays beside a run, its configuration written where the run reads it."""
-    cell.notes.parent.mkdir(parents=True, exist_ok=True)
-    cell.config.save(job.with_ending(cell.notes, "yaml"))
-    return [sys.executable, "-P", job.__file__, str(cell.notes), str(cell.folder), *run]
+def watched(cell: Cell, attempts: int, run: Sequence[str]) -> list[str]:
+    """The command of the process that stays beside a run; it reads the run's configuration from its input."""
+    return [sys.executable, "-P", job.__file__, str(cell.notes), str(cell.folder), str(attempts), *run]
 
 
 class LocalLauncher:
@@ -91,28 +102,42 @@ class LocalLauncher:
         self.threads = max(1, cores() // self.slots)
         self._busy: dict[int, _Process] = {}
 
-    def start(self, cell: Cell) -> "_Process":
+    def start(self, cell: Cell, attempts: int) -> "_Process":
         slot = next(s for s in range(self.slots) if s not in self._busy or self._busy[s].ended())
         gpus = self.shares[slot]
         run = command(cell, self.script, self.processes, bool(gpus), self.mixed_precision, self.threads)
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        self._busy[slot] = _Process(watched(cell, run), environment)
+        log = job.with_ending(cell.notes, "log")
+        self._busy[slot] = _Process(watched(cell, attempts, run), cell.config.to_yaml(), environment, log)
         return self._busy[slot]
 
 
 class _Process:
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        # In a session of its own: Ctrl-C reaches it through `stop`, once.
-        self._process = subprocess.Popen(words, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+    def __init__(self, words: Sequence[str], text: str, environment: Mapping[str, str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # In a session of its own: Ctrl-C reaches it through `stop`, once. It may outlive whoever reads our output.
+        with log.open("a") as output:
+            streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
+            self._process = subprocess.Popen(words, env=dict(environment), start_new_session=True, text=True, **streams)
+        _feed(self._process, text)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def status(self) -> int | None:
+        return self._process.poll()
 
     def stop(self) -> None:
         self._process.terminate()
 
     def wait(self) -> None:
         self._process.wait()
+
+
+def _feed(process: subprocess.Popen, text: str) -> None:
+    """Give a process its input. One that ended without reading it says so by its exit status."""
+    with suppress(BrokenPipeError), process.stdin as stream:
+        stream.write(text)
 
 
 class SlurmLauncher:
@@ -137,25 +162,32 @@ class SlurmLauncher:
         except ImportError:
             raise InputError("--launcher slurm needs submitit: pip install -e '.[slurm]'") from None
         _check_precision(mixed_precision)
+        if wrong := [key for key in ONE_TASK if key in parameters]:
+            raise InputError(
+                f"slurm: leave {wrong[0]} out: a run is one task on one node; gpus_per_node=N gives it GPUs"
+            )
         self.gpus = parameters.get("gpus_per_node", 0)
         if not isinstance(self.gpus, int) or self.gpus < 0:
-            raise InputError(f"gpus_per_node is a number of GPUs, got {self.gpus!r}")
+            raise InputError(f"slurm: gpus_per_node is a number of GPUs, got {self.gpus!r}")
+        self.threads = parameters.get("cpus_per_task", 1)
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise InputError(f"slurm: cpus_per_task is a number of cores, got {self.threads!r}")
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(name="px_seg", **parameters)
-        except (RuntimeError, TypeError, ValueError, NameError) as error:
-            raise InputError(f"slurm: {' '.join(str(error).split())[:300]}") from None
+        except (RuntimeError, TypeError, ValueError, NameError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:300] or f"submitit refuses {dict(parameters)}"
+            raise InputError(f"slurm: {reason}") from None
         self.script, self.mixed_precision = script, mixed_precision
         self.slots, self.processes = jobs or sys.maxsize, max(1, self.gpus)
-        self.threads = parameters.get("cpus_per_task", 1)
 
-    def start(self, cell: Cell) -> "_Submitted":
-        run = command(cell, self.script, self.processes, self.gpus > 0, self.mixed_precision, self.threads)
+    def start(self, cell: Cell, attempts: int) -> "_Submitted":
         ticket = job.with_ending(cell.notes, "slurm")
-        words = watched(cell, run)
         if ticket.is_file() and self._lives(ticket.read_text()):
             return _Submitted(self._job(ticket.read_text()))
-        submitted = self.executor.submit(Requeued(words))
+        run = command(cell, self.script, self.processes, self.gpus > 0, self.mixed_precision, self.threads)
+        submitted = self.executor.submit(Beside(watched(cell, attempts, run), cell.config.to_yaml()))
+        ticket.parent.mkdir(parents=True, exist_ok=True)
         ticket.write_text(submitted.job_id)
         return _Submitted(submitted)
 
@@ -174,6 +206,9 @@ class _Submitted:
     def ended(self) -> bool:
         return self._job.done()
 
+    def status(self) -> int | None:
+        return None
+
     def stop(self) -> None:
         """Nothing: the job is Slurm's."""
 
@@ -181,19 +216,36 @@ class _Submitted:
         """Nothing: the job is Slurm's."""
 
 
-@dataclass(frozen=True)
-class Requeued:
-    """A command as submitit calls it, asked for again when the job's time runs out: the run is then resumed."""
+class Beside:
+    """The process beside a run, as submitit calls it: ended with the run when the job's time is up, and begun anew."""
 
-    words: Sequence[str]
+    def __init__(self, words: Sequence[str], text: str) -> None:
+        self.words, self.text = list(words), text
+        self._process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        return subprocess.run(self.words, check=False).returncode
+        status = self._once()
+        if status == job.TAKEN and os.environ.get("SLURM_RESTART_COUNT"):
+            # The claim may be that of this very job before its node failed.
+            time.sleep(job.EXPIRES)
+            status = self._once()
+        return status
+
+    def _once(self) -> int:
+        self._process = subprocess.Popen(self.words, stdin=subprocess.PIPE, text=True)
+        _feed(self._process, self.text)
+        return self._process.wait()
 
     def checkpoint(self) -> Any:
+        """What submitit asks for within its `signal_delay_s` of the end: the run is stopped, and can be resumed."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self)
+        if self._process is not None:
+            # The signal that this answers has come while the call waits, with the lock that another wait would want.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._process.pid, signal.SIGTERM)
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return submitit.helpers.DelayedSubmission(Beside(self.words, self.text))
 
 
 def shares(gpus: Sequence[str], jobs: int) -> list[tuple[str, ...]]:
@@ -223,14 +275,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_NUMBERS = ((int, r"\d+"), (float, r"\d+\.\d+"))
+
+
 def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE words as a mapping, whole numbers as such. InputError for a word of another form."""
+    """KEY=VALUE words as a mapping, numbers as such. InputError for a word of another form."""
     parameters: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"\w+", key):
             raise InputError(f"--slurm takes KEY=VALUE, such as timeout_min=600 or slurm_partition=gpu: got {word!r}")
-        parameters[key] = int(value) if re.fullmatch(r"\d+", value) else value
+        parameters[key] = next((kind(value) for kind, form in _NUMBERS if re.fullmatch(form, value)), value)
     return parameters
 
 

@@ -2,10 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
@@ -70,7 +69,8 @@ class Request:
     vary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Cell:
     """One run of a sweep."""
 
     combination: Combination
@@ -97,32 +97,34 @@ def plan(request: Request) -> list[Cell]:
     _check(request)
     combinations = list(itertools.product(*([(key, v) for v in values] for key, values in request.vary.items())))
     pairs = [(_felt(combination, method), method) for combination in combinations for method in request.methods]
-    bases = {felt: base_config(request, felt) for felt, _ in pairs}
+    bases = {felt: base_config(request, felt) for felt in dict.fromkeys(felt for felt, _ in pairs)}
     for method in request.methods:
         criterion(method)
     cells: dict[Path, Cell] = {}
     for seed, (felt, method) in itertools.product(request.seeds, pairs):
         for sparsity in _sparsities(request, bases[felt], method):
             cell = _cell(request, felt, bases[felt], method, sparsity, seed)
-            if cells.setdefault(cell.folder, cell).combination != felt:
-                raise InputError(f"two values of --vary would share the folder {cell.folder}: name them differently")
+            if cells.setdefault(cell.folder, cell).config != cell.config:
+                raise InputError(f"two runs would share the folder {cell.folder}: name their values differently")
     return list(cells.values())
 
 
-def check(request: Request, cells: Sequence[Cell], begun: Sequence[bool]) -> None:
+def check(request: Request, cells: Sequence[Cell], processes: int) -> None:
     """See that the runs can be carried out, before any is: settings of each, data and network of one a combination.
 
-    `begun` says of each run whether it is to be resumed. Raises InputError for what does not exist or fit.
+    `processes` is how many will share a run. Raises InputError for what does not exist or fit.
     """
-    same: dict[Combination, list[tuple[Cell, bool]]] = {}
-    for cell, resume in zip(cells, begun, strict=True):
+    same: dict[Combination, list[Cell]] = {}
+    for cell in cells:
         check_settings(cell.config)
-        same.setdefault(cell.combination, []).append((cell, resume))
+        same.setdefault(cell.combination, []).append(cell)
     for combination, members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
-        cell, resume = next((m for m in members if CRITERIA[m[0].config.method].needs_data), members[0])
+        cell = next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])
         data = replace(cell.config.data, download=base_config(request, combination).data.download)
-        make_ready(TASKS[request.task], replace(cell.config, data=data, resume=resume))
+        # Not in its own folder: another sweep may have begun it since.
+        elsewhere = str(request.output_dir / NOTES / "checked")
+        make_ready(TASKS[request.task], replace(cell.config, data=data, output_dir=elsewhere), processes)
 
 
 def base_config(request: Request, combination: Combination) -> RunConfig:
@@ -131,6 +133,9 @@ def base_config(request: Request, combination: Combination) -> RunConfig:
     presets = request.presets / "cls" if task is Classification else request.presets
     varied = [word for key, value in combination for word in (f"--{key}", value)]
     config = parse(task.config_type, [*request.flags, *varied], presets, "")
+    for key in ("masks", "overwrite", "resume"):
+        if getattr(config, key):
+            raise InputError(f"a configuration of a sweep's runs says {key}: leave it out: {DECIDED[key]}")
     if config.criteria is not None:
         load_criteria(user_path(config.criteria, "--criteria"))
     return config
@@ -158,7 +163,8 @@ def _sparsities(request: Request, base: RunConfig, method: str) -> tuple[float, 
 
 
 def _cell(request: Request, combination: Combination, base: RunConfig, method: str, sparsity: float, seed: int) -> Cell:
-    varied = [f"{key}={_readable(value)}" for key, value in combination]
+    # Sorted, so that the order of the flags is nothing that a run depends on.
+    varied = sorted(f"{key}={_readable(value)}" for key, value in combination)
     path = Path(*varied, method, f"{sparsity:g}", f"seed{seed}")
     folder = request.output_dir / path
     # Data is fetched once, when the sweep is checked.
@@ -196,6 +202,8 @@ def _check(request: Request) -> None:
     for key in (*said, *request.vary):
         if key in DECIDED:
             raise InputError(f"a sweep decides {key} itself: {DECIDED[key]}")
+    if both := [key for key in request.vary if key in said]:
+        raise InputError(f"--{both[0]} is given, and varied as well: leave one of the two out")
     for method in request.methods:
         if method in (NOTES, REPORT):
             raise InputError(f"the folder {method} of a sweep is its own: register the criterion under another name")

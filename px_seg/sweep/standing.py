@@ -1,5 +1,6 @@
 """How far the runs of a sweep have come, as their files say, and how long the rest will take."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -18,40 +19,51 @@ class Standing(NamedTuple):
 
     kind: str
     """One of DONE, RUNNING (a claim on it is in force), FAILED and TO_DO."""
-    begun: bool
-    results: dict[str, Any] | None
-    about: str
-    """Who carries it out, or why it failed."""
+    results: dict[str, Any] | None = None
+    attempts: int = 0
+    """How often it was tried."""
+    holder: job.Holder | None = None
+    """Who carries it out."""
+    error: str = ""
+    """Why it failed."""
 
 
 def standing(cell: Cell, processes: int, mixed_precision: str) -> Standing:
     """How far the run has come, if it was launched with so many processes in this precision.
 
-    Raises InputError where the folder holds a run of another configuration or launch.
+    Raises InputError where the folder holds a run of another configuration or launch, unless that is under way.
     """
-    begun, results = RunFolder(cell.folder).state(cell.config)
-    if results is not None:
-        launch = {"processes": processes, "mixed_precision": mixed_precision}
-        for key, asked in launch.items():
-            if results[key] != asked:
-                raise InputError(
-                    f"the run in {cell.folder} was launched with {key} {results[key]}, not {asked}: launch the sweep "
-                    "as it was, or choose another --output_dir"
-                )
-        return Standing(DONE, False, results, "")
-    if holder := job.holder(cell.notes):
-        return Standing(RUNNING, begun, None, holder)
+    # First, since the files of a run under way change.
+    if (holder := job.holder(cell.notes)) and not RunFolder(cell.folder).results.is_file():
+        return Standing(RUNNING, holder=holder)
+    results = RunFolder(cell.folder).state(cell.config).results
+    launched = results if results is not None else _progress(cell)
+    for key, asked in {"processes": processes, "mixed_precision": mixed_precision}.items():
+        if launched.get(key, asked) != asked:
+            raise InputError(
+                f"the run in {cell.folder} was launched with {key} {launched[key]}, not {asked}: launch the sweep "
+                "as it was, or choose another --output_dir"
+            )
     last = job.outcome(cell.notes)
-    if last.get("status") == "failed":
-        return Standing(FAILED, begun, None, last["error"])
-    return Standing(TO_DO, begun, None, "")
+    attempts = last.get("attempts", 0)
+    if results is not None:
+        return Standing(DONE, results=results, attempts=attempts)
+    if last.get("status") == job.FAILED:
+        return Standing(FAILED, attempts=attempts, error=last["error"])
+    return Standing(TO_DO, attempts=attempts)
 
 
-def grid(cells: Sequence[Cell], standings: Sequence[Standing]) -> list[str]:
+def _progress(cell: Cell) -> dict[str, Any]:
+    """What the checkpoint of a run that was stopped says of its launch; nothing where there is none."""
+    path = RunFolder(cell.folder).checkpoint / "progress.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def grid(standings: Mapping[Cell, Standing]) -> list[str]:
     """Lines of a table: finished runs of all, by what is varied and method, and by sparsity."""
-    sparsities = sorted({cell.config.sparsity for cell in cells})
+    sparsities = sorted({cell.config.sparsity for cell in standings})
     rows: dict[str, dict[float, list[bool]]] = {}
-    for cell, state in zip(cells, standings, strict=True):
+    for cell, state in standings.items():
         name = " ".join([*(f"{key}={value}" for key, value in cell.combination), cell.config.method])
         rows.setdefault(name, {}).setdefault(cell.config.sparsity, []).append(state.kind == DONE)
     width = max(len(name) for name in rows)
@@ -63,13 +75,13 @@ def grid(cells: Sequence[Cell], standings: Sequence[Standing]) -> list[str]:
     return lines
 
 
-def remaining(cells: Sequence[Cell], standings: Sequence[Standing], slots: int) -> str:
+def remaining(standings: Mapping[Cell, Standing], slots: int) -> str:
     """What is left to do, and about how long it takes, judged by the runs that are finished."""
-    pairs = list(zip(cells, standings, strict=True))
-    todo = [cell for cell, state in pairs if state.kind == TO_DO]
-    done = [(cell, state.results) for cell, state in pairs if state.kind == DONE]
-    counts = [f"{sum(state.kind == kind for state in standings)} {kind}" for kind in (DONE, RUNNING, FAILED, TO_DO)]
-    text = f"{len(cells)} runs: {', '.join(count for count in counts if not count.startswith('0 '))}"
+    todo = [cell for cell, state in standings.items() if state.kind == TO_DO]
+    done = [(cell, state.results) for cell, state in standings.items() if state.kind == DONE]
+    kinds = [state.kind for state in standings.values()]
+    counts = [f"{kinds.count(kind)} {kind}" for kind in (DONE, RUNNING, FAILED, TO_DO)]
+    text = f"{len(standings)} runs: {', '.join(count for count in counts if not count.startswith('0 '))}"
     if not todo:
         return text
     if not done:
