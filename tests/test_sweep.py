@@ -382,7 +382,7 @@ def test_a_run_that_was_stopped_goes_on_in_the_launch_it_had(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file cannot be written: "):
+    with pytest.raises(InputError, match="file is a file, not a folder"):
         conduct(request(tmp_path / "file", methods=("random",)), stand_in(tmp_path))
 
 

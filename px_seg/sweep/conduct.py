@@ -65,6 +65,8 @@ def conduct(
     configuration, before anything is started; KeyboardInterrupt after Ctrl-C, or when the process is told to end,
     once the runs of this sweep have ended.
     """
+    if request.output_dir.exists() and not request.output_dir.is_dir():
+        raise InputError(f"--output_dir {request.output_dir} is a file, not a folder")
     # The GPUs are the runs': checking them needs none.
     PartialState(cpu=True)
     cells = plan(request)
