@@ -56,12 +56,14 @@ bench() {
 }
 
 if [ -n "$rehearse" ]; then
-    size=(--device cpu --encoder resnet18 --batch_size 1 --side 64) few=(--batches 1) whole=(--batches 1 --rounds 2)
+    size=(--device cpu --encoder resnet18 --batch_size 2 --side 64) few=(--batches 1) whole=(--batches 1 --rounds 2)
+    precisions=(float32) criteria=(--repeats 1 --methods '[px,random]')
     sweep=(--gpus none --data.name synthetic --data.size 32 --data.train_images 16 --data.val_images 4 --data.workers 0
         --encoder resnet18 --epochs 2 --rounds 2 --batch_size 8 --pruning.batches 1 --pruning.batch_size 4
         --methods random,dense --sparsities 0.9)
 else
     size=(--device cuda --side 512) few=(--batches 8) whole=(--batches 53 --rounds 100 --sparsity 0.9313)
+    precisions=(float32 tf32 bfloat16) criteria=(--repeats 2)
     sweep=(--gpus 0 --jobs 3 --mixed_precision bf16 --data.root "$data")
     if [ -z "$dry_run" ]; then
         python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: there is no CUDA GPU here")'
@@ -70,12 +72,11 @@ else
 fi
 
 [ -n "$dry_run" ] || mkdir -p "$out/evidence"
-for precision in float32 tf32 bfloat16; do
-    [ -z "$rehearse" ] || [ "$precision" != tf32 ] || continue
+for precision in "${precisions[@]}"; do
     bench "px_round_$precision" scripts/bench_px.py round "${size[@]}" "${few[@]}" --precision "$precision"
     bench "px_prune_$precision" scripts/bench_px.py prune "${size[@]}" "${whole[@]}" --precisions "[$precision]"
 done
-bench criteria_cost scripts/bench_criteria.py cost "${size[@]}" "${few[@]}" --repeats 2
+bench criteria_cost scripts/bench_criteria.py cost "${size[@]}" "${few[@]}" "${criteria[@]}"
 
 run=(python scripts/sweep.py --preset photo_gpu --output_dir "$out/sweep" "${sweep[@]}")
 echo "+ ${run[*]}"

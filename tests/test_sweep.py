@@ -12,7 +12,7 @@ from pathlib import Path
 
 import accelerate.commands.launch
 import pytest
-from conftest import CONFIGS, REPOSITORY, script
+from conftest import CONFIGS, REPOSITORY, make_voc, script
 from sweeps import SMALL, directly, ran, request, stand_in
 from test_job import grow_old, wait_for
 
@@ -608,3 +608,44 @@ def test_bad_input_at_the_command_line_is_one_line(tmp_path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def evidence(*words: object) -> subprocess.CompletedProcess:
+    command = ["bash", str(REPOSITORY / "scripts" / "gpu_evidence.sh"), *map(str, words)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
+
+
+def test_the_evidence_that_a_gpu_is_asked_for_is_planned_and_checked_without_one(tmp_path) -> None:
+    done = evidence("--dry_run", "--data", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("+ python scripts/bench_px.py") == 6
+    assert "nothing is not there yet: it would be composed first" in done.stdout
+    # Data that is there is looked into: 16 batches of 16 images are more than these.
+    done = evidence("--dry_run", "--data", make_voc(tmp_path / "data"), "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    done = evidence("--dry_run", "--rehearse", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 2 to do" in done.stdout
+    assert not (tmp_path / "out").exists()
+    done = evidence("--dri")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_the_evidence_is_gathered_in_chunks(tmp_path) -> None:
+    """Rehearsed on the CPU: the first chunk ends before all is done, and further ones go on."""
+    words = ("--rehearse", "--out", tmp_path / "out")
+    first = evidence(*words, "--seconds", 20)
+    for _ in range(5):
+        done = evidence(*words, "--seconds", 120)
+        if done.returncode != 75:
+            break
+    assert done.returncode == 0, done.stderr
+    assert first.returncode == 75, first.stdout
+    assert "this chunk is over: call again" in first.stderr
+    gathered = {path.name for path in (tmp_path / "out" / "evidence").iterdir()}
+    assert gathered >= {"px_round_float32.md", "px_prune_float32.md", "criteria_cost.md", "table.md", "curves.png"}
+    text = (tmp_path / "out" / "evidence" / "px_round_float32.md").read_text()
+    assert text.startswith("    python scripts/bench_px.py round --device cpu")
+    # What is there is not done again.
+    assert "bench" not in evidence(*words).stdout
