@@ -36,7 +36,7 @@ within_the_chunk() {
         timeout --signal TERM --kill-after 50 "$left" "$@" || status=$?
     fi
     [ "$status" -ne 0 ] && [ "$SECONDS" -ge "$end" ] || return "$status"
-    if [ -n "${anew:-}" ] && [ "$left" -ge $((seconds - 30)) ]; then
+    if [ -n "${anew:-}" ] && [ $((left * 10)) -ge $((seconds * 9)) ]; then
         echo "error: $* takes more than a whole chunk: give more than --seconds $seconds" >&2
         exit 1
     fi

@@ -633,19 +633,26 @@ def test_the_evidence_that_a_gpu_is_asked_for_is_planned_and_checked_without_one
 
 
 def test_the_evidence_is_gathered_in_chunks(tmp_path) -> None:
-    """Rehearsed on the CPU: the first chunk ends before all is done, and further ones go on."""
     words = ("--rehearse", "--out", tmp_path / "out")
-    first = evidence(*words, "--seconds", 20)
-    for _ in range(5):
-        done = evidence(*words, "--seconds", 120)
-        if done.returncode != 75:
-            break
+    gathered = tmp_path / "out" / "evidence"
+    gathered.mkdir(parents=True)
+    for name in ("px_round_float32", "px_prune_float32"):
+        (gathered / f"{name}.md").write_text("measured before")
+    too_short = evidence(*words, "--seconds", 1)
+    assert too_short.returncode == 1
+    assert "takes more than a whole chunk: give more than --seconds 1" in too_short.stderr
+    assert not (gathered / "criteria_cost.md").exists()
+
+    (gathered / "criteria_cost.md").touch()
+    cut = evidence(*words, "--seconds", 8)
+    assert cut.returncode == 75, cut.stderr
+    assert "this chunk is over: call again" in cut.stderr
+    (gathered / "criteria_cost.md").unlink()
+    done = evidence(*words, "--seconds", 280)
     assert done.returncode == 0, done.stderr
-    assert first.returncode == 75, first.stdout
-    assert "this chunk is over: call again" in first.stderr
-    gathered = {path.name for path in (tmp_path / "out" / "evidence").iterdir()}
-    assert gathered >= {"px_round_float32.md", "px_prune_float32.md", "criteria_cost.md", "table.md", "curves.png"}
-    text = (tmp_path / "out" / "evidence" / "px_round_float32.md").read_text()
-    assert text.startswith("    python scripts/bench_px.py round --device cpu")
-    # What is there is not done again.
-    assert "bench" not in evidence(*words).stdout
+    assert {path.name for path in gathered.iterdir()} >= {"criteria_cost.md", "table.md", "curves.png", "index.html"}
+    assert (
+        (gathered / "criteria_cost.md").read_text().startswith("    python scripts/bench_criteria.py cost --device cpu")
+    )
+    # What was there is not done again.
+    assert (gathered / "px_round_float32.md").read_text() == "measured before"
