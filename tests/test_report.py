@@ -16,7 +16,7 @@ from sweeps import finished
 
 from px_seg import InputError
 from px_seg.report import report
-from px_seg.report.figures import STYLES, _place, _plots
+from px_seg.report.figures import _place, _plots, style
 from px_seg.report.runs import caveats, panels, read_runs
 from px_seg.report.statistics import paired_difference, summary
 from px_seg.report.tables import costs, differences, markdown, scores
@@ -182,9 +182,10 @@ def test_what_is_drawn_depends_on_what_is_varied(tmp_path) -> None:
 
 
 def test_curves_differ_in_marker_or_line_as_well_as_in_colour() -> None:
-    assert (
-        len({(marker, line) for _, marker, line in STYLES}) == len({colour for colour, _, _ in STYLES}) == len(STYLES)
-    )
+    styles = [style(number) for number in range(24)]
+    assert len({(colour, marker) for colour, marker, _ in styles}) == 24
+    for first, second in pairwise(styles):
+        assert all(one != other for one, other in zip(first, second, strict=True))
 
 
 class Page(HTMLParser):

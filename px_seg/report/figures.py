@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from px_seg.pictures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, label
 from px_seg.pruning import Masks
@@ -19,17 +19,21 @@ from px_seg.report.statistics import Summary, summary
 from px_seg.results import main_score
 from px_seg.sweep.plan import DENSE
 
-STYLES = (
-    (BLUE, "o", "-"),
-    (ORANGE, "s", "--"),
-    (GREEN, "^", "-."),
-    (RED, "D", ":"),
-    (PINK, "v", "-"),
-    (SKY, "P", "--"),
-    ("#000000", "X", "-."),
-    (GREY, "*", ":"),
-)
-"""Colour, marker and line of a curve. Colours are Okabe and Ito's; markers and lines tell them apart in grey print."""
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, "#000000", GREY)
+"""Okabe and Ito's, which colour-blind readers can tell apart."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">")
+
+LINES = ("-", "--", "-.", ":")
+
+
+def style(number: int) -> tuple[str, str, str]:
+    """Colour, marker and line of a curve, by its place: colour and marker together are one curve's alone, up to 88.
+
+    Neighbours differ in all three, so that grey print tells them apart.
+    """
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], LINES[number % len(LINES)]
+
 
 FORMATS = ("png", "svg")
 
@@ -117,6 +121,7 @@ def densities(folder: Path, name: str, panel: Panel, scope: str) -> bool:
     grid[-1].set_xticks(np.arange(len(layers)) + 0.5, names, rotation=90, fontsize=7)
     bar = figure.colorbar(image, ax=list(grid), shrink=min(1, 3 / height), label="weights kept", extend="min")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle("Weights kept in every layer, from the image to the output (red cross: none)", fontsize=10)
     _save(figure, folder, name)
     return True
@@ -177,7 +182,7 @@ def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str]) -> None:
         if deviation is not None:
             axes.axhspan(100 * (mean - deviation), 100 * (mean + deviation), color="black", alpha=0.08, linewidth=0)
     for curve in reversed(plot.curves):
-        colour, marker, line = STYLES[entries.index(curve.name) % len(STYLES)]
+        colour, marker, line = style(entries.index(curve.name))
         places = [x for x, _ in curve.points]
         means = np.array([s.mean for _, s in curve.points])
         spread = np.array([s.deviation or 0.0 for _, s in curve.points])
