@@ -125,6 +125,9 @@ def _files_first(argv: Sequence[str]) -> list[str]:
 
 
 def _config_files(argv: Sequence[str]) -> list[Path]:
+    for word, value in pairwise((*argv, "--")):
+        if word == "--config" and value.startswith("--"):
+            raise InputError("--config takes the path of a file")
     following = [value for word, value in pairwise(argv) if word == "--config"]
     joined = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     return [Path(file) for file in (*following, *joined)]

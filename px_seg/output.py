@@ -96,8 +96,10 @@ class RunFolder:
         try:
             results = json.loads(self.results.read_text())
         except ValueError:
-            results = {}
-        if "seconds" not in results:
+            results = None
+        spent = results.get("seconds") if isinstance(results, dict) else None
+        stages = [spent.get(stage) for stage in ("prune", "train", "evaluate")] if isinstance(spent, dict) else [None]
+        if not all(isinstance(seconds, int | float) for seconds in stages):
             raise InputError(f"{self.results} is damaged: delete the folder {self.path}, and the run is done again")
         return results
 
@@ -128,7 +130,7 @@ class RunFolder:
         if changed:
             raise InputError(
                 f"the run in {self.path} had another configuration ({', '.join(changed)} differ): give the same "
-                "one, or another --output_dir"
+                "one, or another --output_dir, or delete that folder"
             )
 
     def clear(self) -> None:

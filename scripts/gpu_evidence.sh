@@ -16,6 +16,7 @@ cd "$(dirname "$0")/.."
 out= data=data/photo320 seconds=480 dry_run= rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
+        --out | --data | --seconds) [ $# -gt 1 ] || { echo "error: $1 takes a value" >&2; exit 2; } ;;&
         --out) out=$2; shift 2 ;;
         --data) data=$2; shift 2 ;;
         --seconds) seconds=$2; shift 2 ;;
@@ -24,7 +25,9 @@ while [ $# -gt 0 ]; do
         *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are all" >&2; exit 2 ;;
     esac
 done
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "error: --seconds takes a whole number above 0, got $seconds" >&2; exit 2; }
 out=${out:-runs/gpu${rehearse:+_rehearsal}}
+[ ! -e "$out" ] || [ -d "$out" ] || { echo "error: --out $out is a file, not a folder" >&2; exit 2; }
 end=$((SECONDS + seconds))
 export PYTHONUNBUFFERED=1
 
@@ -66,7 +69,8 @@ else
     precisions=(float32 tf32 bfloat16) criteria=(--repeats 2)
     sweep=(--gpus 0 --jobs 3 --mixed_precision bf16 --data.root "$data")
     if [ -z "$dry_run" ]; then
-        python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: there is no CUDA GPU here")'
+        python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+            { echo "error: there is no CUDA GPU here: --rehearse does without" >&2; exit 2; }
         [ -d "$data/VOCdevkit" ] || within_the_chunk python scripts/make_photo_voc.py "$data" --size 320
     fi
 fi

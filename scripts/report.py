@@ -4,7 +4,6 @@ python scripts/report.py runs/fig4
 """
 
 import argparse
-from pathlib import Path
 
 from px_seg.errors import one_line_errors
 from px_seg.paths import user_path
@@ -13,7 +12,7 @@ from px_seg.report import report
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of the sweep; the report is written to report/ in it")
+    parser.add_argument("folder", help="of the sweep; the report is written to report/ in it")
     report(user_path(parser.parse_args().folder, "the folder"))
 
 

@@ -182,7 +182,7 @@ def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> 
 
 
 def test_seconds_add_up_over_attempts(notes, tmp_path) -> None:
-    with_ending(notes, "json").write_text(json.dumps({"status": "stopped", "seconds": 1000.0}))
+    with_ending(notes, "json").write_text(json.dumps({"status": "stopped", "seconds": 1000.0, "attempts": 1}))
     once(notes, tmp_path / "run", FINISH, tmp_path / "run")
     assert 1000 < outcome(notes)["seconds"] < 1060
 
@@ -257,3 +257,18 @@ def test_a_run_is_left_behind_when_its_sweep_is_no_more(notes) -> None:
     ended.wait()
     assert holder(notes)._replace(sweep=ended.pid).left_behind()
     assert not holder(notes)._replace(sweep=ended.pid, host="elsewhere").left_behind()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"status": "failed"}', '{"status": "done", "seconds": "x"}'])
+def test_a_damaged_outcome_is_a_failure_that_names_it(notes, text) -> None:
+    with_ending(notes, "json").write_text(text)
+    assert outcome(notes) | {"error": ""} == {"status": "failed", "attempts": 0, "seconds": 0.0, "error": ""}
+    assert "seed0.json is damaged" in outcome(notes)["error"]
+
+
+def test_files_that_are_no_claims_are_left_alone(notes) -> None:
+    notes.with_name("seed0.claim-1x").touch()
+    assert holder(notes) is None
+    notes.with_name("seed0.claim-1").write_text("{}")
+    assert holder(notes).host == "another process"
+    assert Claim.take(notes) is None

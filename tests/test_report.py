@@ -1,8 +1,10 @@
 """Reports: what they say of runs whose scores are known."""
 
 import csv
+import json
 import math
 import re
+import shutil
 import xml.etree.ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -257,3 +259,42 @@ def test_what_cannot_be_reported_on_is_said_in_a_line(tmp_path, sweep) -> None:
         report(sweep)
     done = script(tmp_path / "nothing", name="report")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"miou": math.nan}, {"miou": "abc"}, {"miou": None}, {"seed": None}, {"sparsity": "x"}, {"flops": 3}),
+        *({"data": None}, {"seconds": {}}, {"encoder": 3}, {"device": None}, {"task": "zzz"}),
+    ],
+)
+def test_results_that_say_nothing_are_damaged(tmp_path, changes) -> None:
+    folder = finished(tmp_path, "px", 0.8, 0, 0.5)
+    results = json.loads((folder / "results.json").read_text())
+    for text in (json.dumps(results | changes), "null", "[]"):
+        (folder / "results.json").write_text(text)
+        with pytest.raises(InputError, match="is damaged: delete the folder"):
+            read_runs(tmp_path)
+
+
+def test_a_copied_run_does_not_count_twice(tmp_path) -> None:
+    folder = finished(tmp_path, "px", 0.8, 0, 0.5)
+    shutil.copytree(folder, folder.with_name("seed0.bak"))
+    with pytest.raises(InputError, match="are the same run: move one of them"):
+        read_runs(tmp_path)
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_tables(tmp_path) -> None:
+    for method in ("px", "snip"):
+        folder = finished(tmp_path, method, 0.8, 0, 0.5)
+    (folder / "samples.npz").unlink()
+    (folder / "masks.safetensors").write_bytes(b"nothing")
+    report(tmp_path, say=str)
+    text = " ".join(Page((tmp_path / "report" / "index.html").read_text()).text)
+    assert "snip" in text
+    assert "weights kept in every layer are not drawn" in text
+    assert "Not shown: snip (" in text
+    (tmp_path / "report" / "table.md").unlink()
+    (tmp_path / "report" / "table.md").mkdir()
+    with pytest.raises(InputError, match=r"table\.md cannot be written: Is a directory"):
+        report(tmp_path, say=str)

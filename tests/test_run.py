@@ -32,7 +32,7 @@ def test_a_run_writes_what_the_contract_names(tiny, tmp_path, capsys) -> None:
     written = {path.name for path in out.iterdir()}
     assert written >= {
         *("config.yaml", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
-        *("curves.png", "samples.png", "masks.png"),
+        *("curves.png", "samples.png", "samples.npz", "masks.png"),
     }
     assert "checkpoint" not in written
     assert list(out.rglob("events.out.tfevents*"))

@@ -169,6 +169,28 @@ def test_a_file_of_settings_decides_nothing_that_is_the_sweeps(tmp_path) -> None
         plan(asked("--methods", "px", "--sparsities", "0.9", "--output_dir", "out", "--config", file))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("vary: 3", "vary: null", "vary: {rounds: 3}", "vary: {encoder: resnet18}", "vary: {config: [3]}", "run: [1]"),
+        *(
+            "run: {3: 4}",
+            "config: 3",
+            "seeds: null",
+            "methods: {a: b}",
+            "jobs: null",
+            "sparsities: much",
+            "task: [seg]",
+        ),
+    ],
+)
+def test_a_preset_of_the_wrong_kind_is_named(tmp_path, text) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(f"{text}\n")
+    with pytest.raises(InputError, match=rf"own\.yaml: {text.partition(':')[0]} takes "):
+        asked("--preset", own, "--methods", "px")
+
+
 GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
 
 
@@ -199,6 +221,10 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--vary", "epochs=1,2", "--epochs", "3"], "--epochs is given, and varied as well"),
         ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, demo"),
         ([*GIVEN, "--task", "det"], "invalid choice: 'det'"),
+        ([*GIVEN, "--vary", "optimizer.head_lr=0.1,1e-1"], "mean the same"),
+        ([*GIVEN, "--vary", "data.workers=0,1"], "changes how a run is carried out"),
+        ([*GIVEN, "--config", "--epochs", "3"], "--config takes the path of a file"),
+        ([*GIVEN, "--gpus", ","], "takes numbers separated by commas, or none"),
         ([*GIVEN, "stray"], "'stray' belongs to no flag"),
         ([*GIVEN, "--epoch", "3"], "unrecognized"),
         ([*GIVEN, "--rounds", "many"], "rounds"),
@@ -382,8 +408,35 @@ def test_a_run_that_was_stopped_goes_on_in_the_launch_it_had(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file, not a folder"):
-        conduct(request(tmp_path / "file", methods=("random",)), stand_in(tmp_path))
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="file is a file, not a folder"):
+            conduct(request(folder, methods=("random",)), stand_in(tmp_path), dry_run=True)
+
+
+def test_a_folder_is_of_one_task(tmp_path) -> None:
+    other = tmp_path / "out" / "magnitude" / "0.9" / "seed0"
+    other.mkdir(parents=True)
+    (other / "results.json").write_text(json.dumps({"task": "cls"}))
+    with pytest.raises(InputError, match="holds runs of the task cls"):
+        conduct(request(tmp_path / "out", methods=("random",)), stand_in(tmp_path), dry_run=True)
+
+
+def test_damage_in_a_run_that_is_done_or_begun_is_named(tmp_path) -> None:
+    sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
+    conduct(sweep, stand_in(tmp_path))
+    (cell,) = plan(sweep)
+    with_ending(cell.notes, "json").write_text("{")
+    assert standing(cell, 1, "no").kind == "done"
+    for text in ("null", "[]", "{", '{"seconds": {}}', '{"seconds": []}'):
+        (cell.folder / "results.json").write_text(text)
+        with pytest.raises(InputError, match=r"results\.json is damaged"):
+            standing(cell, 1, "no")
+    (cell.folder / "results.json").unlink()
+    assert standing(cell, 1, "no").kind == "failed"
+    (cell.folder / "checkpoint").mkdir()
+    (cell.folder / "checkpoint" / "progress.json").write_text("{")
+    with pytest.raises(InputError, match=r"progress\.json is damaged: delete the folder"):
+        standing(cell, 1, "no")
 
 
 def test_a_launch_of_several_processes_is_checked_as_such(tmp_path) -> None:
@@ -460,7 +513,11 @@ def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("keywords", "message"),
-    [({"jobs": 0}, "--jobs must be at least 1"), ({"mixed_precision": "fp8"}, "no mixed precision 'fp8'")],
+    [
+        ({"jobs": 0}, "--jobs must be at least 1"),
+        ({"jobs": 10**11}, "at most 1024"),
+        ({"mixed_precision": "fp8"}, "no mixed precision 'fp8'"),
+    ],
 )
 def test_launches_that_cannot_be_are_refused(keywords, message) -> None:
     with pytest.raises(InputError, match=message):

@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from px_seg.errors import InputError
 from px_seg.pictures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, label
 from px_seg.pruning import Masks
 from px_seg.report.runs import Panel, numeric
@@ -87,11 +88,11 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     _save(figure, folder, name)
 
 
-def densities(folder: Path, name: str, panel: Panel, scope: str) -> bool:
+def densities(folder: Path, name: str, panel: Panel, scope: str) -> None:
     """Weights kept in every layer by every method, a table of colours for each sparsity, as NAME.png and NAME.svg.
 
-    Of the lowest seed; a layer without weights is crossed. Whether there was anything to draw: layers must be the same
-    in all runs.
+    Of the lowest seed; a layer without weights is crossed. Raises InputError where masks cannot be read, or are not of
+    the same layers in all runs.
     """
     kept: dict[float, dict[str, dict[str, float]]] = {sparsity: {} for sparsity in panel.sparsities}
     for run in sorted(panel.runs, key=lambda run: (panel.methods.index(run.method), run.seed)):
@@ -99,7 +100,7 @@ def densities(folder: Path, name: str, panel: Panel, scope: str) -> bool:
             kept[run.sparsity][run.method] = Masks.load(run.folder / "masks.safetensors").densities()
     every = [own for methods in kept.values() for own in methods.values()]
     if any(own.keys() != every[0].keys() for own in every):
-        return False
+        raise InputError("not all runs have the same layers")
     layers = list(every[0])
     lowest = max(min(density for own in every for density in own.values() if density > 0), 1e-4)
     counts = [len(methods) for methods in kept.values()]
@@ -124,7 +125,6 @@ def densities(folder: Path, name: str, panel: Panel, scope: str) -> bool:
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle("Weights kept in every layer, from the image to the output (red cross: none)", fontsize=10)
     _save(figure, folder, name)
-    return True
 
 
 def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:

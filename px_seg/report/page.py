@@ -14,6 +14,7 @@ from PIL import Image
 from px_seg import samples
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
+from px_seg.errors import InputError
 from px_seg.output import OPERATIONAL
 from px_seg.report import tables
 from px_seg.report.runs import Panel, Run, own_settings, shared_settings
@@ -77,16 +78,17 @@ def _shown(panel: Panel) -> dict[str, Any]:
 def _samples(panel: Panel) -> list[dict[str, Any]]:
     """For every sparsity the lowest seed's predictions, a row an image: its picture, truth, and what each network says.
 
-    `labels` are those of maps; images that are classified have none. Methods whose runs were shown other images than
-    the first's are `left_out`.
+    `labels` are those of maps; images that are classified have none. Methods whose runs show no images, or others than
+    the first's, are `left_out`.
     """
     found = []
     for sparsity in panel.sparsities:
         methods = [method for method in (DENSE, *panel.methods) if panel.of(method, sparsity)]
         chosen = {method: min(panel.of(method, sparsity), key=lambda run: run.seed) for method in methods}
-        stored = {method: samples.load(run.folder / "samples.npz") for method, run in chosen.items()}
-        first, classes = stored[methods[0]]
-        stored = {m: s for m, (s, _) in stored.items() if len(s) == len(first) and _same_images(s, first)}
+        stored, classes, left_out = _stored(chosen)
+        if not stored:
+            continue
+        first = next(iter(stored.values()))
         picked = sorted({round(place) for place in np.linspace(0, len(first) - 1, SHOWN)})
         rows = [_row([shown[number] for shown in stored.values()], classes) for number in picked]
         maps = [labels for shown in stored.values() for one in shown for labels in (one.truth, one.predicted)]
@@ -96,11 +98,30 @@ def _samples(panel: Panel) -> list[dict[str, Any]]:
                 "head": ["image", "truth", *stored],
                 "rows": rows,
                 "classes": classes,
-                "left_out": [method for method in methods if method not in stored],
+                "left_out": left_out,
                 "labels": {label for labels in maps if labels.ndim for label in np.unique(labels)},
             }
         )
     return found
+
+
+def _stored(chosen: Mapping[str, Run]) -> tuple[dict[str, list[Shown]], list[str], list[str]]:
+    """What each method's run shows, the names of the classes, and which methods are left out, and why."""
+    stored: dict[str, list[Shown]] = {}
+    classes: list[str] = []
+    left_out = []
+    for method, run in chosen.items():
+        try:
+            shown, names = samples.load(run.folder / "samples.npz")
+        except InputError as error:
+            left_out.append(f"{method} ({error})")
+            continue
+        first = next(iter(stored.values()), shown)
+        if len(shown) != len(first) or not _same_images(shown, first):
+            left_out.append(f"{method} (its run was shown other images)")
+            continue
+        stored[method], classes = shown, names
+    return stored, classes, left_out
 
 
 def _same_images(first: Sequence[Shown], second: Sequence[Shown]) -> bool:

@@ -1,7 +1,8 @@
 """The finished runs of a sweep, read from their folders."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from px_seg.output import OPERATIONAL, RunFolder, flat
 from px_seg.pictures import label
 from px_seg.pruning import CRITERIA
 from px_seg.results import main_score
-from px_seg.sweep.plan import DENSE, NOTES, REPORT, idle_when_dense
+from px_seg.sweep.plan import DENSE, NOTES, REPORT, TASKS, idle_when_dense
 
 Group = tuple[str, ...]
 """What is varied beside method, sparsity and seed, as folders are named: ("weights=dino",)."""
@@ -93,6 +94,11 @@ def read_runs(folder: Path) -> list[Run]:
             runs.append(_read(folder, place))
     if not runs:
         raise InputError(f"there is no finished run in {folder}")
+    first: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.group, run.method, run.sparsity, run.seed), run)
+        if other is not run:
+            raise InputError(f"{other.folder} and {run.folder} are the same run: move one of them elsewhere")
     if len(tasks := {run.results["task"] for run in runs}) > 1:
         raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: report on each in a folder of its own")
     return runs
@@ -104,16 +110,45 @@ def _read(root: Path, place: Path) -> Run:
         raise InputError(f"the run in {folder} is not part of a sweep: {root}/METHOD/SPARSITY/seedN is where one lies")
     *group, method, _, _ = place.parts
     files = RunFolder(folder)
+    damaged = InputError(f"the run in {folder} is damaged: delete the folder, and do the run again")
     try:
         results, config = json.loads(files.results.read_text()), yaml.safe_load(files.config.read_text())
-        run = Run(folder, tuple(group), method, flat(config), results)
-        _ = run.score, run.seed, run.sparsity
-        missing = {"flops", "parameters", "checkpoint_bytes"} - results.keys()
-    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
-        raise InputError(f"the run in {folder} is damaged: delete the folder, and do the run again") from None
-    if missing:
+    except (OSError, ValueError, yaml.YAMLError):
+        raise damaged from None
+    if not isinstance(results, dict) or not isinstance(config, dict):
+        raise damaged
+    if missing := {"flops", "parameters", "checkpoint_bytes"} - results.keys():
         raise InputError(f"the run in {folder} is of an earlier version, without {', '.join(sorted(missing))}: redo it")
-    return run
+    if not _sound(results):
+        raise damaged
+    return Run(folder, tuple(group), method, flat(config), results)
+
+
+NUMBER = (int, float)
+
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("task", "method", "encoder", "weights", "device", "mixed_precision"), str),
+    **dict.fromkeys(("seed", "epochs", "rounds", "processes"), int),
+    **dict.fromkeys(("sparsity", "backbone_sparsity", "model_sparsity"), NUMBER),
+    "parameters": {"kept": NUMBER, "total": NUMBER},
+    "flops": {"kept": NUMBER, "total": NUMBER},
+    "checkpoint_bytes": {"file": NUMBER, "compressed": NUMBER},
+    "seconds": {"prune": NUMBER, "train": NUMBER, "evaluate": NUMBER},
+    "data": {"name": str, "classes": int, "train": int, "val": int, "size": int, "evaluation": str},
+    **dict.fromkeys(("empty_layers", "notes"), list),
+    "versions": dict,
+}
+"""What a report reads of results.json, and of which types it is."""
+
+
+def _sound(results: Mapping[str, Any]) -> bool:
+    def fits(value: Any, kind: Any) -> bool:
+        if isinstance(kind, dict):
+            return isinstance(value, dict) and all(fits(value.get(key), inner) for key, inner in kind.items())
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    score = results.get(main_score(results))
+    return fits(results, KINDS) and results["task"] in TASKS and isinstance(score, NUMBER) and math.isfinite(score)
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:

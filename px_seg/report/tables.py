@@ -81,7 +81,8 @@ def scores(panel: Panel) -> Table:
             top = len(panel.methods) > 1 and means.get((method, sparsity)) == best[sparsity]
             row.append(f"**{cell}**" if top else cell)
         rows.append(row)
-    return Table(f"{name} in %, {_spread(panel)}, by sparsity of the backbone", ["", *_heads(panel.sparsities)], rows)
+    caption = f"{name} in %, {_spread(panel)}, by sparsity of the backbone; bold: the highest mean of those pruned"
+    return Table(caption, ["", *_heads(panel.sparsities)], rows)
 
 
 def differences(panel: Panel) -> Table | None:
@@ -103,7 +104,9 @@ def differences(panel: Panel) -> Table | None:
                 reference = panel.scores(first, sparsity)
                 row.append("" if method == first else _points(paired_difference(reference, own)))
             rows.append(row)
-    caption = f"Differences in points, over runs of the same seed, with {LEVEL:.0%} intervals (Student's t)"
+    caption = "Differences in points, over runs of the same seed"
+    if len({run.seed for run in panel.runs}) > 1:
+        caption += f", with {LEVEL:.0%} intervals (Student's t)"
     return Table(caption, head, rows)
 
 

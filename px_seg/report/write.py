@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from px_seg.errors import InputError
 from px_seg.pictures import label
 from px_seg.report import figures, tables
 from px_seg.report.page import page
@@ -23,6 +24,14 @@ def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
     runs = read_runs(folder)
     found = panels(runs)
     target = folder / REPORT
+    try:
+        return _write(target, runs, found, say)
+    except OSError as error:
+        where = error.filename or target
+        raise InputError(f"{where} cannot be written: {error.strerror}: move it elsewhere, or make room") from None
+
+
+def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Callable[[str], Any]) -> Path:
     target.mkdir(exist_ok=True)
     title, facts, notes = _title(runs), _facts(runs, found), caveats(found)
     tables.tidy(target / "runs.csv", runs)
@@ -39,10 +48,12 @@ def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
         if not panel.runs:
             continue
         where = f"{panel.title}: " if panel.title else ""
-        if figures.densities(target, name, panel, scope):
-            shown[f"{where}weights kept in every layer"] = f"{name}.svg"
+        try:
+            figures.densities(target, name, panel, scope)
+        except InputError as error:
+            notes.append(f"{where}the weights kept in every layer are not drawn: {error}")
         else:
-            notes.append(f"{where}the weights kept in every layer are not drawn, since the layers are not the same")
+            shown[f"{where}weights kept in every layer"] = f"{name}.svg"
     page(target / "index.html", title, facts, notes, found, shown)
     say(f"report on {len(runs)} runs: {target / 'index.html'}")
     return target

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -113,6 +113,7 @@ def _preset_words(name: str, presets: Path) -> list[str]:
     if not isinstance(content, dict) or (unknown := [key for key in content if key not in known]):
         wrong = f"no key {unknown[0]}" if isinstance(content, dict) else "no keys"
         raise InputError(f"the preset {path} holds {wrong}; the valid keys are: {', '.join(known)}")
+    _check_preset(path, content)
     words = []
     for key in ("task", "methods", "sparsities", "seeds", "jobs"):
         if key in content:
@@ -126,6 +127,35 @@ def _preset_words(name: str, presets: Path) -> list[str]:
     for key, value in flat(content.get("run", {})).items():
         words += [f"--{key}", _word(value)]
     return words
+
+
+def _check_preset(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise InputError for a value that is not of the kind that its key takes."""
+
+    def named(values: Any, kinds: Any) -> bool:
+        return isinstance(values, list) and bool(values) and all(isinstance(value, kinds) for value in values)
+
+    vary, run = content.get("vary", {}), content.get("run", {})
+    kinds = {
+        "task": ("seg or cls", lambda value: isinstance(value, str)),
+        "methods": ("a list of names", lambda value: isinstance(value, str) or named(value, str)),
+        "sparsities": ("a list of numbers, or paper", lambda value: value == "paper" or named(value, int | float)),
+        "seeds": ("a list of whole numbers", lambda value: named(value, int)),
+        "jobs": ("a whole number", lambda value: isinstance(value, int)),
+        "config": ("the path of a file", lambda value: isinstance(value, str)),
+        "vary": (
+            "keys of a run, each with a list of values, paths for config",
+            lambda _: (
+                isinstance(vary, dict)
+                and all(isinstance(k, str) and named(v, str if k == "config" else object) for k, v in vary.items())
+            ),
+        ),
+        "run": ("keys of a run", lambda _: isinstance(run, dict) and all(isinstance(key, str) for key in flat(run))),
+    }
+    for key, value in content.items():
+        takes, fits = kinds[key]
+        if not fits(value):
+            raise InputError(f"the preset {path}: {key} takes {takes}, got {value!r}")
 
 
 def _without(words: Sequence[str], keys: Collection[str]) -> list[str]:
@@ -155,7 +185,10 @@ def _sparsities(text: str) -> tuple[float, ...]:
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    return () if text == "none" else _listed(int)(text)
+    chosen = () if text == "none" else _listed(int)(text)
+    if not chosen and text != "none":
+        raise argparse.ArgumentTypeError(f"takes numbers separated by commas, or none, got {text!r}")
+    return chosen
 
 
 def _varied(text: str) -> tuple[str, tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Carrying out a sweep: what is missing is started, what ends is reported, and what others carry out is waited for."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from px_seg.pictures import label
 from px_seg.results import main_score
 from px_seg.sweep.job import STOPPED, TAKEN, Holder, told_to_end
 from px_seg.sweep.launchers import Job, Launcher
-from px_seg.sweep.plan import NOTES, Cell, Request, check, plan
+from px_seg.sweep.plan import NOTES, REPORT, TASKS, Cell, Request, check, plan
 from px_seg.sweep.standing import (
     DONE,
     FAILED,
@@ -65,8 +66,7 @@ def conduct(
     configuration, before anything is started; KeyboardInterrupt after Ctrl-C, or when the process is told to end,
     once the runs of this sweep have ended.
     """
-    if request.output_dir.exists() and not request.output_dir.is_dir():
-        raise InputError(f"--output_dir {request.output_dir} is a file, not a folder")
+    _check_folder(request)
     # The GPUs are the runs': checking them needs none.
     PartialState(cpu=True)
     cells = plan(request)
@@ -83,10 +83,6 @@ def conduct(
         say(line)
     if dry_run:
         return Outcome(*(_of(standings, kind) for kind in (DONE, FAILED)))
-    try:
-        (request.output_dir / NOTES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {request.output_dir} cannot be written: {error.strerror}") from None
     with told_to_end() as told:
         unfinished = _carry_out(standings, launcher, look, told, say)
     if told:
@@ -96,6 +92,20 @@ def conduct(
     if any(look(cell).kind == FAILED for cell in unfinished):
         say("failed runs are tried again with --retry")
     return Outcome([cell for cell in cells if cell not in unfinished], unfinished)
+
+
+def _check_folder(request: Request) -> None:
+    """Raise InputError where the sweep's folder cannot be written, or holds the runs of another task."""
+    for folder in (request.output_dir, request.output_dir / NOTES, request.output_dir / REPORT):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise InputError(f"--output_dir {request.output_dir} cannot be used: {nearest} is a file, not a folder")
+        if not os.access(nearest, os.W_OK):
+            raise InputError(f"--output_dir {request.output_dir} cannot be written: choose another folder")
+    other = next((name for name in TASKS if name != request.task), None)
+    for results in request.output_dir.glob("**/seed*/results.json"):
+        if f'"task": "{other}"' in results.read_text(errors="replace"):
+            raise InputError(f"{request.output_dir} holds runs of the task {other}: give each task an --output_dir")
 
 
 def _of(standings: Mapping[Cell, Standing], kind: str) -> list[Cell]:

@@ -140,13 +140,14 @@ def holder(notes: Path) -> Holder | None:
         return Holder(said["host"], said["process"], said["sweep"])
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         # Created a moment ago, and not yet written.
         return Holder("another process", 0, 0)
 
 
 def _claims(notes: Path) -> list[Path]:
-    return sorted(notes.parent.glob(f"{notes.name}.claim-[0-9]*"), key=_number)
+    found = notes.parent.glob(f"{notes.name}.claim-[0-9]*")
+    return sorted((path for path in found if path.name.rpartition("-")[2].isdecimal()), key=_number)
 
 
 def _last(notes: Path) -> Path | None:
@@ -175,11 +176,22 @@ def age(path: Path) -> float | None:
 
 
 def outcome(notes: Path) -> dict[str, Any]:
-    """How the last attempt at the run ended: `status`, `attempts` so far, `seconds` of all; empty before the first."""
+    """How the last attempt at the run ended: `status`, `attempts` so far, `seconds` of all; empty before the first.
+
+    A damaged file tells of an attempt that failed.
+    """
+    path = with_ending(notes, "json")
     try:
-        return json.loads(with_ending(notes, "json").read_text())
+        said = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except ValueError:
+        said = None
+    sound = isinstance(said, dict) and said.get("status") in (DONE, FAILED, ENDED)
+    sound = sound and all(isinstance(said.get(key), int | float) for key in ("attempts", "seconds"))
+    if not sound or (said["status"] == FAILED and not isinstance(said.get("error"), str)):
+        return {"status": FAILED, "attempts": 0, "seconds": 0.0, "error": f"{path} is damaged"}
+    return said
 
 
 def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], configuration: str) -> int:

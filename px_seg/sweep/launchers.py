@@ -92,9 +92,7 @@ class LocalLauncher:
         chosen = range(len(visible)) if gpus is None else gpus
         if beyond := [index for index in chosen if index not in range(len(visible))]:
             raise InputError(f"there is no GPU {beyond[0]}: {len(visible)} are visible, counted from 0")
-        if jobs is not None and jobs < 1:
-            raise InputError(f"--jobs must be at least 1, got {jobs}")
-        _check_precision(mixed_precision)
+        _check_launch(jobs, mixed_precision)
         self.script, self.mixed_precision = script, mixed_precision
         self.slots = jobs or max(1, len(chosen))
         self.shares = shares([visible[index] for index in chosen], self.slots)
@@ -161,7 +159,7 @@ class SlurmLauncher:
             import submitit
         except ImportError:
             raise InputError("--launcher slurm needs submitit: pip install -e '.[slurm]'") from None
-        _check_precision(mixed_precision)
+        _check_launch(jobs, mixed_precision)
         if wrong := [key for key in ONE_TASK if key in parameters]:
             raise InputError(
                 f"slurm: leave {wrong[0]} out: a run is one task on one node; gpus_per_node=N gives it GPUs"
@@ -289,6 +287,8 @@ def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
     return parameters
 
 
-def _check_precision(name: str) -> None:
+def _check_launch(jobs: int | None, name: str) -> None:
+    if jobs is not None and not 1 <= jobs <= 1024:
+        raise InputError(f"--jobs must be at least 1 and at most 1024, got {jobs}")
     if name not in PRECISIONS:
         raise InputError(f"there is no mixed precision {name!r}: choose one of {', '.join(PRECISIONS)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
+from px_seg.output import OPERATIONAL
 from px_seg.paths import user_path
 from px_seg.pipeline import check_settings, make_ready
 from px_seg.plugins import load_criteria
@@ -100,6 +101,7 @@ def plan(request: Request) -> list[Cell]:
     bases = {felt: base_config(request, felt) for felt in dict.fromkeys(felt for felt, _ in pairs)}
     for method in request.methods:
         criterion(method)
+    _check_differ([bases[felt] for felt in dict.fromkeys(felt for felt, method in pairs if method != DENSE)])
     cells: dict[Path, Cell] = {}
     for seed, (felt, method) in itertools.product(request.seeds, pairs):
         for sparsity in _sparsities(request, bases[felt], method):
@@ -125,6 +127,13 @@ def check(request: Request, cells: Sequence[Cell], processes: int) -> None:
         # Not in its own folder: another sweep may have begun it since.
         elsewhere = str(request.output_dir / NOTES / "checked")
         make_ready(TASKS[request.task], replace(cell.config, data=data, output_dir=elsewhere), processes)
+
+
+def _check_differ(bases: Sequence[RunConfig]) -> None:
+    """Raise InputError where two combinations of varied values mean the same."""
+    texts = [base.to_yaml() for base in bases]
+    if len(set(texts)) < len(texts):
+        raise InputError("two values of --vary mean the same, as 0.1 and 1e-1 do: once is enough")
 
 
 def base_config(request: Request, combination: Combination) -> RunConfig:
@@ -202,6 +211,9 @@ def _check(request: Request) -> None:
     for key in (*said, *request.vary):
         if key in DECIDED:
             raise InputError(f"a sweep decides {key} itself: {DECIDED[key]}")
+    for key in request.vary:
+        if key in OPERATIONAL:
+            raise InputError(f"--vary {key} changes how a run is carried out and not what comes of it: leave it out")
     if both := [key for key in request.vary if key in said]:
         raise InputError(f"--{both[0]} is given, and varied as well: leave one of the two out")
     for method in request.methods:

@@ -56,7 +56,13 @@ def standing(cell: Cell, processes: int, mixed_precision: str) -> Standing:
 def _progress(cell: Cell) -> dict[str, Any]:
     """What the checkpoint of a run that was stopped says of its launch; nothing where there is none."""
     path = RunFolder(cell.folder).checkpoint / "progress.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        progress = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        progress = None
+    if not isinstance(progress, dict):
+        raise InputError(f"{path} is damaged: delete the folder {path.parent}, and the run trains again from its masks")
+    return progress
 
 
 def grid(standings: Mapping[Cell, Standing]) -> list[str]:
@@ -108,7 +114,8 @@ def _expected(cell: Cell, done: Sequence[tuple[Cell, Mapping[str, Any]]]) -> flo
 
 def seconds_of(cell: Cell, results: Mapping[str, Any]) -> float:
     """From start to end, where the sweep carried the run out; without loading and checking otherwise."""
-    return job.outcome(cell.notes).get("seconds", sum(results["seconds"].values()))
+    last = job.outcome(cell.notes)
+    return last["seconds"] if last.get("status") == job.DONE else sum(results["seconds"].values())
 
 
 def duration(seconds: float) -> str:
