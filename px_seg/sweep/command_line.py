@@ -150,12 +150,17 @@ def _check_preset(path: Path, content: Mapping[str, Any]) -> None:
                 and all(isinstance(k, str) and named(v, str if k == "config" else object) for k, v in vary.items())
             ),
         ),
-        "run": ("keys of a run", lambda _: isinstance(run, dict) and all(isinstance(key, str) for key in flat(run))),
+        "run": ("keys of a run", lambda _: isinstance(run, dict) and _keyed_by_text(run)),
     }
     for key, value in content.items():
         takes, fits = kinds[key]
         if not fits(value):
             raise InputError(f"the preset {path}: {key} takes {takes}, got {value!r}")
+
+
+def _keyed_by_text(tree: Mapping[Any, Any]) -> bool:
+    inner = [value for value in tree.values() if isinstance(value, Mapping)]
+    return all(isinstance(key, str) for key in tree) and all(map(_keyed_by_text, inner))
 
 
 def _without(words: Sequence[str], keys: Collection[str]) -> list[str]:
