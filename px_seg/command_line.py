@@ -5,42 +5,46 @@ leave keys out and overrides the preset; flags override both.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from px_seg.command_help import help_text, keys_of
 from px_seg.config import RunConfig
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
+from px_seg.files import read_yaml
 from px_seg.models.formats import CLIP_ENCODER
 from px_seg.pruning import Masks, Pattern
-from px_seg.tickets import mask_file, origin
+from px_seg.run.given_masks import mask_file, origin
 
 C = TypeVar("C", bound=RunConfig)
 
 
-def parse(config_type: type[C], argv: Sequence[str], presets: Path, description: str) -> C:
+def parse(config_type: type[C], argv: Sequence[str], presets: Path, about: str = "") -> C:
     """The configuration that a command line asks for.
 
     `presets` is the folder of YAML files named after datasets; for another dataset a file given with --config says
-    everything. Raises InputError, naming the
-    valid keys, for an unknown one, and for values of the wrong type. Prints the help and exits
-    for --help.
+    everything. Raises InputError, naming the valid keys, for an unknown one, and for values of the wrong type.
+    Prints the help, which begins with `about`, and exits for --help.
     """
+    if {"-h", "--help"} & set(argv):
+        print(help_text(presets.name, about, config_type, presets / "synthetic.yaml"), end="")
+        sys.exit()
     argv = _files_first(_complete_switches(argv, config_type))
     for file in _config_files(argv):
         _reject_unknown(_read(file), config_type, file)
-    config = _parse_over(presets / "synthetic.yaml", config_type, argv, description)
+    config = _parse_over(presets / "synthetic.yaml", config_type, argv)
     if config.data.name != "synthetic":
         known = sorted(path.stem for path in presets.glob("*.yaml") if _read(path)["data"]["name"] == path.stem)
         preset = presets / f"{config.data.name}.yaml" if config.data.name in known else None
         if preset is None and not _config_files(argv):
             raise InputError(f"there is no dataset {config.data.name!r}: choose one of {', '.join(known)}")
-        config = _parse_over(preset, config_type, argv, description)
+        config = _parse_over(preset, config_type, argv)
     return _settled(config, argv)
 
 
@@ -86,16 +90,15 @@ def _strength(key: str, argv: Sequence[str]) -> int:
     return int(any(key in _read(file) for file in _config_files(argv)))
 
 
-def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str], description: str) -> C:
-    # The first paragraph: argparse would run the examples after it together.
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=description.split("\n\n")[0])
+def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str]) -> C:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
     parser.add_class_arguments(config_type)
     parser.default_config_files = [] if preset is None else [str(preset)]
     try:
         parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         union = re.match(
             r'Parser key "(.+?)": Does not validate against any of the Union subtypes.*? value: (.*)', message
         )
@@ -106,7 +109,7 @@ def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str], 
         if "Expected a <class 'list'>" in message:
             message += "; a list is written '[a,b]'"
         if "unrecognized" in message:
-            message += f"; the valid keys are: {', '.join(_keys(config_type))}"
+            message += f"; the valid keys are: {', '.join(keys_of(config_type))}"
         raise InputError(message) from None
     return config_type(**{key.name: parsed[key.name] for key in fields(config_type)})
 
@@ -135,7 +138,7 @@ def _config_files(argv: Sequence[str]) -> list[Path]:
 
 def _complete_switches(argv: Sequence[str], config_type: type) -> list[str]:
     """Give a yes-or-no flag that stands alone, like --overwrite, its value."""
-    switches = {f"--{name}" for name, kind in _keys(config_type).items() if kind is bool}
+    switches = {f"--{name}" for name, kind in keys_of(config_type).items() if kind is bool}
     completed: list[str] = []
     for place, word in enumerate(argv):
         completed.append(word)
@@ -146,12 +149,7 @@ def _complete_switches(argv: Sequence[str], config_type: type) -> list[str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise InputError(f"the configuration {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration {file} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(file, "the configuration")
     if not isinstance(content, dict):
         raise InputError(f"the configuration {file} holds no keys")
     return content
@@ -172,12 +170,3 @@ def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str
             if not isinstance(value, dict):
                 raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")
             _reject_unknown(value, known[key], file, f"{prefix}{key}.")
-
-
-def _keys(config: type, prefix: str = "") -> dict[str, Any]:
-    """Every key of a configuration with its type, nested ones by their dotted names."""
-    keys: dict[str, Any] = {}
-    for key in fields(config):
-        nested = is_dataclass(key.type)
-        keys |= _keys(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
-    return keys

@@ -3,10 +3,17 @@
 They have no defaults for anything that is part of an experiment's protocol: the YAML files hold it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+CONFIGS = next(
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
+)
+"""The folder of all configurations: configs/ of the clone, which an installed package carries within it."""
 
 
 @dataclass(kw_only=True)
@@ -257,3 +264,11 @@ class TransferConfig(ClassificationConfig):
     tasks: dict[str, list[str]]
     sources: list[str] | None = None
     targets: list[str] | None = None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    names: dict[str, Any] = {}
+    for key, value in tree.items():
+        names |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return names

@@ -65,14 +65,14 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return done[0] if done else work()
 
 
-def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+def broadcast_from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What `work` returns on the main process, on all; it must be small. An error is raised on all."""
     shared: list[T | None] = [main_first(accelerator, lambda: work() if accelerator.is_main_process else None)]
     broadcast_object_list(shared)
     return shared[0]
 
 
-def part() -> None:
+def leave_group() -> None:
     """End what the processes of this launch share, once nothing more is to be run."""
     PartialState().destroy_process_group()
 

@@ -20,6 +20,11 @@ class TrainingDiverged(RuntimeError):
     """The loss or a weight became NaN or infinite; the message says when."""
 
 
+def one_line(error: BaseException | str, limit: int | None = None) -> str:
+    """What an error says, folded into one line and cut to `limit` characters; the name of its class if nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 @contextmanager
 def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Within the context of a script, end it with one line where the user can act.

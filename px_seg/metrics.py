@@ -1,9 +1,58 @@
-"""Metrics, read off confusion matrices."""
+"""Scores: what they are called and how they are written, and metrics read off confusion matrices."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number by which a trained network is judged; by default a share in [0, 1], written in %.
+
+    Args:
+        name: in results.json
+        label: for people
+        higher_is_better: whether a network with more of it is the better one
+        unit: that people read it in
+        scale: how many of that unit a 1 in results.json is
+        digits: after the point
+        limits: of an axis, in the unit of results.json; None where it has no natural ones
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool = True
+    unit: str = "%"
+    scale: float = 100.0
+    digits: int = 2
+    limits: tuple[float, float] | None = (0.0, 1.0)
+
+    @property
+    def title(self) -> str:
+        """The label with its unit, for an axis: mIoU (%)."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def in_units(self, value: float) -> float:
+        """The value in the unit that people read it in."""
+        return self.scale * value
+
+    def number(self, value: float) -> str:
+        """The value without its unit, for a table whose caption says it."""
+        return f"{self.in_units(value):.{self.digits}f}"
+
+    def text(self, value: float) -> str:
+        """The value with its unit: 58.50%, or 1.25 m."""
+        return f"{self.number(value)}{'' if self.unit in ('', '%') else ' '}{self.unit}"
+
+    def change(self, value: float) -> str:
+        """A difference without its unit, with a sign that does not break a line."""
+        return f"{self.in_units(value):+.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of several values."""
+        return max(values) if self.higher_is_better else min(values)
 
 
 @dataclass(frozen=True)

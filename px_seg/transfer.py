@@ -15,19 +15,22 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from px_seg.config import ClassificationConfig, TransferConfig
-from px_seg.devices import from_main, main_first, make_accelerator
+from px_seg.devices import broadcast_from_main, main_first, make_accelerator
 from px_seg.errors import InputError
-from px_seg.output import RunFolder, State, default_folder
-from px_seg.paths import user_path
-from px_seg.pictures import heat_maps, label
-from px_seg.pipeline import make_ready, run
-from px_seg.sparsify import densely, without_idle_settings
+from px_seg.files import user_path
+from px_seg.plots import heat_maps
+from px_seg.run.folder import RunFolder, State, default_folder
+from px_seg.run.pipeline import run
+from px_seg.run.setup import set_up
+from px_seg.run.sparsify import as_dense, without_idle_settings
 from px_seg.tasks import Classification
 
 DENSE = "dense"
 """The row of the network that is not pruned."""
 
-SCORE = "accuracy"
+TASK = Classification
+
+SCORE = TASK.scores[0]
 
 WRITTEN = ("cells.csv", "before_training.csv", "after_training.csv", "transfer.png")
 """What a study writes beside its cells."""
@@ -68,12 +71,12 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     cells = _cells(config, folder)
     accelerator = make_accelerator(config, folder)
     # One look for all: another process would see what the main one has finished in the meantime.
-    states = from_main(accelerator, lambda: [_state(cell.config, config.overwrite) for cell in cells])
+    states = broadcast_from_main(accelerator, lambda: [_state(cell.config, config.overwrite) for cell in cells])
     for cell, state in zip(cells, states, strict=True):
         if cell.config.masks is None and state.results is None:
             data = replace(cell.config.data, download=config.data.download)
             changes = {"data": data, "overwrite": config.overwrite, "resume": state.begun}
-            make_ready(Classification, replace(cell.config, **changes))
+            set_up(TASK, replace(cell.config, **changes))
     if config.overwrite:
         main_first(accelerator, lambda: _clear(cells, folder) if accelerator.is_main_process else None)
     if accelerator.is_main_process and config.weights == "none":
@@ -84,10 +87,10 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
         results = state.results
         if results is None:
-            results = run(Classification, replace(cell.config, resume=state.begun), say=_quiet)
+            results = run(TASK, replace(cell.config, resume=state.begun), say=_quiet)
         if accelerator.is_main_process:
             outcomes.append(_outcome(cell, results))
-            tqdm.write(f"{number} of {len(cells)}: {_told(outcomes[-1])}")
+            tqdm.write(f"{number} of {len(cells)}: {_said(outcomes[-1])}")
     if not accelerator.is_main_process:
         return None
     targets = list(config.tasks) if config.targets is None else config.targets
@@ -119,8 +122,8 @@ def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, tit
         with (folder / f"{when.replace(' ', '_')}.csv").open("w", newline="") as file:
             named = [[source, *row] for source, row in zip(sources, rows, strict=True)]
             csv.writer(file).writerows([["pruned on", *targets], *named])
-        panels[f"{label(SCORE)} {when}"] = rows
-    heat_maps(folder / "transfer.png", panels, sources, targets, title)
+        panels[f"{SCORE.label} {when}"] = rows
+    heat_maps(folder / "transfer.png", panels, sources, targets, SCORE, title)
 
 
 def _state(config: ClassificationConfig, overwrite: bool) -> State:
@@ -148,7 +151,7 @@ def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
         )
         return Cell(source, target, run_config)
 
-    cells = [Cell(DENSE, target, densely(cell(DENSE, target).config)) for target in targets]
+    cells = [Cell(DENSE, target, as_dense(cell(DENSE, target).config)) for target in targets]
     for source in sources:
         cells.append(cell(source, source))
         masks = str(folder / source / source / "masks.safetensors")
@@ -179,14 +182,14 @@ def _check(config: TransferConfig) -> None:
 
 
 def _outcome(cell: Cell, results: dict[str, Any]) -> Outcome:
-    before = results.get("before_training", {}).get(SCORE)
-    return Outcome(cell.source, cell.target, results["backbone_sparsity"], before, results[SCORE])
+    before = results.get("before_training", {}).get(SCORE.name)
+    return Outcome(cell.source, cell.target, results["backbone_sparsity"], before, results[SCORE.name])
 
 
-def _told(outcome: Outcome) -> str:
-    before = "" if outcome.before is None else f"{outcome.before:.2%} before training, "
+def _said(outcome: Outcome) -> str:
+    before = "" if outcome.before is None else f"{SCORE.text(outcome.before)} before training, "
     network = "dense" if outcome.source == DENSE else f"pruned on {outcome.source}"
-    return f"{network}, tried on {outcome.target}: {before}{outcome.after:.2%} after"
+    return f"{network}, tried on {outcome.target}: {before}{SCORE.text(outcome.after)} after"
 
 
 def _quiet(_: str) -> None:

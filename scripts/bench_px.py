@@ -12,8 +12,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from px_seg.analysis import benchmark
-from px_seg.errors import InputError, one_line_errors
+from px_seg.benchmark import px
+from px_seg.errors import InputError, one_line, one_line_errors
 
 WHAT = """round: one round of scoring and ranking against inference over the same batches, in time and memory, and
 where the time goes. growth: how that grows with batches, batch size, image side, rounds and depth; writes growth.csv,
@@ -24,7 +24,7 @@ in each precision"""
 def main() -> None:
     parser = ArgumentParser(exit_on_error=False, description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["round", "growth", "agreement", "prune"], help=WHAT)
-    parser.add_class_arguments(benchmark.Case)
+    parser.add_class_arguments(px.Case)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the shortest counts")
     parser.add_argument("--precisions", type=list[str], default=["float32"], help="for agreement and prune")
     parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.982], help="for agreement")
@@ -32,16 +32,16 @@ def main() -> None:
     try:
         asked = parser.parse_args(sys.argv[1:])
     except Exception as error:
-        raise InputError(" ".join(str(error).split())) from None
-    case = benchmark.Case(**{field.name: asked[field.name] for field in fields(benchmark.Case)})
+        raise InputError(one_line(error)) from None
+    case = px.Case(**{field.name: asked[field.name] for field in fields(px.Case)})
     if asked.what == "round":
-        benchmark.report_round(case, asked.repeats)
+        px.report_round(case, asked.repeats)
     elif asked.what == "growth":
-        benchmark.report_growth(case, asked.repeats, asked.output)
+        px.report_growth(case, asked.repeats, asked.output)
     elif asked.what == "agreement":
-        benchmark.report_agreement(case, asked.precisions, asked.sparsities, asked.output)
+        px.report_agreement(case, asked.precisions, asked.sparsities, asked.output)
     else:
-        benchmark.report_prune(case, asked.precisions)
+        px.report_prune(case, asked.precisions)
 
 
 if __name__ == "__main__":

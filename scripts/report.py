@@ -1,21 +1,8 @@
-"""Rebuild the report of a sweep from its finished runs: CSV, Markdown table, figures, and one HTML page.
+"""`px_seg report` from a clone; `python scripts/report.py --help` says what it does."""
 
-python scripts/report.py runs/fig4
-"""
+import sys
 
-import argparse
-
-from px_seg.errors import one_line_errors
-from px_seg.paths import user_path
-from px_seg.report import report
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="of the sweep; the report is written to report/ in it")
-    report(user_path(parser.parse_args().folder, "the folder"))
-
+from px_seg.commands import main
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main()
+    main(["report", *sys.argv[1:]])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from px_seg.command_line import parse
 from px_seg.data.palette import voc_colours
-from px_seg.pipeline import run
-from px_seg.tasks import Classification, Segmentation, Task
+from px_seg.run.pipeline import run
+from px_seg.tasks import Segmentation, Task, presets
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -23,8 +23,7 @@ CONFIGS = REPOSITORY / "configs"
 
 def parsed(*flags: object, task: type[Task] = Segmentation):
     """The configuration that these flags ask for."""
-    presets = CONFIGS / "cls" if issubclass(task, Classification) else CONFIGS
-    return parse(task.config_type, [str(flag) for flag in flags], presets, "")
+    return parse(task.config_type, [str(flag) for flag in flags], presets(task), "")
 
 
 def go(*flags: object, task: type[Task] = Segmentation) -> dict:
@@ -92,7 +91,7 @@ def tiny(tmp_path: Path) -> Path:
     """A configuration of a segmentation run that takes seconds."""
     data = {"train_images": 8, "val_images": 5, "size": 32}
     pruning = {"batches": 1, "batch_size": 2}
-    preset = CONFIGS / "synthetic.yaml"
+    preset = CONFIGS / "seg" / "synthetic.yaml"
     return smaller(preset, tmp_path / "tiny.yaml", data, pruning, rounds=2, epochs=1, batch_size=4)
 
 

@@ -2,16 +2,17 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import CONFIGS, parsed
+from conftest import parsed
 
-from px_seg import Masks, samples
+from px_seg import Masks, predictions
 from px_seg.config import RunConfig
-from px_seg.output import RunFolder
-from px_seg.samples import Shown
+from px_seg.predictions import Prediction
+from px_seg.run.folder import RunFolder
 from px_seg.sweep import Request
 from px_seg.sweep.launchers import LocalLauncher
 
@@ -43,7 +44,6 @@ def request(folder: Path, **changes: object) -> Request:
         "seeds": (0, 1),
         "flags": SMALL,
         "output_dir": folder,
-        "presets": CONFIGS,
     }
     return Request(**asked | changes)
 
@@ -53,12 +53,12 @@ def stand_in(folder: Path, body: str = "") -> LocalLauncher:
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "seg.py"
     script.write_text(STAND_IN.replace("BODY", body))
-    return LocalLauncher(script, jobs=2, gpus=())
+    return LocalLauncher([str(script)], jobs=2, gpus=())
 
 
-def directly(cell, script: Path, *_: object) -> list[str]:
+def directly(cell, program: Sequence[str], *_: object) -> list[str]:
     """In place of `launchers.command`: without accelerate launch, which takes seconds."""
-    return [sys.executable, str(script), "--config", f"{cell.notes}.yaml"]
+    return [sys.executable, *program, "--config", f"{cell.notes}.yaml"]
 
 
 def ran(folder: Path) -> list[str]:
@@ -80,7 +80,7 @@ def finished(root: Path, method: str, sparsity: float, seed: int, score: float, 
     Masks(kept).save(folder / "masks.safetensors")
     shades = np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3)
     labels = np.arange(12 * 16, dtype=np.int16).reshape(12, 16) % 3
-    samples.save(folder / "samples.npz", [Shown(shades, labels, labels)] * 2, ["a", "b", "c"])
+    predictions.save(folder / "samples.npz", [Prediction(shades, labels, labels)] * 2, ["a", "b", "c"])
     results = {
         "task": "seg",
         "method": method,

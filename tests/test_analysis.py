@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from px_seg import PX, InputError, prunable
 from px_seg.analysis import agreement, collapse, ntk_trace, ntk_trace_bound
-from px_seg.analysis.benchmark import Case
-from px_seg.analysis.comparison import report_collapse, report_costs
+from px_seg.benchmark.criteria import report_collapse, report_costs
+from px_seg.benchmark.px import Case
 
 PROPERTY = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from px_seg import NTKSAP, SNIP, Fisher, GraSP, InputError, Magnitude, Masks, SynFlow, SynFlowL2, criterion, prunable
 from px_seg.pruning import IMP, prune
-from px_seg.pruning.network import MaskedNetwork
+from px_seg.pruning.masked_network import MaskedNetwork
 
 
 def in_training(net: nn.Module) -> nn.Module:

@@ -188,7 +188,7 @@ def test_a_pruning_that_was_broken_off_ends_as_the_whole_one(net: nn.Module) -> 
     again = prune(net, x, 0.9, PX(), rounds=10, start=seen[5], on_round=lambda number, _: numbers.append(number))
     assert numbers == [7, 8, 9, 10]
     assert again == whole
-    assert again.metadata == whole.metadata
+    assert again.provenance == whole.provenance
     same_count = prune(net, x, 1 - seen[5].density, Random())
     for other in (prune(net, x, 0.123, Random()), Masks({"0.weight": seen[5]["0.weight"]}), same_count):
         with pytest.raises(InputError, match="are of another pruning"):

@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from px_seg import InputError, Magnitude, Masks, Random, build_classifier, criterion, prunable, prune
-from px_seg.pruning import exponential
+from px_seg.pruning import Provenance, exponential
 
 
 @pytest.fixture
@@ -118,16 +118,21 @@ def test_the_schedule_ends_at_the_density_asked_for() -> None:
 
 
 def test_a_file_gives_the_same_masks_back(net: nn.Module, tmp_path) -> None:
-    masks = prune(net, (), 0.5, Random(seed=7), scope=(name for name in ("0", "3"))).with_metadata(data="none")
+    masks = prune(net, (), 0.5, Random(seed=7), scope=(name for name in ("0", "3")))
+    masks = masks.with_provenance(notes={"data": "none"}, seconds=1.5, shuffled=True, seed=3)
     path = tmp_path / "masks.safetensors"
     masks.save(path)
     loaded = Masks.load(path)
     assert list(loaded) == list(masks)
     assert all(torch.equal(loaded[name], masks[name]) for name in masks)
-    assert loaded.metadata == {
-        **{"criterion": "Random", "settings": '{"seed": 7}', "sparsity": "0.5", "rounds": "1"},
-        **{"scope": '["0", "3"]', "ranking": "global", "data": "none"},
-    }
+    assert (
+        loaded.provenance
+        == masks.provenance
+        == Provenance(
+            **{"criterion": "Random", "settings": {"seed": 7}, "sparsity": 0.5, "rounds": 1, "scope": ("0", "3")},
+            **{"ranking": "global", "seconds": 1.5, "shuffled": True, "seed": 3, "notes": {"data": "none"}},
+        )
+    )
     assert path.stat().st_size < masks.total / 8 + 1000
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from px_seg import Criterion, InputError, Magnitude, Masks, prune
 from px_seg.pruning import CRITERIA
-from px_seg.training import train_under
+from px_seg.run.training import train_under
 
 METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
 
@@ -20,7 +20,7 @@ METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
 def test_every_method_runs_on_images_with_ignored_pixels(tiny, tmp_path, method: str) -> None:
     results = go("--config", tiny, "--method", method, "--sparsity", 0.9, "--epochs", 0, "--output_dir", tmp_path / "o")
     masks = Masks.load(tmp_path / "o" / "masks.safetensors")
-    assert (results["method"], masks.metadata["method"]) == (method, method)
+    assert (results["method"], masks.provenance.method) == (method, method)
     assert results["backbone_sparsity"] == pytest.approx(0.9, abs=1e-6)
     assert results["ranking"] == ("erk" if method == "random_erk" else "global")
     assert results["settings"]["seed"] == 0
@@ -63,7 +63,7 @@ def test_imp_prunes_what_a_dense_training_leaves_small_and_rewinds(tiny, tmp_pat
 
 
 def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("px_seg.sparsify.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("px_seg.run.sparsify.SAVE_EVERY", 0.0)
     flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 3, "--pruning.settings.epochs", 1)
     whole = go(*flags, "--output_dir", tmp_path / "whole")
     assert not (tmp_path / "whole" / "masks.partial.safetensors").exists()
@@ -75,7 +75,7 @@ def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypa
             raise KeyboardInterrupt
         return train_under(*args, **kwargs)
 
-    monkeypatch.setattr("px_seg.pipeline.train_under", stopping)
+    monkeypatch.setattr("px_seg.run.pipeline.train_under", stopping)
     with pytest.raises(KeyboardInterrupt):
         go(*flags, "--output_dir", tmp_path / "broken")
     assert (tmp_path / "broken" / "masks.partial.safetensors").is_file()

@@ -420,7 +420,7 @@ def test_hidden_gradients_of_the_model_do_not_matter(how: str) -> None:
 
 
 def test_a_rule_is_added_in_one_place() -> None:
-    """The example of px_seg.pruning.rules, as it stands there."""
+    """The example of px_seg.pruning.paths.rules, as it stands there."""
     code = re.findall(r"^    (.*)$", rules.__doc__, re.MULTILINE)
     before = dict(rules.RULES), dict(rules.GATES)
     try:

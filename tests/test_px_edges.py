@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from px_seg import PX, InputError, Magnitude, Masks, UnsupportedOperation, prunable, prune
 from px_seg.analysis import ntk_trace, ntk_trace_bound
-from px_seg.pruning.precision import arithmetic
+from px_seg.pruning.modes import arithmetic
 
 
 @pytest.fixture(autouse=True)

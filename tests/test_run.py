@@ -47,7 +47,7 @@ def test_a_run_writes_what_the_contract_names(tiny, tmp_path, capsys) -> None:
 
     masks, model = Masks.load(out / "masks.safetensors"), smp.from_pretrained(str(out / "model"))
     assert list(masks) == list(prunable(model, "encoder"))
-    assert masks.metadata["method"] == "px"
+    assert masks.provenance.method == "px"
     assert masks.kept == round(0.1 * masks.total)
     assert results["backbone_sparsity"] == masks.sparsity
     weights = torch.cat([w.flatten() for w in prunable(model, None).values()])
@@ -69,7 +69,7 @@ def test_training_lowers_the_loss(tiny, tmp_path) -> None:
 
 
 def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
-    flags = ("--config", CONFIGS / "voc2012.yaml", "--data.root", voc, "--data.workers", 1, "--weights", "none")
+    flags = ("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc, "--data.workers", 1, "--weights", "none")
     flags += ("--encoder", "resnet18", "--data.size", 49, "--rounds", 1, "--pruning.batches", 1, "--epochs", 1)
     whole = go(*flags, "--output_dir", tmp_path / "whole")
     assert whole["data"] | {"root": ""} == {
@@ -82,7 +82,7 @@ def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
 
 def test_a_padded_image_is_cropped_back(voc) -> None:
     """The prediction of an image of odd size is the network's on the zero-padded one, where they overlap."""
-    config = parsed("--config", CONFIGS / "voc2012.yaml", "--data.root", voc)
+    config = parsed("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc)
     task = Segmentation(config)
 
     class Positions(nn.Module):
@@ -191,7 +191,9 @@ def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
     with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
         go(*flags)
     masks = Masks.load(out / "masks.safetensors")
-    Masks({name: torch.ones_like(mask) for name, mask in masks.items()}, masks.metadata).save(out / "masks.safetensors")
+    Masks({name: torch.ones_like(mask) for name, mask in masks.items()}, masks.provenance).save(
+        out / "masks.safetensors"
+    )
     with pytest.raises(InputError, match="damaged or another run's: delete it"):
         go(*flags)
     (out / "config.yaml").write_text("[")
@@ -371,7 +373,7 @@ def test_presets_files_and_flags_override_each_other(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("data: {name: voc2012, root: there}\nepochs: 3\n")
     config = parsed("--config", str(path), "--epochs", "5")
-    paper = yaml.safe_load((CONFIGS / "voc2012.yaml").read_text())
+    paper = yaml.safe_load((CONFIGS / "seg" / "voc2012.yaml").read_text())
     assert (config.data.name, config.data.root, config.epochs) == ("voc2012", "there", 5)
     assert (config.output_stride, config.data.size) == (paper["output_stride"], paper["data"]["size"]) == (8, 513)
     assert parsed().data.name == "synthetic"

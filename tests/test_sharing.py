@@ -37,7 +37,7 @@ def test_masks_are_the_same_on_every_rank_and_those_of_one_process(folder, name,
     assert all(torch.equal(first[n], second[n]) for n in first)
     alone = prune(network(), batches()[:count], 0.8, PX(**settings), rounds=rounds)
     assert agreement(first, alone) > 0.9999
-    assert first.metadata == alone.metadata
+    assert first.provenance == alone.provenance
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_every_criterion_has_the_masks_of_one_process_on_every_rank(folder, name
     assert first == second
     alone = prune(network(), labelled(), 0.8, criterion(name), rounds=3)
     assert agreement(first, alone) > 0.999
-    assert first.metadata == alone.metadata
+    assert first.provenance == alone.provenance
 
 
 def test_what_one_process_cannot_score_ends_all(folder) -> None:

@@ -17,13 +17,13 @@ from sweeps import SMALL, directly, ran, request, stand_in
 from test_job import grow_old, wait_for
 
 from px_seg import InputError
-from px_seg.pipeline import check_settings
-from px_seg.sweep import PAPER, conduct, launchers, plan
+from px_seg.run.setup import check_settings
+from px_seg.sweep import PAPER, launchers, plan_sweep, run_sweep
 from px_seg.sweep.command_line import read
 from px_seg.sweep.job import Claim, with_ending
 from px_seg.sweep.launchers import Beside, LocalLauncher, SlurmLauncher, command, shares, slurm_parameters, watched
 from px_seg.sweep.plan import Request
-from px_seg.sweep.standing import duration, standing
+from px_seg.sweep.status import duration, status_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def _without_accelerate_launch(monkeypatch) -> None:
 
 
 def asked(*words: object) -> Request:
-    return read([str(word) for word in words], CONFIGS, "")[0]
+    return read([str(word) for word in words], "")[0]
 
 
 def names(cells) -> list[str]:
@@ -49,7 +49,7 @@ def test_the_papers_sparsities_keep_64_percent_each_time() -> None:
 
 
 def test_the_grid_is_every_method_sparsity_and_seed_and_one_dense_run_a_seed() -> None:
-    cells = plan(
+    cells = plan_sweep(
         asked("--methods", "px,snip,dense", "--sparsities", "paper", "--seeds", "0,1,2", "--output_dir", "runs/fig4")
     )
     assert len(cells) == len(set(names(cells))) == 3 * (2 * 9 + 1)
@@ -68,13 +68,13 @@ def test_flags_and_files_reach_every_run(tmp_path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("epochs: 7\nbatch_size: 3\n")
     words = ("--config", file, "--data.size", 48, "--batch_size", 5, "--methods", "px", "--sparsities", "0.5")
-    (cell,) = plan(asked(*words, "--output_dir", tmp_path / "out"))
+    (cell,) = plan_sweep(asked(*words, "--output_dir", tmp_path / "out"))
     assert (cell.config.epochs, cell.config.data.size, cell.config.batch_size) == (7, 48, 5)
 
 
 def test_what_is_varied_names_the_folders_and_the_dense_run_is_shared_where_it_feels_nothing() -> None:
     words = ("--methods", "px,dense", "--sparsities", "0.9", "--output_dir", "out")
-    cells = plan(asked(*words, "--vary", "pruning.batches=1,2,4"))
+    cells = plan_sweep(asked(*words, "--vary", "pruning.batches=1,2,4"))
     assert names(cells) == [
         "out/pruning.batches=1/px/0.9/seed0",
         "out/dense/0/seed0",
@@ -83,7 +83,7 @@ def test_what_is_varied_names_the_folders_and_the_dense_run_is_shared_where_it_f
     ]
     assert [cell.config.pruning.batches for cell in cells] == [1, 2, 2, 4]
     # Where it feels what is varied, it is run for each.
-    cells = plan(asked(*words, "--vary", "epochs=1,2", "--vary", "rounds=3,5"))
+    cells = plan_sweep(asked(*words, "--vary", "epochs=1,2", "--vary", "rounds=3,5"))
     assert Counter(cell.config.method for cell in cells) == {"px": 4, "dense": 2}
     assert {(c.config.epochs, c.config.rounds) for c in cells if c.config.method == "px"} == {
         *((1, 3), (1, 5), (2, 3), (2, 5))
@@ -93,23 +93,23 @@ def test_what_is_varied_names_the_folders_and_the_dense_run_is_shared_where_it_f
 
 def test_a_value_may_be_a_list_a_path_or_a_file_of_settings(tmp_path) -> None:
     words = ("--methods", "random", "--sparsities", "0.9", "--output_dir", "out")
-    cells = plan(asked(*words, "--vary", "data.scale=[0.5,2.0],[1.0,1.0]"))
+    cells = plan_sweep(asked(*words, "--vary", "data.scale=[0.5,2.0],[1.0,1.0]"))
     assert [cell.config.data.scale for cell in cells] == [[0.5, 2.0], [1.0, 1.0]]
     assert names(cells)[0] == "out/data.scale=0.5-2.0/random/0.9/seed0"
     files = [CONFIGS / "cls" / f"{name}.yaml" for name in ("cifar10_resnet20", "cifar100_vgg16_bn")]
-    cells = plan(asked(*words, "--task", "cls", "--vary", f"config={files[0]},{files[1]}"))
+    cells = plan_sweep(asked(*words, "--task", "cls", "--vary", f"config={files[0]},{files[1]}"))
     assert [cell.config.encoder for cell in cells] == ["resnet20", "vgg16_bn"]
     assert names(cells)[1] == "out/config=cifar100_vgg16_bn/random/0.9/seed0"
 
 
 def test_a_pattern_decides_the_sparsity_and_the_dense_reference_has_none() -> None:
     words = ("--methods", "magnitude,dense", "--output_dir", "out", "--keep_dense", "[encoder.conv1]")
-    cells = plan(asked(*words, "--vary", "pattern=2:4,1:4"))
+    cells = plan_sweep(asked(*words, "--vary", "pattern=2:4,1:4"))
     assert [(c.config.method, c.config.pattern, c.config.sparsity) for c in cells] == [
         *(("magnitude", "2:4", 0.5), ("dense", None, 0.0), ("magnitude", "1:4", 0.75))
     ]
     with pytest.raises(InputError, match=r"means sparsity 0\.5: leave --sparsities out"):
-        plan(asked(*words, "--pattern", "2:4", "--sparsities", "0.5"))
+        plan_sweep(asked(*words, "--pattern", "2:4", "--sparsities", "0.5"))
 
 
 PRESETS = {
@@ -128,18 +128,18 @@ PRESETS = {
 def test_every_preset_is_a_sweep() -> None:
     assert {file.stem for file in (CONFIGS / "sweep").glob("*.yaml")} == PRESETS.keys()
     for name, runs in PRESETS.items():
-        cells = plan(asked("--preset", name))
+        cells = plan_sweep(asked("--preset", name))
         assert len(cells) == runs, name
         assert cells[0].folder.parts[:2] == ("runs", name)
-    encoders = {cell.config.encoder for cell in plan(asked("--preset", "fig3")) if cell.config.weights == "clip"}
+    encoders = {cell.config.encoder for cell in plan_sweep(asked("--preset", "fig3")) if cell.config.weights == "clip"}
     assert encoders == {"tu-resnet50_clip"}
-    assert {cell.config.data.evaluation for cell in plan(asked("--preset", "fig4"))} == {"centre_crop"}
+    assert {cell.config.data.evaluation for cell in plan_sweep(asked("--preset", "fig4"))} == {"centre_crop"}
 
 
 def test_flags_override_a_preset(tmp_path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("methods: [px]\nsparsities: [0.5]\nrun: {epochs: 3, data: {size: 48}}\n")
-    (cell,) = plan(asked("--preset", own, "--sparsities", "0.7", "--epochs", "4"))
+    (cell,) = plan_sweep(asked("--preset", own, "--sparsities", "0.7", "--epochs", "4"))
     assert str(cell.folder) == "runs/own/px/0.7/seed0"
     assert (cell.config.epochs, cell.config.data.size) == (4, 48)
     own.write_text("method: [px]\n")
@@ -149,7 +149,7 @@ def test_flags_override_a_preset(tmp_path) -> None:
 
 def test_what_a_command_line_varies_or_gives_replaces_what_a_preset_varies() -> None:
     def weights(*words: str) -> set[str]:
-        return {cell.config.weights for cell in plan(asked("--preset", "fig4", "--methods", "dense", *words))}
+        return {cell.config.weights for cell in plan_sweep(asked("--preset", "fig4", "--methods", "dense", *words))}
 
     assert weights() == {"imagenet", "mocov2", "dino"}
     assert weights("--vary", "weights=dino,none") == {"dino", "none"}
@@ -159,14 +159,16 @@ def test_what_a_command_line_varies_or_gives_replaces_what_a_preset_varies() -> 
 def test_the_order_of_the_flags_names_no_other_run() -> None:
     words = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
     first, second = ("--vary", "epochs=1,2"), ("--vary", "batch_size=4,8")
-    assert set(names(plan(asked(*words, *first, *second)))) == set(names(plan(asked(*words, *second, *first))))
+    assert set(names(plan_sweep(asked(*words, *first, *second)))) == set(
+        names(plan_sweep(asked(*words, *second, *first)))
+    )
 
 
 def test_a_file_of_settings_decides_nothing_that_is_the_sweeps(tmp_path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("overwrite: true\n")
     with pytest.raises(InputError, match="says overwrite: leave it out"):
-        plan(asked("--methods", "px", "--sparsities", "0.9", "--output_dir", "out", "--config", file))
+        plan_sweep(asked("--methods", "px", "--sparsities", "0.9", "--output_dir", "out", "--config", file))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
 )
 def test_bad_input_is_one_clear_line(words, message) -> None:
     def refuse() -> None:
-        for cell in plan(asked(*words)):
+        for cell in plan_sweep(asked(*words)):
             # What a run's own settings show is found when the sweep is checked.
             check_settings(cell.config)
 
@@ -246,7 +248,7 @@ def test_bad_input_is_one_clear_line(words, message) -> None:
 
 def test_a_sweep_runs_all_once_and_says_what_came_of_it(tmp_path, capsys) -> None:
     launcher, whole = stand_in(tmp_path), request(tmp_path / "out")
-    assert conduct(whole, launcher).unfinished == []
+    assert run_sweep(whole, launcher).unfinished == []
     expected = [f"seed{seed} {what}" for seed in (0, 1) for what in ("dense 0.0", "px 0.8", "px 0.98")]
     expected += [f"seed{seed} random {sparsity}" for seed in (0, 1) for sparsity in (0.8, 0.98)]
     assert ran(tmp_path) == sorted(expected)
@@ -256,35 +258,35 @@ def test_a_sweep_runs_all_once_and_says_what_came_of_it(tmp_path, capsys) -> Non
     assert "mIoU 50.00% in" in said
 
     # Asked for again, nothing is started; asked for more, only that.
-    assert conduct(whole, launcher).unfinished == []
-    conduct(request(tmp_path / "out", methods=("px", "snip")), launcher, dry_run=True)
+    assert run_sweep(whole, launcher).unfinished == []
+    run_sweep(request(tmp_path / "out", methods=("px", "snip")), launcher, dry_run=True)
     assert len(ran(tmp_path)) == 10
     said = capsys.readouterr().out
     assert "8 runs: 4 done, 4 to do, about" in said
     assert "with 2 at a time, judged by 4 finished, pruning by snip not counted" in said
-    conduct(request(tmp_path / "out", methods=("px", "snip")), launcher)
+    run_sweep(request(tmp_path / "out", methods=("px", "snip")), launcher)
     assert ran(tmp_path) == sorted([*expected, *(f"seed{i} snip {s}" for i in (0, 1) for s in (0.8, 0.98))])
 
 
 def test_a_changed_configuration_or_launch_reuses_no_run(tmp_path) -> None:
     launcher = stand_in(tmp_path)
-    conduct(request(tmp_path / "out", methods=("random",)), launcher)
+    run_sweep(request(tmp_path / "out", methods=("random",)), launcher)
     with pytest.raises(InputError, match=r"random/0.8/seed0 had another configuration \(epochs differ\)"):
-        conduct(request(tmp_path / "out", methods=("random",), flags=(*SMALL, "--epochs", "2")), launcher)
+        run_sweep(request(tmp_path / "out", methods=("random",), flags=(*SMALL, "--epochs", "2")), launcher)
     launcher.mixed_precision = "bf16"
     with pytest.raises(InputError, match="was launched with mixed_precision no, not bf16"):
-        conduct(request(tmp_path / "out", methods=("random",)), launcher)
+        run_sweep(request(tmp_path / "out", methods=("random",)), launcher)
     assert len(ran(tmp_path)) == 4
     # How a run is carried out is not what comes of it.
     launcher.mixed_precision = "no"
-    conduct(request(tmp_path / "out", methods=("random",), flags=(*SMALL, "--threads", "1")), launcher)
+    run_sweep(request(tmp_path / "out", methods=("random",), flags=(*SMALL, "--threads", "1")), launcher)
     assert len(ran(tmp_path)) == 4
 
 
 def test_a_failed_run_is_kept_and_tried_again_only_when_asked_to(tmp_path, capsys) -> None:
     fail = "if config['method'] == 'px' and config['seed']: sys.exit('error: no luck')"
     sweep = request(tmp_path / "out", sparsities=(0.9,))
-    failed = conduct(sweep, stand_in(tmp_path, fail)).unfinished
+    failed = run_sweep(sweep, stand_in(tmp_path, fail)).unfinished
     assert [cell.name for cell in failed] == ["px 90.00% seed 1"]
     said = capsys.readouterr().out
     log = tmp_path / "out" / "sweep" / "px" / "0.9" / "seed1.log"
@@ -293,9 +295,9 @@ def test_a_failed_run_is_kept_and_tried_again_only_when_asked_to(tmp_path, capsy
     assert "no luck" in log.read_text()
 
     working = stand_in(tmp_path)
-    assert names(conduct(sweep, working).unfinished) == names(failed)
+    assert names(run_sweep(sweep, working).unfinished) == names(failed)
     assert len(ran(tmp_path)) == 6
-    assert conduct(sweep, working, retry=True).unfinished == []
+    assert run_sweep(sweep, working, retry=True).unfinished == []
     assert len(ran(tmp_path)) == 7
     assert log.read_text().count("=== ") == 2
 
@@ -311,7 +313,7 @@ def test_what_cannot_work_is_found_before_anything_is_started(tmp_path) -> None:
         ({"seeds": (0, -1)}, "seed must be at least 0"),
     ):
         with pytest.raises(InputError, match=message):
-            conduct(request(tmp_path / "out", **changes), launcher)
+            run_sweep(request(tmp_path / "out", **changes), launcher)
     assert ran(tmp_path) == []
     assert not (tmp_path / "out").exists()
 
@@ -321,11 +323,11 @@ import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 from sweeps import directly, request
 from px_seg.errors import one_line_errors
-from px_seg.sweep import conduct, launchers
+from px_seg.sweep import run_sweep, launchers
 launchers.command = directly
 with one_line_errors("interrupted"):
-    launcher = launchers.LocalLauncher(Path({folder!r}) / "seg.py", jobs=2, gpus=())
-    conduct(request(Path({folder!r}) / "out"), launcher)
+    launcher = launchers.LocalLauncher([{folder!r} + "/seg.py"], jobs=2, gpus=())
+    run_sweep(request(Path({folder!r}) / "out"), launcher)
 """
 
 
@@ -356,7 +358,7 @@ def test_a_sweep_that_is_told_to_end_ends_its_runs_and_goes_on_when_asked_again(
     assert list(notes.rglob("*.claim-*")) == []
     assert [json.loads(file.read_text())["status"] for file in notes.rglob("seed*.json")] == ["stopped"] * 2
 
-    assert conduct(request(tmp_path / "out"), stand_in(tmp_path)).unfinished == []
+    assert run_sweep(request(tmp_path / "out"), stand_in(tmp_path)).unfinished == []
     counts = Counter(ran(tmp_path))
     assert len(counts) == 10
     assert sorted(counts.values()) == [1] * 8 + [2] * 2
@@ -368,7 +370,7 @@ def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, 
     wait_for(lambda: len(ran(tmp_path)) == 2, 60)
     sweep.kill()
     sweep.communicate(timeout=60)
-    conduct(request(tmp_path / "out"), LocalLauncher(tmp_path / "seg.py", jobs=2, gpus=()))
+    run_sweep(request(tmp_path / "out"), LocalLauncher([str(tmp_path / "seg.py")], jobs=2, gpus=()))
     assert len(ran(tmp_path)) == len(set(ran(tmp_path))) == 10
     assert "2 running" in capsys.readouterr().out
 
@@ -383,26 +385,26 @@ def test_sweeps_at_once_do_not_try_anew_what_failed_for_one_of_them(tmp_path) ->
 
 def test_a_run_under_way_is_not_looked_into(tmp_path) -> None:
     """Its files change: half a configuration is no damage."""
-    (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
+    (cell,) = plan_sweep(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
     cell.notes.parent.mkdir(parents=True)
     claim = Claim.take(cell.notes)
     cell.folder.mkdir(parents=True)
     (cell.folder / "config.yaml").touch()
-    assert standing(cell, 1, "no").kind == "running"
+    assert status_of(cell, 1, "no").kind == "running"
     claim.release()
     with pytest.raises(InputError, match=r"config\.yaml is damaged"):
-        standing(cell, 1, "no")
+        status_of(cell, 1, "no")
 
 
 def test_a_run_that_was_stopped_goes_on_in_the_launch_it_had(tmp_path) -> None:
     sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
-    (cell,) = plan(sweep)
+    (cell,) = plan_sweep(sweep)
     (cell.folder / "checkpoint").mkdir(parents=True)
     (cell.folder / "config.yaml").write_text(cell.config.to_yaml())
     progress = {"epoch": 1, "processes": 2, "mixed_precision": "no"}
     (cell.folder / "checkpoint" / "progress.json").write_text(json.dumps(progress))
     with pytest.raises(InputError, match="was launched with processes 2, not 1"):
-        conduct(sweep, stand_in(tmp_path))
+        run_sweep(sweep, stand_in(tmp_path))
     assert ran(tmp_path) == []
 
 
@@ -410,7 +412,7 @@ def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="file is a file, not a folder"):
-            conduct(request(folder, methods=("random",)), stand_in(tmp_path), dry_run=True)
+            run_sweep(request(folder, methods=("random",)), stand_in(tmp_path), dry_run=True)
 
 
 def test_a_folder_is_of_one_task(tmp_path) -> None:
@@ -418,42 +420,42 @@ def test_a_folder_is_of_one_task(tmp_path) -> None:
     other.mkdir(parents=True)
     (other / "results.json").write_text(json.dumps({"task": "cls"}))
     with pytest.raises(InputError, match="holds runs of the task cls"):
-        conduct(request(tmp_path / "out", methods=("random",)), stand_in(tmp_path), dry_run=True)
+        run_sweep(request(tmp_path / "out", methods=("random",)), stand_in(tmp_path), dry_run=True)
 
 
 def test_damage_in_a_run_that_is_done_or_begun_is_named(tmp_path) -> None:
     sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
-    conduct(sweep, stand_in(tmp_path))
-    (cell,) = plan(sweep)
+    run_sweep(sweep, stand_in(tmp_path))
+    (cell,) = plan_sweep(sweep)
     with_ending(cell.notes, "json").write_text("{")
-    assert standing(cell, 1, "no").kind == "done"
+    assert status_of(cell, 1, "no").kind == "done"
     for text in ("null", "[]", "{", '{"seconds": {}}', '{"seconds": []}'):
         (cell.folder / "results.json").write_text(text)
         with pytest.raises(InputError, match=r"results\.json is damaged"):
-            standing(cell, 1, "no")
+            status_of(cell, 1, "no")
     (cell.folder / "results.json").unlink()
-    assert standing(cell, 1, "no").kind == "failed"
+    assert status_of(cell, 1, "no").kind == "failed"
     (cell.folder / "checkpoint").mkdir()
     (cell.folder / "checkpoint" / "progress.json").write_text("{")
     with pytest.raises(InputError, match=r"progress\.json is damaged: delete the folder"):
-        standing(cell, 1, "no")
+        status_of(cell, 1, "no")
 
 
 def test_a_launch_of_several_processes_is_checked_as_such(tmp_path) -> None:
     launcher = stand_in(tmp_path)
     launcher.processes = 4
     with pytest.raises(InputError, match="8 training images do not fill one batch of 4 on each of 4"):
-        conduct(request(tmp_path / "out"), launcher, dry_run=True)
+        run_sweep(request(tmp_path / "out"), launcher, dry_run=True)
 
 
 def test_a_run_whose_machine_went_down_is_taken_over(tmp_path) -> None:
     sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
-    (cell,) = plan(sweep)
+    (cell,) = plan_sweep(sweep)
     cell.notes.parent.mkdir(parents=True)
     lost = Claim.take(cell.notes)
-    assert standing(cell, 1, "no").kind == "running"
+    assert status_of(cell, 1, "no").kind == "running"
     grow_old(lost.path)
-    conduct(sweep, stand_in(tmp_path))
+    run_sweep(sweep, stand_in(tmp_path))
     assert len(ran(tmp_path)) == 1
 
 
@@ -479,19 +481,19 @@ def test_each_job_is_launched_with_its_gpus(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(launchers, "_Process", start)
     monkeypatch.setattr(launchers, "command", command)
-    launcher = LocalLauncher(Path("seg.py"), jobs=2, mixed_precision="fp16")
+    launcher = LocalLauncher(["seg.py"], jobs=2, mixed_precision="fp16")
     assert (launcher.slots, launcher.processes) == (2, 2)
-    for cell in plan(request(tmp_path, methods=("random",), seeds=(0,))):
+    for cell in plan_sweep(request(tmp_path, methods=("random",), seeds=(0,))):
         launcher.start(cell, 0)
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in started] == ["4,5", "6,7"]
     words = " ".join(started[0][0])
     assert "--num_processes 2 --mixed_precision fp16" in words
     assert "--multi_gpu --main_process_port 0" in words
     assert "--cpu" not in words
-    assert LocalLauncher(Path("seg.py")).slots == 4
-    assert LocalLauncher(Path("seg.py"), gpus=[1, 3]).shares == [("5",), ("7",)]
+    assert LocalLauncher(["seg.py"]).slots == 4
+    assert LocalLauncher(["seg.py"], gpus=[1, 3]).shares == [("5",), ("7",)]
     with pytest.raises(InputError, match="there is no GPU 4: 4 are visible"):
-        LocalLauncher(Path("seg.py"), gpus=[4])
+        LocalLauncher(["seg.py"], gpus=[4])
 
 
 class Busy:
@@ -500,15 +502,15 @@ class Busy:
 
 
 def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path) -> None:
-    launcher = LocalLauncher(Path("seg.py"), jobs=2, gpus=())
-    (cell,) = plan(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
-    words = command(cell, Path("seg.py"), launcher.processes, False, "no", launcher.threads)
+    launcher = LocalLauncher(["seg.py"], jobs=2, gpus=())
+    (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
+    words = command(cell, ["seg.py"], launcher.processes, False, "no", launcher.threads)
     assert words[-2:] == ["--threads", str(max(1, launchers.cores() // 2))]
     assert "--cpu" in words
-    (cell,) = plan(
+    (cell,) = plan_sweep(
         request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,), flags=(*SMALL, "--threads", "3"))
     )
-    assert "--threads" not in command(cell, Path("seg.py"), 1, False, "no", 1)
+    assert "--threads" not in command(cell, ["seg.py"], 1, False, "no", 1)
 
 
 @pytest.mark.parametrize(
@@ -521,24 +523,26 @@ def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path) -> None:
 )
 def test_launches_that_cannot_be_are_refused(keywords, message) -> None:
     with pytest.raises(InputError, match=message):
-        LocalLauncher(Path("seg.py"), **keywords)
+        LocalLauncher(["seg.py"], **keywords)
 
 
 def test_a_sweep_runs_through_submitit(tmp_path) -> None:
     stand_in(tmp_path)
     sweep = request(tmp_path / "out", methods=("random",))
     parameters = slurm_parameters(["timeout_min=5"])
-    launcher = SlurmLauncher(tmp_path / "seg.py", tmp_path / "out" / "sweep" / "slurm", parameters, cluster="local")
-    assert conduct(sweep, launcher).unfinished == []
+    launcher = SlurmLauncher(
+        [str(tmp_path / "seg.py")], tmp_path / "out" / "sweep" / "slurm", parameters, cluster="local"
+    )
+    assert run_sweep(sweep, launcher).unfinished == []
     assert len(ran(tmp_path)) == 4
-    assert conduct(sweep, launcher).unfinished == []
+    assert run_sweep(sweep, launcher).unfinished == []
     assert len(ran(tmp_path)) == 4
 
 
 def test_a_submitted_job_is_found_again_and_not_submitted_twice(tmp_path, monkeypatch) -> None:
     stand_in(tmp_path, "time.sleep(3)")
-    (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
-    launcher = SlurmLauncher(tmp_path / "seg.py", tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
+    (cell,) = plan_sweep(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
+    launcher = SlurmLauncher([str(tmp_path / "seg.py")], tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
     first = launcher.start(cell, 0)
     monkeypatch.setattr(launcher, "_lives", lambda number: True)
     monkeypatch.setattr(launcher.executor, "submit", None)
@@ -551,7 +555,7 @@ def test_a_submitted_job_is_found_again_and_not_submitted_twice(tmp_path, monkey
 def test_a_job_whose_time_is_up_stops_its_run_and_is_asked_for_again(tmp_path) -> None:
     """As submitit does it: it handles a signal while the call waits, and asks for the checkpoint in the handler."""
     stand_in(tmp_path, "time.sleep(600)")
-    (cell,) = plan(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
+    (cell,) = plan_sweep(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
     call = Beside(watched(cell, 0, directly(cell, tmp_path / "seg.py")), cell.config.to_yaml())
     again = []
 
@@ -574,7 +578,7 @@ def test_a_job_whose_time_is_up_stops_its_run_and_is_asked_for_again(tmp_path) -
     assert list(cell.notes.parent.glob("*.claim-*")) == []
     stand_in(tmp_path)
     assert pickle.loads(pickle.dumps(again[0])).function() == 0
-    assert standing(cell, 1, "no").kind == "done"
+    assert status_of(cell, 1, "no").kind == "done"
 
 
 def test_a_users_own_defaults_of_accelerate_do_not_choose_the_gpus(tmp_path, monkeypatch) -> None:
@@ -584,9 +588,9 @@ def test_a_users_own_defaults_of_accelerate_do_not_choose_the_gpus(tmp_path, mon
         "mixed_precision: fp16\nnum_machines: 1\nuse_cpu: false\n"
     )
     monkeypatch.setattr("accelerate.commands.launch.default_config_file", str(defaults))
-    (cell,) = plan(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
+    (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
     for processes in (1, 2):
-        words = command(cell, Path("seg.py"), processes, True, "bf16", 1)[3:]
+        words = command(cell, ["seg.py"], processes, True, "bf16", 1)[3:]
         parser = accelerate.commands.launch.launch_command_parser()
         read_back, _, _ = accelerate.commands.launch._validate_launch_command(parser.parse_args(words))
         assert (read_back.num_processes, read_back.mixed_precision) == (processes, "bf16")
@@ -599,18 +603,18 @@ def test_what_slurm_cannot_do_is_said_in_a_line(tmp_path) -> None:
     }
     for key, value in (("slurm_gres", "gpu:1"), ("tasks_per_node", 4), ("slurm_gpus_per_node", 1)):
         with pytest.raises(InputError, match=f"slurm: leave {key} out"):
-            SlurmLauncher(Path("seg.py"), tmp_path, {key: value}, cluster="local")
+            SlurmLauncher(["seg.py"], tmp_path, {key: value}, cluster="local")
     with pytest.raises(InputError, match="slurm: "):
-        SlurmLauncher(Path("seg.py"), tmp_path, {"timeout_min": "1h"}, cluster="local")
+        SlurmLauncher(["seg.py"], tmp_path, {"timeout_min": "1h"}, cluster="local")
     for words, message in ((["timeout"], "KEY=VALUE"), (["=3"], "KEY=VALUE")):
         with pytest.raises(InputError, match=message):
             slurm_parameters(words)
     with pytest.raises(InputError, match=r"slurm: .*nope"):
-        SlurmLauncher(Path("seg.py"), tmp_path, {"nope": 1}, cluster="local")
+        SlurmLauncher(["seg.py"], tmp_path, {"nope": 1}, cluster="local")
     with pytest.raises(InputError, match="gpus_per_node is a number"):
-        SlurmLauncher(Path("seg.py"), tmp_path, {"gpus_per_node": "many"}, cluster="local")
+        SlurmLauncher(["seg.py"], tmp_path, {"gpus_per_node": "many"}, cluster="local")
     with pytest.raises(InputError, match="slurm: Could not detect"):
-        SlurmLauncher(Path("seg.py"), tmp_path, {})
+        SlurmLauncher(["seg.py"], tmp_path, {})
 
 
 def test_durations_read_like_speech() -> None:

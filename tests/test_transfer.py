@@ -11,7 +11,7 @@ from conftest import CONFIGS, TWO, script, smaller
 from px_seg import InputError, Masks
 from px_seg.command_line import parse
 from px_seg.config import TransferConfig
-from px_seg.pipeline import run
+from px_seg.run.pipeline import run
 from px_seg.transfer import study
 
 

@@ -13,8 +13,8 @@ from conftest import REPOSITORY
 from px_seg import Magnitude, prune
 from px_seg.command_line import parse
 from px_seg.data.loaders import training_loader
+from px_seg.run.training import fine_tune, prepare, share_buffers
 from px_seg.tasks import Segmentation
-from px_seg.training import fine_tune, prepare, share_buffers
 
 FLAGS = ["--data.train_images", "8", "--data.val_images", "2", "--data.size", "32", "--batch_size", "2"]
 
@@ -33,7 +33,7 @@ def digest(tensors) -> str:
 
 accelerator = Accelerator()
 torch.set_num_threads(1)
-config = parse(Segmentation.config_type, FLAGS, REPOSITORY / "configs", "")
+config = parse(Segmentation.config_type, FLAGS, REPOSITORY / "configs" / "seg", "")
 task = Watched(config)
 set_seed(0)
 model = task.build_model()

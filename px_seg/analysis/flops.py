@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from px_seg.pruning import prunable
-from px_seg.pruning.contexts import evaluating
+from px_seg.pruning.modes import evaluating
 
 
 class Flops(NamedTuple):
@@ -20,7 +20,7 @@ class Flops(NamedTuple):
     """Those of the dense network."""
 
 
-def flops(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequence[int]) -> Flops:
+def count_flops(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequence[int]) -> Flops:
     """The operations of `model` on a sample of `shape`, (C, H, W), counted by torch.utils.flop_counter.
 
     Convolutions, linear layers and matrix products count; norms, activations and interpolation do not. `weights` are

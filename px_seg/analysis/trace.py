@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from px_seg.pruning.batches import Batches
-from px_seg.pruning.bound import FOLD, Streams, path_bound
-from px_seg.pruning.contexts import evaluating
 from px_seg.pruning.masks import check_fit
-from px_seg.pruning.paths import leaves
-from px_seg.pruning.scaled import Scaled, add
+from px_seg.pruning.modes import evaluating
+from px_seg.pruning.paths.bound import FOLD, Streams, path_bound
+from px_seg.pruning.paths.scaled import Scaled, add
+from px_seg.pruning.paths.streams import Activations, Kernel
+from px_seg.pruning.paths.walk import leaves
 from px_seg.pruning.scope import prunable
-from px_seg.pruning.streams import Activations, Kernel
 
 
 def ntk_trace_bound(
@@ -37,7 +37,7 @@ def ntk_trace_bound(
     weights feed, as they do over space in a convolutional network.
 
     Raises OverflowError where the bound exceeds the range of float64, and what
-    `px_seg.pruning.bound.path_bound` raises.
+    `px_seg.pruning.paths.bound.path_bound` raises.
     """
     bound = path_bound(model, batches, masks, streams=_SHIFTED if biases else FOLD)
     masks = masks or {}

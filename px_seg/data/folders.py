@@ -9,7 +9,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 from px_seg.data.base import LabelledImage, chosen
 from px_seg.data.images import opened, rgb, usable
 from px_seg.errors import InputError
-from px_seg.paths import user_path
+from px_seg.files import user_path
 
 
 class ImageFiles:
@@ -35,7 +35,7 @@ class ImageFiles:
         return usable(opened(path, 64), path).mode
 
 
-class Pictures:
+class ArrayImages:
     """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
 
     def __init__(

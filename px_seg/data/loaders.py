@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.transforms import Transform
@@ -152,7 +152,7 @@ def pruning_batches(
             return data[key]
 
         shares = [[read(key) for key in group] for group in groups]
-    return [(torch.stack([s[0] for s in share]), torch.stack([s[1] for s in share])) for share in shares]
+    return [tuple(default_collate(share)) for share in shares]
 
 
 def read_all(read: Callable[[int], T], length: int, what: str) -> list[T]:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from px_seg.data.folders import Pictures
-from px_seg.errors import InputError
-from px_seg.paths import user_path
+from px_seg.data.folders import ArrayImages
+from px_seg.errors import InputError, one_line
+from px_seg.files import user_path
 
 CIFAR: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
-def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[Pictures, Pictures]:
+def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[ArrayImages, ArrayImages]:
     """Train and test of `cifar10` or `cifar100`, through torchvision, which compares the files with their checksums.
 
     Raises InputError when they are not in `root`, damaged, or cannot be downloaded.
@@ -25,7 +25,7 @@ def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -
         sets = [reader(folder, train=train, download=download) for train in (True, False)]
     except Exception as error:
         # What a failed download raises depends on the network.
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         if download:
             raise InputError(
                 f"{name} could not be downloaded ({reason}): fetch {reader.url} yourself, unpack it in {folder}, and "
@@ -36,7 +36,7 @@ def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -
             "--data.root, or fetch it there with --data.download"
         ) from error
     train, test = (
-        Pictures(part.data, [int(label) for label in part.targets], part.classes, classes, name) for part in sets
+        ArrayImages(part.data, [int(label) for label in part.targets], part.classes, classes, name) for part in sets
     )
     return train, test
 
@@ -46,7 +46,7 @@ def fetch_tiny_imagenet(root: str) -> None:
     try:
         download_and_extract_archive(TINY_IMAGENET, user_path(root, "--data.root"))
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise InputError(
             f"Tiny-ImageNet could not be downloaded ({reason}): fetch {TINY_IMAGENET} yourself, unpack it in {root}, "
             "and leave --data.download out"
@@ -69,5 +69,5 @@ def unpack_imagenet(root: str) -> None:
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"there is no ImageNet in {folder}: --data.root holds train/CLASS/ and val/CLASS/, or the archives as they "
-            f"are distributed ({' '.join(str(error).split())[:160]})"
+            f"are distributed ({one_line(error, 160)})"
         ) from None

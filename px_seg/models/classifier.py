@@ -48,7 +48,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
         )
 
 
-def build_classifier(encoder: str = "resnet50", classes: int = 1000, weights: str = "imagenet") -> Classifier:
+def build_classifier(encoder: str = "resnet50", classes: int = 1000, weights: str | None = "imagenet") -> Classifier:
     """A classifier of images (N, 3, H, W) on the named encoder.
 
     `weights` is where the encoder starts; see `px_seg.models.load_encoder`. The head

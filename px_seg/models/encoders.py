@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock
 
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 
 
 class ResNet20(nn.Module):
@@ -73,7 +73,7 @@ def build_encoder(name: str) -> nn.Module:
     try:
         return SMALL[name]() if name in SMALL else smp.encoders.get_encoder(name, weights=None)
     except UNBUILDABLE as error:
-        raise InputError(f"{name} cannot be built as a backbone: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name} cannot be built as a backbone: {one_line(error)}") from error
 
 
 def zero_scales(encoder: nn.Module) -> list[str]:

@@ -33,7 +33,7 @@ def balancing_weights(counts: Tensor) -> Tensor:
     return counts.sum().double() / (len(counts) * counts.double())
 
 
-def ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
+def ridge_regression(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
     """Weight (C, D) and bias (C,), float64, of the head that minimises
 
         sum_i w_i |W phi_i + b - y_i|^2 + penalty |W|^2

@@ -6,7 +6,7 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 from torch import nn
 
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 from px_seg.models.classifier import Classifier
 
 
@@ -26,4 +26,4 @@ def load_model(folder: str | Path) -> nn.Module:
         return reader.from_pretrained(str(folder), strict=True)
     except Exception as error:
         # Damaged files fail in whatever reads them first.
-        raise InputError(f"the model in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"the model in {folder} cannot be read: {one_line(error, 200)}") from error

@@ -12,12 +12,12 @@ ATROUS_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18
 
 
 def build_segmenter(
-    encoder: str = "resnet50", classes: int = 21, weights: str = "imagenet", output_stride: int = 16
+    encoder: str = "resnet50", classes: int = 21, weights: str | None = "imagenet", output_stride: int = 16
 ) -> nn.Module:
     """DeepLabV3+ with the named encoder: images (N, 3, H, W) to logits (N, classes, H, W).
 
     H and W must be multiples of the output stride. `weights` is where the encoder starts:
-    a name, a file or `none` (random); see `px_seg.models.load_encoder`. The rest
+    a name, a file, or None or `none` (random); see `px_seg.models.load_encoder`. The rest
     starts random, from torch's global generator.
 
     Raises InputError for an encoder that is unknown or cannot be dilated, an output stride

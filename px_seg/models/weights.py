@@ -14,10 +14,10 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
+from px_seg.files import user_path
 from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
 from px_seg.models.torchscript import is_torchscript, read_torchscript
-from px_seg.paths import user_path
 from px_seg.pruning import prunable
 
 PUBLISHED: dict[str, str] = {
@@ -61,8 +61,10 @@ class Loaded:
         }
 
 
-def check_weights(weights: str, encoder: str) -> None:
-    """Raise InputError unless `weights` is a known name that fits the encoder, or a file that exists."""
+def check_weights(weights: str | None, encoder: str) -> None:
+    """Raise InputError unless `weights` is a known name that fits the encoder, a file that exists, or None."""
+    if weights is None:
+        return
     kind, _, version = weights.partition(":")
     if weights in ("none", "imagenet", *PUBLISHED) or kind in ("torchvision", "timm"):
         if weights in PUBLISHED:
@@ -79,12 +81,12 @@ def check_weights(weights: str, encoder: str) -> None:
         _file_of(weights)
 
 
-def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
+def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded | None:
     """Fill `encoder`, one of segmentation-models-pytorch or px_seg called `name`, in place.
 
     `weights` is one of
 
-    - `none`, which leaves it as it is,
+    - `none`, or None, which leaves it as it is,
     - `imagenet`, the segmentation library's own download, or timm's for a `tu-` encoder,
     - `mocov2`, `dino`, `clip`: the authors' files, downloaded to the cache of torch.hub,
     - `torchvision:VERSION`, as `torchvision:IMAGENET1K_V2`, and `timm:TAG`, as `timm:a1_in1k`,
@@ -98,7 +100,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str) -> Loaded | None:
     download fails, naming the ways out. Never falls back on something else.
     """
     check_weights(weights, name)
-    if weights == "none":
+    if weights in ("none", None):
         return None
     state, source = _obtained(name, weights)
     found = mapped(state, source)
@@ -154,7 +156,7 @@ def _fetched(download: Callable, weights: str):
         return download()
     except Exception as error:
         # What a failed download raises depends on the HTTP library under the hub's client.
-        reason = " ".join(str(error).split())[:240].strip(" .") or type(error).__name__
+        reason = one_line(error, 240).strip(" .")
         raise InputError(
             f"the weights {weights} could not be downloaded ({reason}): give --weights FILE, or set HF_HOME and "
             "TORCH_HOME to cache folders that have them, or start from random weights with --weights none"
@@ -225,8 +227,7 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         ) from None
     except Exception as error:
         # A file that is no archive at all fails in the unpickler, in ways of its own.
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{file} is not a readable file of weights: {reason}") from error
+        raise InputError(f"{file} is not a readable file of weights: {one_line(error, 160)}") from error
     for key in ("state_dict", "model"):
         # A training checkpoint: beside it lie the epoch, the optimizer and the like.
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -5,12 +5,15 @@ from px_seg.pruning.criteria.data_free import Dense, Magnitude, Random, RandomER
 from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, LossCriterion
 from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
 from px_seg.pruning.criteria.ntksap import NTKSAP
-from px_seg.pruning.criteria.paths import PX, SynFlow, SynFlowL2
+from px_seg.pruning.criteria.px import PX
+from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
 from px_seg.pruning.distribution import RANKINGS
+from px_seg.pruning.iterative import NothingToRank, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
+from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.prune import NothingToRank, check_distribution, exponential, planned, prune, scored
-from px_seg.pruning.rules import UnsupportedOperation
+from px_seg.pruning.plan import Plan, check_distribution, exponential, plan_pruning
+from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.scope import prunable
 
 __all__ = [
@@ -30,16 +33,19 @@ __all__ = [
     "Masks",
     "NothingToRank",
     "Pattern",
+    "Plan",
+    "Provenance",
     "Random",
     "RandomERK",
     "SynFlow",
     "SynFlowL2",
     "TrainingCriterion",
     "UnsupportedOperation",
+    "carry_out",
     "check_distribution",
     "criterion",
     "exponential",
-    "planned",
+    "plan_pruning",
     "prunable",
     "prune",
     "register",

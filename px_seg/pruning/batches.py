@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from px_seg.errors import InputError
-from px_seg.pruning.sharing import Group, agreed, everyone
+from px_seg.pruning.distributed import Group, all_gather, run_on_all_ranks
 
 Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
 """Image tensors (N, C, H, W), or pairs that begin with one."""
 
 
-def several(batches: Batches) -> Batches:
+def checked_batches(batches: Batches) -> Batches:
     """The batches as they are. InputError for what is no list, and for a tensor, whose parts would pass for batches."""
     if isinstance(batches, Tensor):
         raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
@@ -28,7 +28,7 @@ def images_of(batches: Batches, like: Tensor) -> Iterator[Tensor]:
     InputError unless they are tensors of one sample shape.
     """
     shape = None
-    for batch in several(batches):
+    for batch in checked_batches(batches):
         images = _images(batch)
         if shape is not None and images.shape[1:] != shape:
             raise InputError(_shapes_differ([shape, images.shape[1:]]))
@@ -38,7 +38,7 @@ def images_of(batches: Batches, like: Tensor) -> Iterator[Tensor]:
 
 def shapes_of(batches: Batches) -> list[torch.Size]:
     """The shapes (N, C, H, W) of the images of every batch. Raises what `images_of` does."""
-    shapes = [_images(batch).shape for batch in several(batches)]
+    shapes = [_images(batch).shape for batch in checked_batches(batches)]
     for shape in shapes:
         if shape[1:] != shapes[0][1:]:
             raise InputError(_shapes_differ([shapes[0][1:], shape[1:]]))
@@ -50,7 +50,7 @@ def labelled(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
     InputError for a batch that is not a pair of tensors of one length.
     """
-    for batch in several(batches):
+    for batch in checked_batches(batches):
         images = _images(batch)
         targets = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
         if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) != len(images):
@@ -72,9 +72,9 @@ def sample_shape(batches: Batches, group: Group) -> torch.Size:
     """The shape of one sample, (C, H, W), told by the first batch of every process in the group."""
 
     def own() -> torch.Size | None:
-        return next((_images(batch).shape[1:] for batch in several(batches)), None)
+        return next((_images(batch).shape[1:] for batch in checked_batches(batches)), None)
 
-    return one_shape(everyone(group, agreed(group, own)))
+    return one_shape(all_gather(group, run_on_all_ranks(group, own)))
 
 
 def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -4,8 +4,8 @@ A ranking is a function of the scores, the live places and how many to keep, and
 kept, as `px_seg.pruning.ranking.top` does, which ranks all layers together.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from math import floor
 from typing import TypeAlias
 
 from torch import Tensor
@@ -44,13 +44,7 @@ def ranking(name: str) -> Ranking:
 
 def erk_counts(shapes: Sequence[Sequence[int]], count: int) -> list[float]:
     """How many weights, before rounding, tensors of these shapes keep of `count` in all."""
-    sizes, sums = [], []
-    for shape in shapes:
-        size = 1
-        for side in shape:
-            size *= side
-        sizes.append(size)
-        sums.append(sum(shape))
+    sizes, sums = [math.prod(shape) for shape in shapes], [sum(shape) for shape in shapes]
     dense: set[int] = set()
     while len(dense) < len(sizes):
         open_layers = [place for place in range(len(sizes)) if place not in dense]
@@ -73,9 +67,9 @@ def _whole(wanted: Sequence[float], most: Sequence[int], count: int) -> list[int
 
     What rounding down leaves goes to the largest fractions, the first of equal ones.
     """
-    counts = [min(floor(number), limit) for number, limit in zip(wanted, most, strict=True)]
+    counts = [min(math.floor(number), limit) for number, limit in zip(wanted, most, strict=True)]
     left = count - sum(counts)
-    order = sorted(range(len(counts)), key=lambda place: floor(wanted[place]) - wanted[place])
+    order = sorted(range(len(counts)), key=lambda place: math.floor(wanted[place]) - wanted[place])
     while left > 0:
         for place in order:
             if left > 0 and counts[place] < most[place]:

@@ -2,11 +2,14 @@
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.files import replacing
 from px_seg.pruning.distribution import Ranking
+from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.randomness import generator
 from px_seg.pruning.ranking import top, unrankable
 from px_seg.pruning.scope import Scope, prunable
@@ -26,20 +31,20 @@ _FORMAT = "px_seg.masks/1"
 class Masks(Mapping[str, Tensor]):
     """A mapping from parameter name to a boolean tensor of the parameter's shape; True lives.
 
-    Immutable: every operation that changes a mask returns new Masks. `metadata` holds what
-    the masks came from, as strings, and travels with the file.
+    Immutable: every operation that changes a mask returns new Masks. `provenance` says what is known of
+    where the masks came from, and travels with the file.
 
     Raises ValueError for a tensor that holds anything but 0 and 1.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, masks: Mapping[str, Tensor], provenance: Provenance | None = None) -> None:
         self._masks: dict[str, Tensor] = {}
         for name, mask in masks.items():
             live = mask.bool()
             if mask.dtype != torch.bool and not torch.equal(live.to(mask.dtype), mask):
                 raise ValueError(f"the mask of {name} holds values other than 0 and 1")
             self._masks[name] = live
-        self.metadata: dict[str, str] = dict(metadata or {})
+        self.provenance = Provenance() if provenance is None else provenance
 
     @classmethod
     def ones(cls, model: nn.Module, scope: Scope = None) -> "Masks":
@@ -56,7 +61,7 @@ class Masks(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both keep the same weights of the same tensors, whatever their metadata."""
+        """Whether both keep the same weights of the same tensors, wherever they come from."""
         if not isinstance(other, Masks):
             return NotImplemented
         return self._masks.keys() == other._masks.keys() and all(torch.equal(m, other[n]) for n, m in self.items())
@@ -90,9 +95,14 @@ class Masks(Mapping[str, Tensor]):
         """The density of every tensor, by name."""
         return {name: int(mask.count_nonzero()) / mask.numel() for name, mask in self.items()}
 
-    def with_metadata(self, **metadata: str) -> "Masks":
-        """The same masks with more metadata."""
-        return Masks(self, {**self.metadata, **metadata})
+    def with_provenance(self, **changes: Any) -> "Masks":
+        """The same masks with these fields of their provenance changed."""
+        return Masks(self, replace(self.provenance, **changes))
+
+    def beside(self, model: nn.Module) -> "Masks":
+        """The same masks, each on the device of the model's parameter of that name."""
+        devices = {name: parameter.device for name, parameter in model.named_parameters()}
+        return Masks({name: mask.to(devices[name]) for name, mask in self.items()}, self.provenance)
 
     def keep_top(self, scores: Mapping[str, Tensor], density: float, ranking: Ranking = top) -> "Masks":
         """The highest-scoring live weights, by default ranked over all tensors together.
@@ -110,7 +120,7 @@ class Masks(Mapping[str, Tensor]):
         if not 0 <= count <= self.kept:
             raise InputError(f"cannot keep {count} weights: {self.kept} of {self.total} are live")
         ranked, live = self._ranked(scores), list(self.values())
-        return Masks(dict(zip(self, ranking(ranked, live, count), strict=True)), self.metadata)
+        return Masks(dict(zip(self, ranking(ranked, live, count), strict=True)), self.provenance)
 
     def _ranked(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
         """The scores in the order of the masks, in one dtype. InputError for what cannot be ranked."""
@@ -135,7 +145,7 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.items():
             order = torch.randperm(mask.numel(), generator=source, device="cpu").to(mask.device)
             masks[name] = mask.flatten()[order].view(mask.shape)
-        return Masks(masks, self.metadata)
+        return Masks(masks, self.provenance)
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError naming the first mask that does not fit the model's parameters, or a weight without one.
@@ -144,8 +154,8 @@ class Masks(Mapping[str, Tensor]):
         of the kind all names may fit, and weights be left over.
         """
         check_fit(self, dict(model.named_parameters()))
-        if "scope" in self.metadata:
-            expected = prunable(model, json.loads(self.metadata["scope"]))
+        if self.provenance.scope is not None:
+            expected = prunable(model, self.provenance.scope or None)
             if left := [name for name in expected if name not in self]:
                 raise InputError(f"the masks leave out {len(left)} of the weights, {left[0]} for one")
 
@@ -191,34 +201,35 @@ class Masks(Mapping[str, Tensor]):
                 handle.remove()
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file: one bit a weight, shapes and metadata in the header.
+        """Write a safetensors file: one bit a weight, shapes and provenance in the header.
 
-        The file appears whole or not at all. Raises InputError for a path that cannot be a file.
+        The file appears whole or not at all (`px_seg.files.replacing`). Raises InputError for a path that cannot
+        be a file.
         """
         packed = {n: torch.from_numpy(np.packbits(m.cpu().numpy().reshape(-1))) for n, m in self.items()}
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
         path = Path(path)
         if path.is_dir() or not path.parent.is_dir():
             raise InputError(f"masks cannot be written to {path}: it is a folder, or in none")
-        partial = Path(f"{path}.new")
-        save_file(packed, partial, metadata={**self.metadata, "format": _FORMAT, "shapes": shapes})
-        partial.replace(path)
+        with replacing(path) as fresh:
+            save_file(packed, fresh, metadata={**self.provenance.header(), "format": _FORMAT, "shapes": shapes})
 
     @classmethod
     def load(cls, path: str | PathLike[str], model: nn.Module | None = None) -> "Masks":
         """Read a file that `save` wrote; the masks are on the CPU, in the order they were saved.
 
-        Raises InputError when the file is missing, is not a safetensors file or holds no masks, and
-        naming the tensor when one does not fit `model`, or when weights of the scope they were made for have none.
+        Raises InputError when the file is missing, is not a safetensors file or holds no masks, when what it
+        says of their provenance cannot be read, and naming the tensor when one does not fit `model`, or when
+        weights of the scope they were made for have none.
         """
         if Path(path).is_dir():
             raise InputError(f"{path} is a folder: name the mask file in it")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                if metadata.pop("format", None) != _FORMAT:
+                header = dict(file.metadata() or {})
+                if header.pop("format", None) != _FORMAT:
                     raise InputError(f"{path} is a safetensors file, but not one of masks")
-                shapes = {name: tuple(shape) for name, shape in json.loads(metadata.pop("shapes")).items()}
+                shapes = {name: tuple(shape) for name, shape in json.loads(header.pop("shapes")).items()}
                 bits = {name: file.get_tensor(name) for name in shapes}
         except FileNotFoundError:
             raise InputError(f"there is no mask file {path}") from None
@@ -230,16 +241,18 @@ class Masks(Mapping[str, Tensor]):
             raise InputError(f"{path} is damaged: its shapes are not whole numbers")
         masks = {}
         for name, shape in shapes.items():
-            if bits[name].dtype != np.uint8 or bits[name].shape != ((int(np.prod(shape)) + 7) // 8,):
+            if bits[name].dtype != np.uint8 or bits[name].shape != ((math.prod(shape) + 7) // 8,):
                 raise InputError(f"{path} is damaged: the bits of {name} do not fill its shape {shape}")
-            live = np.unpackbits(bits[name], count=int(np.prod(shape))).astype(bool)
+            live = np.unpackbits(bits[name], count=math.prod(shape)).astype(bool)
             masks[name] = torch.from_numpy(live).view(shape)
-        loaded = cls(masks, metadata)
+        try:
+            loaded = cls(masks, Provenance.parse(header))
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error}") from None
         if model is not None:
             try:
                 loaded.check(model)
-            except (InputError, ValueError, TypeError, AttributeError) as error:
-                # A scope that is no scope fails wherever it is read first.
+            except InputError as error:
                 raise InputError(f"{path} is not for this model: {error}") from None
         return loaded
 

@@ -31,7 +31,7 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
     once, under the name that `model.named_parameters()` gives it. Raises InputError when a prefix
     matches no such layer, when nothing is left, and naming a layer whose weight is computed from other parameters.
     """
-    scope = listed(scope)
+    scope = as_list(scope)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, nn.Parameter] = {}
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _WEIGHTED)}
@@ -51,7 +51,7 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
     return found
 
 
-def listed(scope: Scope) -> str | list[str] | None:
+def as_list(scope: Scope) -> str | list[str] | None:
     """The scope in a form that can be read more than once."""
     return scope if scope is None or isinstance(scope, str) else list(scope)
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from px_seg.errors import InputError
-from px_seg.pictures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, label
+from px_seg.metrics import Score
+from px_seg.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from px_seg.pruning import Masks
 from px_seg.report.runs import Panel, numeric
 from px_seg.report.statistics import Summary, summary
-from px_seg.results import main_score
 from px_seg.sweep.plan import DENSE
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, "#000000", GREY)
@@ -73,11 +73,11 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     entries = list(dict.fromkeys(curve.name for plot in plots for curve in plot.curves))
     figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    score = label(main_score(panels[0].runs[0].results))
+    score = panels[0].score
     for axes, plot in zip(grid, plots, strict=False):
-        _draw(axes, plot, axis, entries)
+        _draw(axes, plot, axis, entries, score)
         axes.set_title(plot.title, fontsize=10)
-        axes.set(xlabel=axis.name, ylabel=f"{score} (%)")
+        axes.set(xlabel=axis.name, ylabel=score.title)
     for axes in grid[len(plots) :]:
         axes.set_axis_off()
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -175,19 +175,20 @@ def _dense(panel: Panel) -> Summary | None:
     return summary([run.score for run in panel.dense]) if panel.dense else None
 
 
-def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str]) -> None:
+def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Score) -> None:
     if plot.dense is not None:
         mean, deviation, _ = plot.dense
-        axes.axhline(100 * mean, color="black", linestyle=(0, (6, 3)), linewidth=1.2, label=DENSE)
+        axes.axhline(score.in_units(mean), color="black", linestyle=(0, (6, 3)), linewidth=1.2, label=DENSE)
         if deviation is not None:
-            axes.axhspan(100 * (mean - deviation), 100 * (mean + deviation), color="black", alpha=0.08, linewidth=0)
+            ends = [score.in_units(mean + sign * deviation) for sign in (-1, 1)]
+            axes.axhspan(*ends, color="black", alpha=0.08, linewidth=0)
     for curve in reversed(plot.curves):
         colour, marker, line = style(entries.index(curve.name))
         places = [x for x, _ in curve.points]
-        means = np.array([s.mean for _, s in curve.points])
-        spread = np.array([s.deviation or 0.0 for _, s in curve.points])
-        axes.fill_between(places, 100 * (means - spread), 100 * (means + spread), color=colour, alpha=0.18, linewidth=0)
-        axes.plot(places, 100 * means, line, marker=marker, color=colour, markersize=5, linewidth=1.8, label=curve.name)
+        means = np.array([score.in_units(s.mean) for _, s in curve.points])
+        spread = np.array([score.in_units(s.deviation or 0.0) for _, s in curve.points])
+        axes.fill_between(places, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(places, means, line, marker=marker, color=colour, markersize=5, linewidth=1.8, label=curve.name)
     places = [place for place, _ in axis.ticks]
     axes.set_xticks(places, [text for _, text in axis.ticks], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -11,15 +11,16 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 from PIL import Image
 
-from px_seg import samples
+from px_seg import predictions
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
 from px_seg.errors import InputError
-from px_seg.output import OPERATIONAL
+from px_seg.predictions import Prediction
 from px_seg.report import tables
 from px_seg.report.runs import Panel, Run, own_settings, shared_settings
-from px_seg.samples import Shown
+from px_seg.run.folder import OPERATIONAL
 from px_seg.sweep.plan import DENSE
+from px_seg.tasks import score_by
 
 SHOWN = 4
 """Validation images shown at every sparsity."""
@@ -28,7 +29,7 @@ SMALLEST = 128
 """Height in pixels up to which a sample is enlarged, in whole steps, so that its pixels show as they are."""
 
 
-def page(
+def write_page(
     path: Path,
     title: str,
     facts: Sequence[str],
@@ -56,6 +57,7 @@ def page(
         predicted=any(part["samples"] for part in shown),
         shared={key: value for key, value in shared.items() if key not in OPERATIONAL},
         runs=[_described(run, shared) for run in runs],
+        score=all_panels[0].score.title,
     )
     path.write_text(text, encoding="utf-8")
 
@@ -105,14 +107,14 @@ def _samples(panel: Panel) -> list[dict[str, Any]]:
     return found
 
 
-def _stored(chosen: Mapping[str, Run]) -> tuple[dict[str, list[Shown]], list[str], list[str]]:
+def _stored(chosen: Mapping[str, Run]) -> tuple[dict[str, list[Prediction]], list[str], list[str]]:
     """What each method's run shows, the names of the classes, and which methods are left out, and why."""
-    stored: dict[str, list[Shown]] = {}
+    stored: dict[str, list[Prediction]] = {}
     classes: list[str] = []
     left_out = []
     for method, run in chosen.items():
         try:
-            shown, names = samples.load(run.folder / "samples.npz")
+            shown, names = predictions.load(run.folder / "samples.npz")
         except InputError as error:
             left_out.append(f"{method} ({error})")
             continue
@@ -124,11 +126,11 @@ def _stored(chosen: Mapping[str, Run]) -> tuple[dict[str, list[Shown]], list[str
     return stored, classes, left_out
 
 
-def _same_images(first: Sequence[Shown], second: Sequence[Shown]) -> bool:
+def _same_images(first: Sequence[Prediction], second: Sequence[Prediction]) -> bool:
     return all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
 
 
-def _row(same: Sequence[Shown], classes: Sequence[str]) -> list[Markup]:
+def _row(same: Sequence[Prediction], classes: Sequence[str]) -> list[Markup]:
     """The cells of one image: itself, its truth, and each network's prediction."""
     image, truth = same[0].image, same[0].truth
     cells = [_picture(Image.fromarray(image), "image", "JPEG")]
@@ -177,7 +179,7 @@ def _described(run: Run, shared: Mapping[str, Any]) -> dict[str, Any]:
             run.method,
             f"{run.sparsity:.2%}",
             str(run.seed),
-            f"{100 * run.score:.2f}",
+            score_by(results).number(run.score),
             f"{results['backbone_sparsity']:.2%}",
             f"{sum(results['seconds'].values()):.0f} s",
             str(results["device"]),

@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+from px_seg.config import flat
 from px_seg.errors import InputError
-from px_seg.output import OPERATIONAL, RunFolder, flat
-from px_seg.pictures import label
+from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA
-from px_seg.results import main_score
-from px_seg.sweep.plan import DENSE, NOTES, REPORT, TASKS, idle_when_dense
+from px_seg.run.folder import OPERATIONAL, RunFolder
+from px_seg.sweep.plan import DENSE, NOTES, REPORT, idle_when_dense
+from px_seg.tasks import TASKS, score_by
 
 Group = tuple[str, ...]
 """What is varied beside method, sparsity and seed, as folders are named: ("weights=dino",)."""
@@ -43,7 +44,7 @@ class Run:
 
     @property
     def score(self) -> float:
-        return self.results[main_score(self.results)]
+        return self.results[score_by(self.results).name]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Panel:
     group: Group
     runs: list[Run]
     dense: list[Run]
+
+    @property
+    def score(self) -> Score:
+        """The score by which its runs are compared."""
+        return score_by((self.runs or self.dense)[0].results)
 
     @property
     def title(self) -> str:
@@ -147,8 +153,10 @@ def _sound(results: Mapping[str, Any]) -> bool:
             return isinstance(value, dict) and all(fits(value.get(key), inner) for key, inner in kind.items())
         return isinstance(value, kind) and not isinstance(value, bool)
 
-    score = results.get(main_score(results))
-    return fits(results, KINDS) and results["task"] in TASKS and isinstance(score, NUMBER) and math.isfinite(score)
+    if not fits(results, KINDS) or results["task"] not in TASKS:
+        return False
+    score = results.get(score_by(results).name)
+    return isinstance(score, NUMBER) and math.isfinite(score)
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
@@ -220,7 +228,7 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         launched["data.root"] = {str(run.config.get("data.root")) for run in members}
         for key, values in launched.items():
             if len(values) > 1:
-                notes.append(f"{where}not all runs have the same {label(key)}: {', '.join(sorted(values))}")
+                notes.append(f"{where}not all runs have the same {key.replace('_', ' ')}: {', '.join(sorted(values))}")
         wanted = {run.seed for run in members}
         for method in [*([DENSE] if panel.dense else []), *panel.methods]:
             for sparsity in [0.0] if method == DENSE else panel.sparsities:

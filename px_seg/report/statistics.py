@@ -1,11 +1,10 @@
 """Means over seeds, and differences between runs of the same seeds."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.stats import t
+from scipy.stats import ttest_rel
 
 LEVEL = 0.95
 """Confidence of the intervals."""
@@ -24,8 +23,8 @@ class Difference(NamedTuple):
     """How much more one comes to than the other, over the seeds that both have."""
 
     mean: float
-    margin: float | None
-    """Half the width of the interval; None for one seed."""
+    interval: tuple[float, float] | None
+    """Of confidence `LEVEL`; None for one seed."""
     count: int
 
 
@@ -37,13 +36,18 @@ def summary(values: Sequence[float]) -> Summary:
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """Mean of first - second by seed, with Student's interval of confidence `LEVEL` for it; None without common seeds.
 
-    With n common seeds the margin is t(n - 1) s / sqrt(n), s the standard deviation of the differences. It takes the
-    differences for normally distributed, which so few seeds cannot show.
+    With n common seeds the interval is the mean +- t(n - 1) s / sqrt(n), s the standard deviation of the differences.
+    It takes the differences for normally distributed, which so few seeds cannot show.
     """
-    differences = [first[seed] - second[seed] for seed in first if seed in second]
-    if not differences:
+    common = [seed for seed in first if seed in second]
+    if not common:
         return None
-    mean, deviation, count = summary(differences)
+    pairs = [first[seed] for seed in common], [second[seed] for seed in common]
+    mean, deviation, count = summary([a - b for a, b in zip(*pairs, strict=True)])
     if deviation is None:
         return Difference(mean, None, count)
-    return Difference(mean, float(t.ppf((1 + LEVEL) / 2, count - 1)) * deviation / math.sqrt(count), count)
+    if deviation == 0:
+        # Student's t has no value where nothing varies.
+        return Difference(mean, (mean, mean), count)
+    low, high = ttest_rel(*pairs).confidence_interval(LEVEL)
+    return Difference(mean, (float(low), float(high)), count)

@@ -6,13 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from px_seg.pictures import label
+from px_seg.metrics import Score
 from px_seg.report.runs import Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, summary
-from px_seg.results import main_score
 from px_seg.sweep.plan import DENSE
-
-SCORES = ("miou", "pixel_accuracy", "accuracy", "top5_accuracy")
+from px_seg.tasks import TASKS
 
 
 class Table(NamedTuple):
@@ -42,7 +40,7 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         "method": run.method,
         "sparsity": run.sparsity,
         "seed": run.seed,
-        **{name: results[name] for name in SCORES if name in results},
+        **{score.name: results[score.name] for score in TASKS[results["task"]].scores if score.name in results},
         "backbone_sparsity": results["backbone_sparsity"],
         "model_sparsity": results["model_sparsity"],
         **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
@@ -63,25 +61,27 @@ def _tidy_row(run: Run) -> dict[str, Any]:
 
 
 def scores(panel: Panel) -> Table:
-    """Mean and standard deviation by method and sparsity, in %; the best pruned one of each sparsity is bold.
+    """Mean and standard deviation by method and sparsity; the best pruned one of each sparsity is bold.
 
     Of the dense network alone where nothing else was run.
     """
-    name = label(main_score((panel.runs or panel.dense)[0].results))
+    score = panel.score
+    name = f"{score.label} in {score.unit}" if score.unit else score.label
     if not panel.runs:
-        return Table(f"{name} in %, {_spread(panel)}", ["", name], [[DENSE, _dense(panel)]])
+        return Table(f"{name}, {_spread(panel)}", ["", score.label], [[DENSE, _dense(panel)]])
     means = {(m, s): _mean(panel, m, s) for s in panel.sparsities for m in _present(panel, s)}
-    best = {sparsity: max(mean for (_, s), mean in means.items() if s == sparsity) for sparsity in panel.sparsities}
+    best = {s: score.best(mean for (_, other), mean in means.items() if other == s) for s in panel.sparsities}
     rows = [[DENSE, *[_dense(panel)] * len(panel.sparsities)]] if panel.dense else []
     for method in panel.methods:
         row = [method]
         for sparsity in panel.sparsities:
             values = list(panel.scores(method, sparsity).values())
-            cell = _percent(summary(values)) if values else ""
+            cell = _written(summary(values), score) if values else ""
             top = len(panel.methods) > 1 and means.get((method, sparsity)) == best[sparsity]
             row.append(f"**{cell}**" if top else cell)
         rows.append(row)
-    caption = f"{name} in %, {_spread(panel)}, by sparsity of the backbone; bold: the highest mean of those pruned"
+    end = "highest" if score.higher_is_better else "lowest"
+    caption = f"{name}, {_spread(panel)}, by sparsity of the backbone; bold: the {end} mean of those pruned"
     return Table(caption, ["", *_heads(panel.sparsities)], rows)
 
 
@@ -99,12 +99,13 @@ def differences(panel: Panel) -> Table | None:
             row = [method, f"{sparsity:.2%}"]
             own = panel.scores(method, sparsity)
             if panel.dense:
-                row.append(_points(paired_difference(own, panel.scores(DENSE, 0))))
+                row.append(_change(paired_difference(own, panel.scores(DENSE, 0)), panel.score))
             if others:
                 reference = panel.scores(first, sparsity)
-                row.append("" if method == first else _points(paired_difference(reference, own)))
+                row.append("" if method == first else _change(paired_difference(reference, own), panel.score))
             rows.append(row)
-    caption = "Differences in points, over runs of the same seed"
+    unit = {"%": " in points", "": ""}.get(panel.score.unit, f" in {panel.score.unit}")
+    caption = f"Differences{unit}, over runs of the same seed"
     if len({run.seed for run in panel.runs}) > 1:
         caption += f", with {LEVEL:.0%} intervals (Student's t)"
     return Table(caption, head, rows)
@@ -172,7 +173,7 @@ def _heads(sparsities: Sequence[float]) -> list[str]:
 
 
 def _dense(panel: Panel) -> str:
-    return _percent(summary([run.score for run in panel.dense]))
+    return _written(summary([run.score for run in panel.dense]), panel.score)
 
 
 def _spread(panel: Panel) -> str:
@@ -184,22 +185,18 @@ def _spread(panel: Panel) -> str:
     return f"mean ± standard deviation over {seeds} seeds"
 
 
-def _percent(value: Summary) -> str:
+def _written(value: Summary, score: Score) -> str:
     mean_, deviation, _ = value
-    return f"{100 * mean_:.2f}" if deviation is None else f"{100 * mean_:.2f} ± {100 * deviation:.2f}"
+    return score.number(mean_) if deviation is None else f"{score.number(mean_)} ± {score.number(deviation)}"
 
 
-def _points(value: Difference | None) -> str:
+def _change(value: Difference | None, score: Score) -> str:
     if value is None:
         return "no common seed"
-    if value.margin is None:
-        return _signed(value.mean)
-    return f"{_signed(value.mean)} [{_signed(value.mean - value.margin)}, {_signed(value.mean + value.margin)}]"
-
-
-def _signed(share: float) -> str:
-    """Points with a sign that does not break a line."""
-    return f"{100 * share:+.2f}".replace("-", "\N{MINUS SIGN}")
+    if value.interval is None:
+        return score.change(value.mean)
+    low, high = value.interval
+    return f"{score.change(value.mean)} [{score.change(low)}, {score.change(high)}]"
 
 
 def _kept(several: Sequence[dict[str, Any]], what: str, unit: float, name: str) -> str:

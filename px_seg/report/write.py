@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from px_seg.errors import InputError
-from px_seg.pictures import label
 from px_seg.report import figures, tables
-from px_seg.report.page import page
+from px_seg.report.page import write_page
 from px_seg.report.runs import Panel, Run, caveats, panels, read_runs
-from px_seg.results import main_score
-from px_seg.sweep.plan import REPORT, TASKS
+from px_seg.sweep.plan import REPORT
+from px_seg.tasks import TASKS, score_by
 
 
 def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
@@ -54,13 +53,13 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
             notes.append(f"{where}the weights kept in every layer are not drawn: {error}")
         else:
             shown[f"{where}weights kept in every layer"] = f"{name}.svg"
-    page(target / "index.html", title, facts, notes, found, shown)
+    write_page(target / "index.html", title, facts, notes, found, shown)
     say(f"report on {len(runs)} runs: {target / 'index.html'}")
     return target
 
 
 def _title(runs: Sequence[Run]) -> str:
-    name = label(main_score(runs[0].results))
+    name = score_by(runs[0].results).label
     data = ", ".join(sorted({run.results["data"]["name"] for run in runs}))
     return f"{name} against sparsity: {_all(runs, 'encoder')} on {data}"
 

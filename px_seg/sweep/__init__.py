@@ -1,6 +1,6 @@
 """Sweeps: many runs that differ in method, sparsity, seed and whatever else is varied, planned and carried out."""
 
-from px_seg.sweep.conduct import conduct
-from px_seg.sweep.plan import PAPER, Cell, Request, plan
+from px_seg.sweep.plan import PAPER, Cell, Request, plan_sweep
+from px_seg.sweep.scheduler import run_sweep
 
-__all__ = ["PAPER", "Cell", "Request", "conduct", "plan"]
+__all__ = ["PAPER", "Cell", "Request", "plan_sweep", "run_sweep"]

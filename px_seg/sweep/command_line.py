@@ -8,11 +8,12 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from px_seg.config import CONFIGS, flat
 from px_seg.errors import InputError
-from px_seg.output import flat
-from px_seg.paths import user_path
+from px_seg.files import read_yaml, user_path
 from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, slurm_parameters
-from px_seg.sweep.plan import NOTES, PAPER, TASKS, Request
+from px_seg.sweep.plan import NOTES, PAPER, Request
+from px_seg.tasks import TASKS
 
 T = TypeVar("T")
 
@@ -22,15 +23,14 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def read(argv: Sequence[str], presets: Path, description: str) -> tuple[Request, argparse.Namespace]:
+def read(argv: Sequence[str], description: str) -> tuple[Request, argparse.Namespace]:
     """The sweep that a command line asks for, and how it is to be carried out.
 
-    `presets` is the folder of the run scripts' configurations, which has those of sweeps in `sweep/`. Whatever is no
-    flag of the sweep's is one of its runs'. Raises InputError for a flag or preset that cannot be read.
+    Whatever is no flag of the sweep's is one of its runs'. Raises InputError for a flag or preset that cannot be read.
     """
     parser = _parser(description)
     own, flags = parser.parse_known_args(argv)
-    preset = [] if own.preset is None else _preset_words(own.preset, presets)
+    preset = [] if own.preset is None else _preset_words(own.preset)
     preset_asked, preset_flags = parser.parse_known_args(preset)
     asked, _ = parser.parse_known_args([*preset, *argv])
     if len(dict(own.vary)) < len(own.vary):
@@ -52,36 +52,35 @@ def read(argv: Sequence[str], presets: Path, description: str) -> tuple[Request,
         sparsities=asked.sparsities or (),
         seeds=asked.seeds,
         output_dir=user_path(asked.output_dir, "--output_dir"),
-        presets=presets,
         flags=(*preset_flags, *flags),
         vary=vary,
     )
     return request, asked
 
 
-def launcher(asked: argparse.Namespace, request: Request, scripts: Path) -> LocalLauncher | SlurmLauncher:
-    """What starts the runs, by the flags that `read` returned; `scripts` is the folder of the run scripts."""
-    script = scripts / f"{request.task}.py"
+def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | SlurmLauncher:
+    """What starts the runs, by the flags that `read` returned."""
+    program = ("--module", "px_seg", request.task)
     if asked.launcher == "slurm":
         if asked.gpus is not None:
             raise InputError("--gpus is for this machine: give --slurm gpus_per_node=1, for example")
         folder = request.output_dir / NOTES / "slurm"
-        return SlurmLauncher(script, folder, slurm_parameters(asked.slurm), asked.jobs, asked.mixed_precision)
+        return SlurmLauncher(program, folder, slurm_parameters(asked.slurm), asked.jobs, asked.mixed_precision)
     if asked.slurm:
         raise InputError("--slurm is for --launcher slurm: give that as well, or leave it out")
-    return LocalLauncher(script, asked.jobs, asked.gpus, asked.mixed_precision)
+    return LocalLauncher(program, asked.jobs, asked.gpus, asked.mixed_precision)
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = _Parser(
         description=description,
-        epilog="Every other flag is one of the runs', as scripts/seg.py --help and scripts/cls.py --help list them.",
+        epilog="Every other flag is one of the runs', as `px_seg seg --help` and `px_seg cls --help` list them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--preset", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
-    add("--task", default="seg", choices=TASKS, help="seg, the default, or cls")
+    add("--task", default="seg", choices=TASKS, help=f"{', '.join(TASKS)}; by default seg")
     add("--methods", type=_listed(str), metavar="A,B", help="criteria, and dense")
     add("--sparsities", type=_sparsities, metavar="X,Y", help="shares of the backbone, or paper: 1 - 0.64^k, k = 1..9")
     add("--seeds", type=_listed(int), default=(0,), metavar="I,J", help="by default 0")
@@ -99,16 +98,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _preset_words(name: str, presets: Path) -> list[str]:
-    """The flags that a preset stands for. Paths in it are relative to `presets`."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else presets / "sweep" / f"{name}.yaml"
+def _preset_words(name: str) -> list[str]:
+    """The flags that a preset stands for. Paths in it are relative to the folder of all configurations."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "sweep" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in (presets / "sweep").glob("*.yaml")))
+        known = ", ".join(sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml")))
         raise InputError(f"there is no preset {name!r}: choose one of {known}, or give the path of a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the preset {path} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, "the preset")
     known = ("task", "methods", "sparsities", "seeds", "vary", "jobs", "config", "run")
     if not isinstance(content, dict) or (unknown := [key for key in content if key not in known]):
         wrong = f"no key {unknown[0]}" if isinstance(content, dict) else "no keys"
@@ -120,10 +116,10 @@ def _preset_words(name: str, presets: Path) -> list[str]:
             value = content[key]
             words += [f"--{key}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for key, values in content.get("vary", {}).items():
-        files = [str(presets / value) for value in values] if key == "config" else [_word(value) for value in values]
+        files = [str(CONFIGS / value) for value in values] if key == "config" else [_word(value) for value in values]
         words += ["--vary", f"{key}={','.join(files)}"]
     if "config" in content:
-        words += ["--config", str(presets / content["config"])]
+        words += ["--config", str(CONFIGS / content["config"])]
     for key, value in flat(content.get("run", {})).items():
         words += [f"--{key}", _word(value)]
     return words

@@ -201,7 +201,7 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
     not run, nor is one that has failed in an attempt later than the `attempts` that are known of.
     """
     notes.parent.mkdir(parents=True, exist_ok=True)
-    with told_to_end() as told:
+    with termination_signals() as told:
         claim = Claim.take(notes)
         if claim is None:
             return TAKEN
@@ -281,7 +281,7 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 
 @contextmanager
-def told_to_end() -> Iterator[list[int]]:
+def termination_signals() -> Iterator[list[int]]:
     """Within the context, signals that tell this process to end are kept in the list.
 
     SIGUSR2 is ignored, here and by the run, which inherits that: Slurm warns all processes of a job by it, and
@@ -299,10 +299,22 @@ def told_to_end() -> Iterator[list[int]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole, as it was or as it is to be."""
+    """Write a file so that it is there whole, as it was or as it is to be, even after a power cut.
+
+    `px_seg.files` has the same for the rest of the project, which this file does not import.
+    """
     fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
-    fresh.write_text(text)
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 from px_seg.sweep import job
 from px_seg.sweep.plan import Cell
 
@@ -55,10 +55,13 @@ class Launcher(Protocol):
         """Start a run of which so many attempts are known: one that has failed since is not tried again."""
 
 
-def command(cell: Cell, script: Path, processes: int, cuda: bool, mixed_precision: str, threads: int) -> list[str]:
+def command(
+    cell: Cell, program: Sequence[str], processes: int, cuda: bool, mixed_precision: str, threads: int
+) -> list[str]:
     """How `accelerate launch` is asked for a run, whose configuration lies among the sweep's notes.
 
-    `threads` are for a run without GPUs whose own configuration does not say.
+    `program` is what carries a run out, as `accelerate launch` takes it: a script, or --module and a module's name,
+    with first arguments of its own. `threads` are for a run without GPUs whose own configuration does not say.
     """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(ACCELERATE)]
     launch += ["--num_processes", str(processes), "--mixed_precision", mixed_precision]
@@ -67,7 +70,7 @@ def command(cell: Cell, script: Path, processes: int, cuda: bool, mixed_precisio
     elif processes > 1:
         # Two runs on one machine must not meet at one port.
         launch += ["--multi_gpu", "--main_process_port", "0"]
-    run = [str(script), "--config", str(job.with_ending(cell.notes, "yaml"))]
+    run = [*program, "--config", str(job.with_ending(cell.notes, "yaml"))]
     if not cuda and cell.config.threads is None:
         run += ["--threads", str(threads)]
     return [*launch, *run]
@@ -86,14 +89,18 @@ class LocalLauncher:
     """
 
     def __init__(
-        self, script: Path, jobs: int | None = None, gpus: Sequence[int] | None = None, mixed_precision: str = "no"
+        self,
+        program: Sequence[str],
+        jobs: int | None = None,
+        gpus: Sequence[int] | None = None,
+        mixed_precision: str = "no",
     ) -> None:
         visible = visible_gpus()
         chosen = range(len(visible)) if gpus is None else gpus
         if beyond := [index for index in chosen if index not in range(len(visible))]:
             raise InputError(f"there is no GPU {beyond[0]}: {len(visible)} are visible, counted from 0")
         _check_launch(jobs, mixed_precision)
-        self.script, self.mixed_precision = script, mixed_precision
+        self.program, self.mixed_precision = tuple(program), mixed_precision
         self.slots = jobs or max(1, len(chosen))
         self.shares = shares([visible[index] for index in chosen], self.slots)
         self.processes = max(1, len(self.shares[0]))
@@ -103,7 +110,7 @@ class LocalLauncher:
     def start(self, cell: Cell, attempts: int) -> "_Process":
         slot = next(s for s in range(self.slots) if s not in self._busy or self._busy[s].ended())
         gpus = self.shares[slot]
-        run = command(cell, self.script, self.processes, bool(gpus), self.mixed_precision, self.threads)
+        run = command(cell, self.program, self.processes, bool(gpus), self.mixed_precision, self.threads)
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         log = job.with_ending(cell.notes, "log")
         self._busy[slot] = _Process(watched(cell, attempts, run), cell.config.to_yaml(), environment, log)
@@ -148,7 +155,7 @@ class SlurmLauncher:
 
     def __init__(
         self,
-        script: Path,
+        program: Sequence[str],
         folder: Path,
         parameters: Mapping[str, Any],
         jobs: int | None = None,
@@ -174,16 +181,15 @@ class SlurmLauncher:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(name="px_seg", **parameters)
         except (RuntimeError, TypeError, ValueError, NameError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:300] or f"submitit refuses {dict(parameters)}"
-            raise InputError(f"slurm: {reason}") from None
-        self.script, self.mixed_precision = script, mixed_precision
+            raise InputError(f"slurm: submitit refuses {dict(parameters)}: {one_line(error, 300)}") from None
+        self.program, self.mixed_precision = tuple(program), mixed_precision
         self.slots, self.processes = jobs or sys.maxsize, max(1, self.gpus)
 
     def start(self, cell: Cell, attempts: int) -> "_Submitted":
         ticket = job.with_ending(cell.notes, "slurm")
         if ticket.is_file() and self._lives(ticket.read_text()):
             return _Submitted(self._job(ticket.read_text()))
-        run = command(cell, self.script, self.processes, self.gpus > 0, self.mixed_precision, self.threads)
+        run = command(cell, self.program, self.processes, self.gpus > 0, self.mixed_precision, self.threads)
         submitted = self.executor.submit(Beside(watched(cell, attempts, run), cell.config.to_yaml()))
         ticket.parent.mkdir(parents=True, exist_ok=True)
         ticket.write_text(submitted.job_id)

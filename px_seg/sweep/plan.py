@@ -9,15 +9,13 @@ from pathlib import Path
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
-from px_seg.output import OPERATIONAL
-from px_seg.paths import user_path
-from px_seg.pipeline import check_settings, make_ready
-from px_seg.plugins import load_criteria
+from px_seg.files import user_path
 from px_seg.pruning import CRITERIA, criterion
-from px_seg.sparsify import IDLE_WHEN_DENSE, densely, without_idle_settings
-from px_seg.tasks import Classification, Segmentation, Task
-
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Segmentation, Classification)}
+from px_seg.run.folder import OPERATIONAL
+from px_seg.run.setup import check_settings, set_up
+from px_seg.run.sparsify import IDLE_WHEN_DENSE, as_dense, without_idle_settings
+from px_seg.run.user_criteria import load_criteria
+from px_seg.tasks import presets, task_of
 
 PAPER = tuple(round(1 - 0.64**k, 4) for k in range(1, 10))
 """The paper's sparsities: 36.00, 59.04, 73.79, 83.22, 89.26, 93.13, 95.60, 97.19 and 98.20%."""
@@ -50,14 +48,13 @@ class Request:
     """What a sweep is asked for.
 
     Args:
-        task: seg or cls
+        task: by its name in `px_seg.tasks.TASKS`
         methods: criteria by name, and dense
         sparsities: shares of the backbone's weights to prune, above 0; none where a pattern decides it
         seeds: of the runs
         flags: further flags of the run script, for all runs
         vary: values by the key of a run's configuration, `config` for the file itself; every combination is run
         output_dir: folder of the sweep
-        presets: folder of the run scripts' configurations
     """
 
     task: str
@@ -65,7 +62,6 @@ class Request:
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
     output_dir: Path
-    presets: Path
     flags: tuple[str, ...] = ()
     vary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -90,7 +86,7 @@ class Cell:
         return " ".join([*varied, *method, f"seed {self.config.seed}"])
 
 
-def plan(request: Request) -> list[Cell]:
+def plan_sweep(request: Request) -> list[Cell]:
     """The runs of the sweep, seeds outermost, so that one of each is done first.
 
     Raises InputError for what cannot be planned, and for runs that would share a folder.
@@ -111,7 +107,7 @@ def plan(request: Request) -> list[Cell]:
     return list(cells.values())
 
 
-def check(request: Request, cells: Sequence[Cell], processes: int) -> None:
+def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None:
     """See that the runs can be carried out, before any is: settings of each, data and network of one a combination.
 
     `processes` is how many will share a run. Raises InputError for what does not exist or fit.
@@ -126,7 +122,7 @@ def check(request: Request, cells: Sequence[Cell], processes: int) -> None:
         data = replace(cell.config.data, download=base_config(request, combination).data.download)
         # Not in its own folder: another sweep may have begun it since.
         elsewhere = str(request.output_dir / NOTES / "checked")
-        make_ready(TASKS[request.task], replace(cell.config, data=data, output_dir=elsewhere), processes)
+        set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
 
 
 def _check_differ(bases: Sequence[RunConfig]) -> None:
@@ -138,10 +134,9 @@ def _check_differ(bases: Sequence[RunConfig]) -> None:
 
 def base_config(request: Request, combination: Combination) -> RunConfig:
     """What all runs with these varied values share; criteria of one's own that it names are known from then on."""
-    task = TASKS[request.task]
-    presets = request.presets / "cls" if task is Classification else request.presets
+    task = task_of(request.task)
     varied = [word for key, value in combination for word in (f"--{key}", value)]
-    config = parse(task.config_type, [*request.flags, *varied], presets, "")
+    config = parse(task.config_type, [*request.flags, *varied], presets(task), "")
     for key in ("masks", "overwrite", "resume"):
         if getattr(config, key):
             raise InputError(f"a configuration of a sweep's runs says {key}: leave it out: {DECIDED[key]}")
@@ -179,7 +174,7 @@ def _cell(request: Request, combination: Combination, base: RunConfig, method: s
     # Data is fetched once, when the sweep is checked.
     own = {"seed": seed, "output_dir": str(folder), "data": replace(base.data, download=False)}
     config = replace(base, method=method, sparsity=sparsity, **own)
-    config = densely(config) if method == DENSE else without_idle_settings(config)
+    config = as_dense(config) if method == DENSE else without_idle_settings(config)
     return Cell(combination, folder, request.output_dir / NOTES / path, config)
 
 
@@ -191,8 +186,7 @@ def _readable(value: str) -> str:
 
 def _check(request: Request) -> None:
     """Refuse what no run's configuration would show to be wrong."""
-    if request.task not in TASKS:
-        raise InputError(f"there is no task {request.task!r}: choose one of {', '.join(TASKS)}")
+    task_of(request.task)
     for what, values in (("methods", request.methods), ("seeds", request.seeds), *request.vary.items()):
         if not values:
             raise InputError(f"{what} has no value: give one at least")

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key, Transformed
 from px_seg.errors import InputError
+from px_seg.metrics import Score
 
 LARGEST = 8192
 """Side of a training image, in pixels, above which the number is taken for a mistake."""
@@ -21,11 +22,14 @@ class Task(Protocol):
     """What pruning, training and reporting ask of a task."""
 
     name: str
+    """Of the command, and of the folder in configs/ that has its presets, one for each dataset."""
+    about: str
+    """What the command does, for its help: a line, and after an empty one examples."""
     config_type: type[RunConfig]
     scope: str
     """The part of the model that is pruned, trained at the backbone's learning rate, and passes between tasks."""
-    metrics: tuple[str, ...]
-    """Names of the single-number scores, the main one first."""
+    scores: tuple[Score, ...]
+    """All single-number scores that `evaluate` may return, the main one first; runs are compared by that."""
     classes: tuple[str, ...]
     train: Transformed
     val: Transformed
@@ -62,13 +66,13 @@ class Task(Protocol):
         """What of the configuration only this task has, for results.json."""
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
-        """The scores beyond `metrics`, as lines of the table for a terminal."""
+        """What `evaluate` returns beyond `scores`, as lines of the table for a terminal."""
 
     def save(self, model: nn.Module, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the model so that its library's `from_pretrained` reads it; `card` is for its description."""
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.samples`)."""
+        """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.predictions`)."""
 
 
 def check_size(size: int, least: int = 1) -> None:

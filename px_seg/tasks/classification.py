@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from px_seg import samples
+from px_seg import predictions
 from px_seg.config import ClassificationConfig
 from px_seg.data import CLASSIFICATION, load
 from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader, read_all
 from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import squared
-from px_seg.metrics import classification_scores
+from px_seg.metrics import Score, classification_scores
 from px_seg.models import Classifier, check_encoder
-from px_seg.models.ridge import Moments, balancing_weights, ridge
-from px_seg.pictures import classifications
-from px_seg.pruning.contexts import evaluating
-from px_seg.pruning.sharing import sum_all
+from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
+from px_seg.plots import classifications
+from px_seg.pruning.distributed import all_reduce
+from px_seg.pruning.modes import evaluating
 from px_seg.tasks.base import check_size, spread
 
 LOSSES = {"cross_entropy": nn.functional.cross_entropy, "squared": squared}
@@ -42,8 +42,13 @@ class Classification:
     """
 
     name = "cls"
+    about = """Prune the backbone of a classifier at initialisation, fine-tune the network and evaluate it.
+
+    accelerate launch -m px_seg cls --sparsity 0.9
+    accelerate launch -m px_seg cls --data.name cifar100 --data.download --sparsity 0.9313"""
     config_type = ClassificationConfig
     scope = "encoder"
+    scores = (Score("accuracy", "accuracy"), Score("top5_accuracy", "top-5 accuracy"))
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
@@ -51,11 +56,6 @@ class Classification:
         self.classes = train.classes
         self.train = Transformed(train, classifier_training(config.data))
         self.val = Transformed(val, classifier_evaluation(config.data.evaluation, config.data.size))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Top-1 accuracy, and top-5 where it says something."""
-        return ("accuracy", "top5_accuracy") if len(self.classes) > 5 else ("accuracy",)
 
     @staticmethod
     def check(config: ClassificationConfig, synchronised: bool) -> None:
@@ -114,10 +114,11 @@ class Classification:
         width = model.head.in_features
         total = Moments(weights.new_zeros(width + 1, width + 1), weights.new_zeros(width + 1, classes))
         with evaluating(model), torch.no_grad():
-            for images, labels in map(_stacked, loader):
+            for images, labels in map(default_collate, loader):
                 total = total.plus(Moments.of(model.features(images.to(device)), labels.to(device), weights))
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-        weight, bias = ridge(Moments(**sum_all(group, total._asdict())), self.config.ridge)
+        total = Moments(*(all_reduce(group, part) for part in total))
+        weight, bias = ridge_regression(total, self.config.ridge)
         with torch.no_grad():
             model.head.weight.copy_(weight)
             model.head.bias.copy_(bias)
@@ -143,15 +144,14 @@ class Classification:
         five = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False).to(device)
         model.eval()
         with torch.inference_mode():
-            for images, labels in map(_stacked, loader):
+            for images, labels in map(default_collate, loader):
                 logits, labels = model(images.to(device)), labels.to(device)
                 confusion.update(logits.argmax(1), labels)
                 five.update(logits, labels)
             scores = classification_scores(confusion.compute())
-            top5 = five.compute().item()
         return {
             "accuracy": scores.accuracy,
-            **({"top5_accuracy": top5} if "top5_accuracy" in self.metrics else {}),
+            **({"top5_accuracy": five.compute().item()} if classes > 5 else {}),
             "class_accuracy": dict(zip(self.classes, scores.class_accuracy, strict=True)),
         }
 
@@ -182,9 +182,5 @@ class Classification:
                 sure = float(logits.softmax(0).max()) if self.config.loss == "cross_entropy" else None
                 rows.append((to_uint8(image), int(label), int(logits.argmax()), sure))
         classifications(folder / "samples.png", rows, self.classes, title)
-        shown = [samples.Shown.of(image, truth, predicted) for image, truth, predicted, _ in rows]
-        samples.save(folder / "samples.npz", shown, self.classes)
-
-
-def _stacked(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([image for image, _ in batch]), torch.stack([label for _, label in batch])
+        shown = [predictions.Prediction.of(image, truth, predicted) for image, truth, predicted, _ in rows]
+        predictions.save(folder / "samples.npz", shown, self.classes)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from px_seg import samples
+from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data import SEGMENTATION, load
 from px_seg.data.base import IGNORE, SegmentationData
@@ -19,9 +19,9 @@ from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn, 
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
-from px_seg.metrics import segmentation_scores
+from px_seg.metrics import Score, segmentation_scores
 from px_seg.models import build_segmenter, check_segmenter
-from px_seg.pictures import segmentations
+from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
 
 SAMPLES = 5
@@ -35,9 +35,13 @@ class Segmentation:
     """
 
     name = "seg"
+    about = """Prune the backbone of a DeepLabV3+ at initialisation, fine-tune the network and evaluate it.
+
+    accelerate launch -m px_seg seg --sparsity 0.8
+    accelerate launch -m px_seg seg --data.name voc2012 --data.root data --sparsity 0.9313"""
     config_type = SegmentationConfig
     scope = "encoder"
-    metrics = ("miou", "pixel_accuracy")
+    scores = (Score("miou", "mIoU"), Score("pixel_accuracy", "pixel accuracy"))
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
@@ -141,7 +145,7 @@ class Segmentation:
                 image, truth = self.val[index, 0]
                 rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
         segmentations(folder / "samples.png", rows, self.classes, title)
-        samples.save(folder / "samples.npz", [samples.Shown.of(*row) for row in rows], self.classes)
+        predictions.save(folder / "samples.npz", [predictions.Prediction.of(*row) for row in rows], self.classes)
 
 
 def check(data: SegmentationData, what: str) -> None:
@@ -155,4 +159,4 @@ def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Ten
     groups: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for image, labels in batch:
         groups.setdefault(image.shape, []).append((image, labels))
-    return [(torch.stack([s[0] for s in g]), torch.stack([s[1] for s in g])) for g in groups.values()]
+    return [tuple(default_collate(group)) for group in groups.values()]

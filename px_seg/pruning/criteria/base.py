@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches
+from px_seg.pruning.distributed import Group
 from px_seg.pruning.scope import Scope
-from px_seg.pruning.sharing import Group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
-from px_seg.pruning.batches import Batches, labelled, several, shapes_of
-from px_seg.pruning.contexts import batch_statistics, evaluating
+from px_seg.pruning.batches import Batches, checked_batches, labelled, shapes_of
 from px_seg.pruning.criteria.base import Criterion, check_positive, register
-from px_seg.pruning.network import MaskedNetwork, masked
-from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
+from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
+from px_seg.pruning.masked_network import MaskedNetwork, masked
+from px_seg.pruning.modes import batch_statistics, evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class GraSP(LossCriterion):
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
         """The scores of the weights in `scope`, of either sign, in at least float32. Raises what `SNIP.score` does."""
-        batches = list(several(batches))
+        batches = list(checked_batches(batches))
         with masked(model, masks, scope, batch_statistics) as network:
 
             def gradients_of(images: Tensor, targets: Tensor, create_graph: bool = False) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ class Fisher(LossCriterion):
 
         Raises InputError for batches without targets and for masks that do not fit.
         """
-        batches = list(several(batches))
+        batches = list(checked_batches(batches))
         with masked(model, masks, scope, evaluating) as network:
 
             def squares_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class Fisher(LossCriterion):
                 return squares
 
             squares = _summed(network, batches, group, squares_of)
-            samples = sum(everyone(group, sum(shape[0] for shape in shapes_of(batches))))
+            samples = sum(all_gather(group, sum(shape[0] for shape in shapes_of(batches))))
             return {n: squares[n].mul_(w.detach() ** 2).div_(samples).to(w) for n, w in network.weights.items()}
 
 
@@ -145,9 +145,9 @@ def _summed(
                 total[name] += addend
         return count
 
-    if not any(everyone(group, agreed(group, own))):
+    if not any(all_gather(group, run_on_all_ranks(group, own))):
         raise InputError("the criterion scores with data: give it at least one batch")
-    return sum_all(group, total)
+    return {name: all_reduce(group, part) for name, part in total.items()}
 
 
 def _divided(outputs: Any, by: float) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion, check_positive, register
 from px_seg.pruning.masks import Masks
-from px_seg.pruning.scope import listed, prunable
+from px_seg.pruning.scope import as_list, prunable
 
 Train = Callable[[nn.Module, Masks], None]
 """Trains the model in place, its pruned weights held at 0."""
@@ -65,7 +65,7 @@ class IMP(TrainingCriterion):
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
         """The magnitudes, of the weights' dtype. `batches` are not read; `train` has its own."""
-        scope = listed(scope)
+        scope = as_list(scope)
         device = next(iter(prunable(model, scope).values())).device
         # The caller's contexts are not the training's; one that wants autocast opens it.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):

@@ -13,13 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, one_shape, shapes_of
-from px_seg.pruning.contexts import batch_statistics, evaluating
 from px_seg.pruning.criteria.base import Criterion, check_positive, register
-from px_seg.pruning.network import MaskedNetwork, gradients, masked
-from px_seg.pruning.paths import leaves
+from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
+from px_seg.pruning.masked_network import MaskedNetwork, gradients, masked
+from px_seg.pruning.modes import batch_statistics, evaluating
+from px_seg.pruning.paths.walk import leaves
 from px_seg.pruning.randomness import generator
-from px_seg.pruning.scope import Scope, inside, listed
-from px_seg.pruning.sharing import Group, agreed, everyone, sum_all
+from px_seg.pruning.scope import Scope, as_list, inside
 
 
 class Draw(NamedTuple):
@@ -67,7 +67,7 @@ class NTKSAP(Criterion):
         on the order of the batches. Raises InputError for no batches, for one sample where a BatchNorm sees
         one value a channel, when the outputs do not depend on the weights, and for masks that do not fit.
         """
-        scope = listed(scope)
+        scope = as_list(scope)
         with masked(model, masks, scope, evaluating) as network:
             _plain_norms(network, scope)
             live = {
@@ -84,7 +84,7 @@ class NTKSAP(Criterion):
                         total[name] += part
                 return total
 
-            total = sum_all(group, agreed(group, own))
+            total = {name: all_reduce(group, part) for name, part in run_on_all_ranks(group, own).items()}
             return {n: total[n].mul_(mask.detach() != 0).abs_().to(mask) for n, mask in live.items()}
 
     def draws(
@@ -133,8 +133,8 @@ def _draw(shape: torch.Size, network: MaskedNetwork, source: torch.Generator) ->
 
 def _numbered(batches: Batches, group: Group) -> tuple[list[torch.Size], Counter]:
     """The shapes of this process's batches, and how many of each shape the processes before it have."""
-    shapes = agreed(group, lambda: shapes_of(batches))
-    ranks = everyone(group, shapes)
+    shapes = run_on_all_ranks(group, lambda: shapes_of(batches))
+    ranks = all_gather(group, shapes)
     one_shape(shape[1:] for rank in ranks for shape in rank)
     own = 0 if group is None else torch.distributed.get_rank(group)
     return shapes, Counter(shape for rank in ranks[:own] for shape in rank)

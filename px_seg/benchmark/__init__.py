@@ -1,0 +1,1 @@
+"""What our own code costs, beside plain inference in the same process."""

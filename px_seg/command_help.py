@@ -1,0 +1,108 @@
+"""What --help prints for a command that takes a configuration: its keys by what they are about, one after the other."""
+
+import argparse
+import shutil
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from docstring_parser import parse as parse_docstring
+
+from px_seg.config import flat
+from px_seg.files import read_yaml
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "what is pruned, and by which method": (
+        *("sparsity", "method", "rounds", "ranking", "pattern", "keep_dense", "pruning", "criteria"),
+        *("masks", "shuffle_masks", "reinit"),
+    ),
+    "network": ("encoder", "weights", "output_stride", "ridge"),
+    "data": ("data",),
+    "training and evaluation": (
+        *("epochs", "batch_size", "loss", "optimizer", "schedule", "freeze_bn", "evaluate_first", "seed"),
+    ),
+    "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
+    "devices": ("channels_last", "sync_bn", "threads"),
+}
+"""Headings, and the keys below each, nested ones with all that they hold. Other keys come last."""
+
+WIDEST = 110
+
+
+def help_text(name: str, about: str, config_type: type, preset: Path) -> str:
+    """The help of `px_seg NAME`: flags in groups, each with its value in the preset."""
+    values = flat(read_yaml(preset, "the preset"))
+    described = _described(config_type)
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    parser = argparse.ArgumentParser(
+        usage=f"px_seg {name} [--config FILE] [--KEY VALUE ...]",
+        description=f"{about}\n\nIn brackets: the values in configs/{preset.parent.name}/{preset.name}, from which a "
+        "run starts\nunless --data.name says otherwise.",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width),
+        add_help=False,
+    )
+    files = parser.add_argument_group("configuration")
+    files.add_argument("--config", metavar="FILE", help="YAML file of any of the keys below; flags override it")
+    files.add_argument("--print_config", action="store_true", help="print the configuration as resolved, and exit")
+    for title, keys in _grouped(config_type).items():
+        group = parser.add_argument_group(title)
+        for key, kind in keys.items():
+            text = described[key].replace("%", "%%")
+            text += f" ({_value(values[key])})" if values.get(key) not in (None, [], "", False) else ""
+            if kind is bool:
+                group.add_argument(f"--{key}", action="store_true", help=text)
+            else:
+                group.add_argument(f"--{key}", metavar=_metavar(kind), help=text)
+    return parser.format_help()
+
+
+def keys_of(config: type, prefix: str = "") -> dict[str, Any]:
+    """Every key of a configuration with its type, nested ones by their dotted names."""
+    keys: dict[str, Any] = {}
+    for key in fields(config):
+        nested = is_dataclass(key.type)
+        keys |= keys_of(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
+    return keys
+
+
+def _grouped(config_type: type) -> dict[str, dict[str, Any]]:
+    keys = keys_of(config_type)
+    grouped = {
+        title: {key: kind for name in names for key, kind in keys.items() if key.partition(".")[0] == name}
+        for title, names in GROUPS.items()
+    }
+    named = {name for names in GROUPS.values() for name in names}
+    grouped["of this command"] = {key: kind for key, kind in keys.items() if key.partition(".")[0] not in named}
+    return {title: keys for title, keys in grouped.items() if keys}
+
+
+def _described(config_type: type, prefix: str = "") -> dict[str, str]:
+    """What the docstrings say of every key; that of a derived class overrides its base's."""
+    texts: dict[str, str] = {}
+    for kind in reversed(config_type.__mro__):
+        for param in parse_docstring(kind.__doc__ or "").params:
+            texts[prefix + param.arg_name] = " ".join((param.description or "").split())
+    for key in fields(config_type):
+        if is_dataclass(key.type):
+            texts |= _described(key.type, f"{prefix}{key.name}.")
+    return texts
+
+
+def _metavar(kind: Any) -> str:
+    inner = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kind = next(part for part in inner if part is not type(None))
+    if get_origin(kind) is list:
+        return "[A,B]"
+    if get_origin(kind) is dict:
+        return "{K: V}"
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {inner}" for key, inner in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(str, value))}]"
+    return str(value)

@@ -1,0 +1,110 @@
+"""The commands: what `px_seg NAME`, `python -m px_seg NAME` and scripts/NAME.py do."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from px_seg.command_line import parse
+from px_seg.config import CONFIGS, TransferConfig
+from px_seg.devices import leave_group
+from px_seg.errors import INTERRUPTED, InputError, one_line_errors
+from px_seg.files import user_path
+from px_seg.report import report
+from px_seg.run.pipeline import run
+from px_seg.sweep import run_sweep
+from px_seg.sweep.command_line import launcher, read
+from px_seg.tasks import TASKS, Task, presets
+from px_seg.transfer import study
+
+SWEEP = """Carry out many runs that differ in method, sparsity, seed and whatever else is varied, and report on them.
+
+    px_seg sweep --preset demo
+    px_seg sweep --task seg --methods px,magnitude,random,dense --sparsities paper --seeds 0,1,2 \\
+        --data.name voc2012 --output_dir runs/fig4
+
+The same command goes on with a sweep that was stopped. `px_seg report` rebuilds the report at any time."""
+
+REPORT = """Rebuild the report of a sweep from its finished runs: CSV, Markdown table, figures, and one HTML page.
+
+    px_seg report runs/fig4"""
+
+TRANSFER = """Prune a backbone on each of several tasks, and try the masks on all of them.
+
+    accelerate launch -m px_seg transfer --sparsity 0.9
+    accelerate launch -m px_seg transfer --data.name imagenet --data.root data/imagenet --weights mocov2
+
+Without --config a study starts from configs/transfer/<data.name>.yaml. One that was stopped goes on when it is
+asked for again."""
+
+
+def run_task(task: type[Task], argv: Sequence[str]) -> None:
+    """Prune, fine-tune and evaluate one network."""
+    with one_line_errors(INTERRUPTED):
+        run(task, parse(task.config_type, argv, presets(task), task.about))
+        leave_group()
+
+
+def run_transfer(argv: Sequence[str]) -> None:
+    """Carry out a study of masks across tasks."""
+    with one_line_errors("interrupted: the same command, without --overwrite, goes on with the study"):
+        study(parse(TransferConfig, argv, CONFIGS / "transfer", TRANSFER))
+        leave_group()
+
+
+def sweep(argv: Sequence[str]) -> None:
+    """Carry out a sweep, and report on what is finished; status 1 where a run is not."""
+    with one_line_errors("interrupted: the same command goes on with the sweep"):
+        request, asked = read(argv, SWEEP)
+        outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
+        if outcome.done and not asked.dry_run:
+            report(request.output_dir)
+        sys.exit(bool(outcome.unfinished))
+
+
+def rebuild_report(argv: Sequence[str]) -> None:
+    """Write the report of a sweep again."""
+    parser = argparse.ArgumentParser(
+        "px_seg report", description=REPORT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="of the sweep; the report is written to report/ in it")
+    with one_line_errors():
+        report(user_path(parser.parse_args(argv).folder, "the folder"))
+
+
+class Command:
+    """One command: what it does, in the first line of `about`, and how."""
+
+    def __init__(self, about: str, work: Callable[[Sequence[str]], None]) -> None:
+        self.about, self.work = about, work
+
+
+COMMANDS: dict[str, Command] = {
+    **{name: Command(task.about, lambda argv, task=task: run_task(task, argv)) for name, task in TASKS.items()},
+    "transfer": Command(TRANSFER, run_transfer),
+    "sweep": Command(SWEEP, sweep),
+    "report": Command(REPORT, rebuild_report),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Carry out the command that the first word names, by default of this process's own command line.
+
+    Exits with the statuses of `px_seg.errors.one_line_errors`.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview())
+        return
+    with one_line_errors():
+        if name not in COMMANDS:
+            raise InputError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
+    COMMANDS[name].work(rest)
+
+
+def overview() -> str:
+    """What `px_seg --help` says."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.about.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: px_seg COMMAND [--flag value ...]", "", *lines, "", "`px_seg COMMAND --help` lists the flags of each."]
+    )

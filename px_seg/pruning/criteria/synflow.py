@@ -1,0 +1,53 @@
+"""SynFlow, which scores a weight by the paths through it and knows no data."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from px_seg.pruning.batches import sample_shape
+from px_seg.pruning.criteria.base import Criterion, register
+from px_seg.pruning.paths.bound import kernel_bound
+from px_seg.pruning.paths.streams import Magnitudes, Squares
+
+
+@register("synflow")
+@dataclass(frozen=True)
+class SynFlow(Criterion):
+    """theta * dR/dtheta of the network with |theta| for weights, on an input of ones (Tanaka et al., NeurIPS 2020).
+
+    R is the sum of its outputs, and the network linear: no activation functions, no biases. Of the batches
+    only a sample's shape counts, so more than one are no use.
+
+    A BatchNorm multiplies by |gamma| / sqrt(var + eps), running statistics, without its shift. The published
+    program takes absolute values of all BatchNorm's numbers in eval mode: the same in a fresh
+    network, where mean and shift are 0; in a trained one its |beta| - |mean| would be no flow from the input.
+    """
+
+    rounds: ClassVar[int] = 100
+    needs_data: ClassVar[bool] = True
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores >= 0 of the weights in `scope`, in at least float32.
+
+        Where R leaves the range of the dtype, all are divided by one common power of two. Raises
+        InputError for no batches and for masks that do not fit or leave no path, and UnsupportedOperation
+        where paths are not defined.
+        """
+        shape = sample_shape(batches, group)
+        return kernel_bound(model, shape, masks, scope, Magnitudes, exponent=1).scores()
+
+
+@register("synflow_l2")
+@dataclass(frozen=True)
+class SynFlowL2(Criterion):
+    """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021).
+
+    So R is the sum of the path kernel h over the outputs. BatchNorm as in PX with `bn="fold"`; a constant that
+    multiplies features, a gate of g in PX, is squared.
+    """
+
+    rounds: ClassVar[int] = 100
+    needs_data: ClassVar[bool] = True
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        """The scores >= 0 of the weights in `scope`; see `SynFlow.score`."""
+        return kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()

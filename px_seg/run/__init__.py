@@ -1,0 +1,1 @@
+"""One run, from settings to results: its network is pruned, fine-tuned, evaluated and written down."""

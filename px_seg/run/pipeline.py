@@ -1,0 +1,234 @@
+"""One run from start to end: prune, fine-tune, evaluate, and write down what came of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from px_seg import plots
+from px_seg.config import RunConfig, flat
+from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
+from px_seg.devices import main_first
+from px_seg.errors import InputError, TrainingDiverged
+from px_seg.metrics import Score
+from px_seg.models import zero_scales
+from px_seg.pruning import Masks
+from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from px_seg.run.folder import TRACKED
+from px_seg.run.given_masks import notes_on
+from px_seg.run.results import collect, described, pruned_by, scores_in, table
+from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
+from px_seg.run.sparsify import equip, reinitialise, resumed_masks, sparsify, try_out
+from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
+from px_seg.tasks import Task
+
+
+def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
+    """Carry out the run that `config` describes and return what its results.json holds.
+
+    `say` is given the lines for a terminal. On several processes every one calls this; only the main one writes and
+    prints, and the others return None. The processes stay in touch until `px_seg.devices.leave_group`.
+
+    Raises InputError for anything wrong with the configuration or the data, before any pruning or
+    training and before anything is overwritten, and TrainingDiverged when the loss or a weight is no
+    longer finite, naming the last good checkpoint.
+    """
+    this = Run(set_up(task_type, config), say)
+    masks = this.prune()
+    trained = this.fine_tune(masks)
+    return this.record(masks, trained)
+
+
+class Trained(NamedTuple):
+    """What came of fine-tuning."""
+
+    history: list[dict[str, Any]]
+    """The lines of metrics.jsonl."""
+    scores: dict[str, Any]
+    """Of the network as it is now."""
+
+
+class Run:
+    """A run under way: data and network checked, the network on its device."""
+
+    def __init__(self, setup: Setup, say: Callable[[str], None] = tqdm.write) -> None:
+        """Read every image once, say where the weights come from, and fit the head if that is asked for."""
+        self.setup, self.say = setup, say
+        self.config, self.task, self.model, self.folder = setup.config, setup.task, setup.model, setup.folder
+        self.accelerator = setup.accelerator
+        self.main, processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        config, task = self.config, self.task
+        self.train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
+        self.val_loader = evaluation_loader(
+            task.val, config.batch_size, config.data.workers, self.accelerator.process_index, processes
+        )
+        self.notes = main_first(self.accelerator, lambda: task.check_data() if self.main else [])
+        self.notes += zero_scales(getattr(self.model, task.scope))
+        self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
+        check_shapes(self.model, task, config)
+        if self.main:
+            for line in [f"weights: {setup.loaded or 'none, the backbone starts random'}", *self.notes]:
+                say(line)
+        self.model.to(self.accelerator.device)
+        task.fit_head(self.model, self.accelerator)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def prune(self) -> Masks:
+        """The run's masks: found, read where the run is resumed, or those given; the run's folder is open from here.
+
+        With --reinit the model then has new weights. Pruned weights become 0 where it is trained.
+        """
+        source = self.setup.source
+        masks = self._found(source) if isinstance(source, Pruning) else self._given(source)
+        if self.config.reinit:
+            reinitialise(self.model, self.task, self.config)
+        return masks
+
+    def fine_tune(self, masks: Masks) -> Trained:
+        """Train under the masks, evaluating, logging and checkpointing after every epoch.
+
+        With no epoch to train, the pruned network is evaluated as it is.
+        """
+        accelerator, config, folder = self.accelerator, self.config, self.folder
+        self._start_tracker()
+        prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
+        accelerator.register_for_checkpointing(prepared.schedule)
+        checkpoint = find_checkpoint(accelerator, folder.checkpoint) if config.resume else None
+        done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
+        # Without a checkpoint nothing counts, an evaluation before training neither.
+        history = folder.history(until=done or -1) if self.main else []
+        scores: dict[str, Any] = {}
+        with masks.hold(self.model, prepared.optimizer):
+            if config.epochs == 0 or (config.evaluate_first and not done):
+                # The loader draws a seed, which would move the dropout of the training that follows.
+                with torch.random.fork_rng(devices=[]):
+                    scores = self._evaluate({"epoch": 0}, history)
+            try:
+                started = time.perf_counter()
+                for log in fine_tune(accelerator, self.task, prepared, range(done + 1, config.epochs + 1)):
+                    line = asdict(log) | {"train_seconds": time.perf_counter() - started}
+                    scores = self._evaluate(line, history)
+                    save_checkpoint(accelerator, self.model, masks, log.epoch, folder.checkpoint)
+                    started = time.perf_counter()
+            except TrainingDiverged as error:
+                kept = f"the last good checkpoint is {folder.checkpoint}"
+                if not folder.checkpoint.exists():
+                    kept = f"no epoch was completed; the masks are in {folder.masks}"
+                raise TrainingDiverged(f"{error}; {kept}") from None
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        if not scores:
+            # A run that was stopped after its last epoch: the checkpoint holds the trained model.
+            scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
+        return Trained(history, scores)
+
+    def record(self, masks: Masks, trained: Trained) -> dict[str, Any] | None:
+        """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
+        if not self.main:
+            return None
+        task, config, folder = self.task, self.config, self.folder
+        history, scores = trained
+        card = {score.name: scores[score.name] for score in scores_in(task, scores)}
+        task.save(self.model, folder.model, {"method": config.method, "sparsity": config.sparsity, **card})
+        file = folder.model / "model.safetensors"
+        saved = load_file(file)
+        if revived := masks.revived(saved):
+            raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
+        device = self.accelerator.device
+        drawn = self.setup.source.drawn if isinstance(self.setup.source, Pruning) else []
+        environment = {
+            "weights_loaded": self.setup.loaded.summary() if self.setup.loaded else None,
+            "notes": self.notes,
+            **pruned_by(masks, config, batches=len(drawn)),
+            "processes": self.accelerator.num_processes,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
+        if config.evaluate_first:
+            first = next(line for line in history if line["epoch"] == 0)
+            environment["before_training"] = {key: value for key, value in first.items() if key in scores}
+        seconds = {
+            "prune": masks.provenance.seconds or 0.0,
+            "train": sum(line.get("train_seconds", 0.0) for line in history),
+            "evaluate": sum(line["evaluate_seconds"] for line in history),
+        }
+        results = collect(task, config, scores, saved, self.model, seconds, environment, file)
+        summary = table(task, results, folder.path)
+        self._draw(masks, history, results)
+        folder.finish(results)
+        self.say(summary)
+        return results
+
+    def _found(self, source: Pruning) -> Masks:
+        """The masks of a pruning, which opens the folder once the criterion is seen to work."""
+        config, model, folder, accelerator = self.config, self.model, self.folder, self.accelerator
+
+        def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
+            try:
+                train_under(accelerator, network, masks, self.task, self.train_loader, config, epochs or config.epochs)
+            except TrainingDiverged as error:
+                raise TrainingDiverged(f"{error}, of a training by which {config.method} prunes") from None
+
+        criterion, plan = equip(source.criterion, self.task, train), source.plan
+        batches = pruning_batches(self.task.train, source.drawn, accelerator.process_index, accelerator.num_processes)
+        main_first(accelerator, lambda: try_out(model, plan, batches, criterion, config.method) if self.main else None)
+        main_first(accelerator, lambda: folder.open(config) if self.main else None)
+        if config.resume and folder.masks.is_file():
+            return resumed_masks(model, plan, folder, config)
+        return sparsify(model, plan, batches, criterion, folder, config, accelerator)
+
+    def _given(self, masks: Masks) -> Masks:
+        """The same masks, written to the opened folder. InputError where a run to be resumed had others."""
+        config, folder = self.config, self.folder
+
+        def write() -> None:
+            folder.open(config)
+            if config.resume and folder.masks.is_file() and Masks.load(folder.masks) != masks:
+                raise InputError(f"the run in {folder.path} began with other masks than {config.masks} holds now")
+            masks.save(folder.masks)
+
+        main_first(self.accelerator, lambda: write() if self.main else None)
+        return masks
+
+    def _start_tracker(self) -> None:
+        if self.config.tracker:
+            settings = {
+                key: value if isinstance(value, int | float | str) else str(value)
+                for key, value in flat(asdict(self.config)).items()
+            }
+            self.accelerator.init_trackers(TRACKED, settings)
+
+    def _evaluate(self, line: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
+        """The scores of the model as it is; `line` gets them, and is logged, said and added to the history."""
+        started = time.perf_counter()
+        share_buffers(self.accelerator, self.model)
+        scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+        line |= {**scores, "evaluate_seconds": time.perf_counter() - started}
+        history.append(line)
+        if self.main:
+            self.folder.log(line)
+            self.say(_said(line, self.config.epochs, scores_in(self.task, line)))
+        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=line["epoch"])
+        return scores
+
+    def _draw(self, masks: Masks, history: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> None:
+        title = f"{described(results)}, {results['data']['name']}"
+        if results["epochs"]:
+            plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)
+        plots.layer_densities(self.folder.path / "masks.png", masks, self.task.scope, title)
+        self.task.draw(self.folder.path, self.model, title)
+
+
+def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:
+    parts = [f"epoch {line['epoch']}/{epochs}"]
+    if "loss" in line:
+        parts.append(f"loss {line['loss']:.3f}")
+    parts += [f"{score.label} {score.text(line[score.name])}" for score in scores]
+    return "  ".join([*parts, f"{line.get('train_seconds', 0) + line['evaluate_seconds']:.0f} s"])

@@ -1,0 +1,168 @@
+"""What a run came to: the contents of results.json, and the table for a terminal."""
+
+import platform
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from px_seg.analysis.flops import count_flops
+from px_seg.config import RunConfig
+from px_seg.metrics import Score
+from px_seg.pruning import CRITERIA, Masks, prunable
+from px_seg.pruning.scope import Scope
+from px_seg.tasks import Task
+
+PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
+
+
+def collect(
+    task: Task,
+    config: RunConfig,
+    scores: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    model: nn.Module,
+    seconds: Mapping[str, float],
+    environment: Mapping[str, Any],
+    saved: Path,
+) -> dict[str, Any]:
+    """The contents of results.json.
+
+    Sparsities and operations are counted on `weights`, the state dict in the file `saved`, over the convolution and
+    linear weights of `model`; `environment` is added as it is.
+    """
+    image, _ = task.train[0, 0]
+    backbone, whole = _count(weights, model, task.scope), _count(weights, model, None)
+    return {
+        "task": task.name,
+        "method": config.method,
+        "sparsity": config.sparsity,
+        "backbone_sparsity": 1 - backbone["kept"] / backbone["total"],
+        "model_sparsity": 1 - whole["kept"] / whole["total"],
+        **scores,
+        "backbone_weights": backbone,
+        "model_weights": whole,
+        "parameters": _parameters(weights, model),
+        "flops": count_flops(model, weights, image.shape)._asdict(),
+        "checkpoint_bytes": {"file": saved.stat().st_size, "compressed": _compressed_bytes(saved)},
+        "seed": config.seed,
+        "data": {
+            "name": config.data.name,
+            "root": config.data.root,
+            "classes": len(task.classes),
+            "train": len(task.train),
+            "val": len(task.val),
+            "size": config.data.size,
+            "evaluation": config.data.evaluation,
+        },
+        "encoder": config.encoder,
+        **task.settings(),
+        "weights": config.weights,
+        "epochs": config.epochs,
+        "seconds": dict(seconds),
+        **environment,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
+    """How the masks came about, and what was done to network and training beside, for results.json.
+
+    `batches` is the number that pruning scored with, 0 where it scored without.
+    """
+    made = masks.provenance
+    return {
+        "rounds": made.rounds or 0,
+        "ranking": made.ranking,
+        "pattern": made.pattern,
+        "masks": config.masks,
+        "keep_dense": made.kept_dense,
+        "empty_layers": [name for name, density in masks.densities().items() if density == 0],
+        "pruning": {
+            "batches": batches,
+            "batch_size": config.pruning.batch_size if batches else 0,
+            "per_class": config.pruning.per_class if batches else None,
+        },
+        "settings": dict(made.settings or {}),
+        "criteria": config.criteria,
+        "shuffle_masks": made.shuffled,
+        "reinit": config.reinit,
+        "freeze_bn": config.freeze_bn,
+    }
+
+
+def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dict[str, int]:
+    names = prunable(model, scope)
+    return {
+        "kept": sum(int(weights[name].count_nonzero()) for name in names),
+        "total": sum(weights[name].numel() for name in names),
+    }
+
+
+def _parameters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, int]:
+    """Of all parameters, norms and biases included, those that were not pruned, and all."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    pruned = sum(weights[name].numel() - int(weights[name].count_nonzero()) for name in prunable(model))
+    return {"kept": total - pruned, "total": total}
+
+
+def _compressed_bytes(file: Path) -> int:
+    """Size of the file after zlib at its fastest: what zeros save when it is stored or sent."""
+    packer, size = zlib.compressobj(1), 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**20):
+            size += len(packer.compress(part))
+    return size + len(packer.flush())
+
+
+def scores_in(task: type[Task] | Task, results: Mapping[str, Any]) -> list[Score]:
+    """The task's scores that these results have, the main one first."""
+    return [score for score in task.scores if score.name in results]
+
+
+def described(results: Mapping[str, Any]) -> str:
+    """What was done to the network, for a title."""
+    if not results["sparsity"]:
+        return "dense, new weights" if results["reinit"] else "dense"
+    method = f"masks of {results['method']}" if results["masks"] else results["method"]
+    parts = [method, f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
+    if results["pattern"]:
+        parts.append(results["pattern"])
+    elif results["method"] in CRITERIA and results["ranking"] != CRITERIA[results["method"]].ranking:
+        parts.append(f"ranked {results['ranking']}")
+    if kept := results["keep_dense"]:
+        parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
+    parts += ["masks shuffled"] if results["shuffle_masks"] else []
+    return ", ".join(parts + (["new weights"] if results["reinit"] else []))
+
+
+def _before(results: Mapping[str, Any], score: Score) -> str:
+    if "before_training" not in results:
+        return ""
+    return f"  (before training {score.text(results['before_training'][score.name])})"
+
+
+def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
+    """What a run came to, for a terminal."""
+    parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
+    lines = [
+        f"{described(results)}, {results['data']['name']}, seed {results['seed']}",
+        *(
+            f"  {score.label:<22}{score.text(results[score.name]):>8}{_before(results, score)}"
+            for score in scores_in(task, results)
+        ),
+        *task.report(results),
+        "  weights kept",
+        *(
+            f"    {name:<20}{part['kept'] / part['total']:>8.2%}  {part['kept']:,} of {part['total']:,}"
+            for name, part in parts.items()
+        ),
+        "  seconds",
+        *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
+    ]
+    if results["empty_layers"]:
+        lines.append(f"  layers without any weight left: {', '.join(results['empty_layers'])}")
+    return "\n".join([*lines, f"written to {folder}"])

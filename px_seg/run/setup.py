@@ -1,0 +1,106 @@
+"""A run made ready: settings, data, network and plan are known to fit together before any image is read."""
+
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from px_seg.config import RunConfig
+from px_seg.data.loaders import Key, check_fills
+from px_seg.devices import main_first, make_accelerator
+from px_seg.errors import InputError, one_line
+from px_seg.files import user_path
+from px_seg.models import Loaded, check_weights, load_encoder
+from px_seg.pruning import Criterion, Masks, Plan
+from px_seg.pruning.modes import evaluating
+from px_seg.run.folder import RunFolder, default_folder
+from px_seg.run.given_masks import given_masks
+from px_seg.run.sparsify import check_pruning, draw_batches, make_plan, without_idle_settings
+from px_seg.run.training import check_optimizer, check_schedule
+from px_seg.run.user_criteria import load_criteria
+from px_seg.tasks import Task
+
+
+class Pruning(NamedTuple):
+    """How a run will find its masks."""
+
+    criterion: Criterion
+    plan: Plan
+    drawn: list[list[Key]]
+    """The samples of the batches that the criterion scores with; none if it scores without."""
+
+
+class Setup(NamedTuple):
+    """What a run consists of, before anything is read or written."""
+
+    config: RunConfig
+    task: Task
+    model: nn.Module
+    """Dense, at its start, on the CPU."""
+    loaded: Loaded | None
+    source: Pruning | Masks
+    """Where its masks come from: a pruning, or a file that has been read."""
+    folder: RunFolder
+    accelerator: Accelerator
+
+
+def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) -> Setup:
+    """Find data, network and weights, and plan the pruning; nothing is written, and no image is read.
+
+    With `launch` it is seen whether a launch of so many processes would do, in place of this one.
+    Raises InputError for whatever does not exist or fit.
+    """
+    if config.criteria is not None:
+        load_criteria(user_path(config.criteria, "--criteria"))
+    config = without_idle_settings(config)
+    criterion = check_settings(config)
+    if config.output_dir is None:
+        folder = RunFolder(default_folder(task_type.name, config))
+    else:
+        folder = RunFolder(user_path(config.output_dir, "--output_dir"))
+    accelerator = make_accelerator(config, folder.path)
+    main, processes = accelerator.is_main_process, launch or accelerator.num_processes
+    task_type.check(config, synchronised=config.sync_bn and processes > 1)
+    main_first(accelerator, lambda: folder.check(config) if main else None)
+    task = main_first(accelerator, lambda: task_type(config))
+    drawn = draw_batches(task, criterion, config)
+    check_fills(len(task.train), config.batch_size, processes)
+    set_seed(config.seed)
+    model = task.build_model()
+    loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
+    if criterion is None:
+        source = given_masks(model, task, config)
+    else:
+        source = Pruning(criterion, make_plan(model, task, criterion, config), drawn)
+    return Setup(config, task, model, loaded, source, folder, accelerator)
+
+
+def check_settings(config: RunConfig) -> Criterion | None:
+    """Refuse what can be refused without task, data or network; the criterion that will prune, if one will."""
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
+    criterion = check_pruning(config)
+    check_optimizer(config.optimizer)
+    check_schedule(config.schedule)
+    if config.epochs < 0:
+        raise InputError(f"epochs must be at least 0, got {config.epochs}")
+    if config.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    if config.data.workers < 0:
+        raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
+    check_weights(config.weights, config.encoder)
+    return criterion
+
+
+def check_shapes(model: nn.Module, task: Task, config: RunConfig) -> None:
+    """Raise InputError when the network cannot take a training image."""
+    image, _ = task.train[0, 0]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(image[None])
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{config.encoder} cannot take images of {image.shape[-2]}x{image.shape[-1]} pixels: {one_line(error, 160)}"
+        ) from error

@@ -1,0 +1,247 @@
+"""From the dense network at its start to the sparse one that is fine-tuned."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from px_seg.config import RunConfig
+from px_seg.data.loaders import Key
+from px_seg.errors import InputError, one_line
+from px_seg.progress import bar
+from px_seg.pruning import (
+    Criterion,
+    LossCriterion,
+    Masks,
+    NothingToRank,
+    Pattern,
+    Plan,
+    TrainingCriterion,
+    carry_out,
+    check_distribution,
+    exponential,
+    plan_pruning,
+    prunable,
+    scored,
+)
+from px_seg.pruning import criterion as criterion_named
+from px_seg.pruning.randomness import derived_seed
+from px_seg.run.folder import RunFolder
+from px_seg.run.user_criteria import line_of, own_file
+from px_seg.tasks import Task
+
+Batches = list[tuple[Tensor, Tensor]]
+
+SAVE_EVERY = 60.0
+"""Seconds of pruning that an interruption may cost, and the round that it falls into."""
+
+
+IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning")
+"""Settings that make no difference to a network that is not pruned."""
+
+
+def as_dense(config: RunConfig) -> RunConfig:
+    """The same run with nothing pruned."""
+    idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
+    return without_idle_settings(replace(config, method="dense", sparsity=0.0, **idle))
+
+
+def without_idle_settings(config: RunConfig) -> RunConfig:
+    """The configuration without what would decide between weights, where nothing is left to decide.
+
+    At sparsity 0 the method is `dense`. Raises InputError for a method that does not exist, and for a pattern or
+    dense layers beside given masks.
+    """
+    if config.masks is not None:
+        if config.pattern or config.keep_dense:
+            raise InputError(f"the masks are those of {config.masks}: leave pattern and keep_dense out")
+    elif config.sparsity == 0:
+        criterion_named(config.method)
+        config = replace(config, method="dense")
+    else:
+        return config
+    return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
+
+
+def check_pruning(config: RunConfig) -> Criterion | None:
+    """The criterion that the configuration names, before it knows of any task; None where masks are given.
+
+    Raises InputError for what can be refused without task, data or network.
+    """
+    if config.shuffle_masks and config.sparsity == 0:
+        raise InputError("shuffle_masks needs masks, and a dense run has none: leave it out")
+    if config.masks is not None:
+        return None
+    if not all(isinstance(name, str) for name in config.pruning.settings):
+        raise InputError(f"pruning.settings are values by name, got {config.pruning.settings}")
+    if "seed" in config.pruning.settings:
+        raise InputError("pruning.settings has no seed of its own: --seed is the run's")
+    criterion = criterion_named(config.method, seed=config.seed, **config.pruning.settings)
+    exponential(1 - config.sparsity, 1)
+    rounds = criterion.rounds_to(config.sparsity) if config.rounds is None else config.rounds
+    exponential(1 - config.sparsity, rounds)
+    check_distribution(config.sparsity, config.ranking, config.pattern)
+    if config.pattern and config.shuffle_masks:
+        raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
+    if isinstance(criterion, TrainingCriterion) and config.sparsity and not (criterion.epochs or config.epochs):
+        raise InputError(
+            f"{config.method} trains before it prunes: give --pruning.settings.epochs, or --epochs above 0"
+        )
+    return criterion
+
+
+def scope_of(task: Task, config: RunConfig) -> list[str]:
+    """What is pruned: the task's scope, less the layers that are to stay dense."""
+    return [task.scope, *(f"-{layer}" for layer in config.keep_dense)]
+
+
+def make_plan(model: nn.Module, task: Task, criterion: Criterion, config: RunConfig) -> Plan:
+    """What the pruning of the run will do.
+
+    Raises InputError for what the network shows to be impossible: layers to be kept dense that are not the backbone's,
+    layers that the pattern does not fit, and whatever `px_seg.prune` refuses.
+    """
+    for layer in config.keep_dense:
+        if not layer.startswith(f"{task.scope}."):
+            raise InputError(f"keep_dense names layers of the backbone, such as {task.scope}.conv1: got {layer!r}")
+    scope = scope_of(task, config)
+    prunable(model, scope)
+    if config.pattern is not None:
+        Pattern.parse(config.pattern).check(model, scope, "leave them dense with --keep_dense '[{}]'")
+    return plan_pruning(model, config.sparsity, criterion, scope, config.rounds, config.ranking, config.pattern)
+
+
+def draw_batches(task: Task, criterion: Criterion | None, config: RunConfig) -> list[list[Key]]:
+    """The samples of the batches that the criterion scores with; none if it scores without.
+
+    Raises InputError unless the training set fills them.
+    """
+    return task.pruning_draw() if criterion is not None and criterion.needs_data and config.sparsity > 0 else []
+
+
+def equip(criterion: Criterion, task: Task, train: Callable[[nn.Module, Masks, int | None], None]) -> Criterion:
+    """The criterion with the task's loss, where it asks a loss, and the training, where it trains.
+
+    `train(model, masks, epochs)` trains the model in place under the masks, None for the run's own epochs.
+    """
+    if isinstance(criterion, TrainingCriterion):
+        return replace(criterion, train=lambda model, masks: train(model, masks, criterion.epochs))
+    return replace(criterion, loss=task.loss) if isinstance(criterion, LossCriterion) else criterion
+
+
+def try_out(model: nn.Module, plan: Plan, batches: Batches, criterion: Criterion, method: str) -> None:
+    """Score two images: what the criterion cannot do shows before anything is written.
+
+    Raises InputError for that. A criterion that trains is not tried.
+    """
+    if not plan.densities or isinstance(criterion, TrainingCriterion):
+        return
+
+    def score(trial: Batches) -> None:
+        plan.start.beside(model).keep_top(scored(criterion, model, trial, scope=plan.scope), 1.0)
+
+    try:
+        try:
+            score([(images[:2], targets[:2]) for images, targets in batches[:1]])
+        except NothingToRank:
+            # Those two may have no labels: others may well.
+            score(batches)
+    except InputError as error:
+        raise InputError(f"the method {method} cannot score this network: {error}") from None
+    except Exception as error:
+        if (file := own_file(criterion)) is None:
+            raise
+        message = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{file}{line_of(error, file)}: {method} cannot score: {message}") from error
+
+
+def sparsify(
+    model: nn.Module,
+    plan: Plan,
+    batches: Batches,
+    criterion: Criterion,
+    folder: RunFolder,
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> Masks:
+    """Masks as planned, from the batches of all processes and the same on all.
+
+    Every `SAVE_EVERY` seconds the main process saves those of the last round, from which `resume` goes on.
+    """
+    rounds, main = len(plan.densities), accelerator.is_main_process
+    start = _read(folder.partial, model, plan, config) if config.resume and folder.partial.is_file() else None
+    before = 0.0 if start is None else start.provenance.seconds or 0.0
+    started = saved = time.perf_counter()
+
+    def labelled(masks: Masks) -> Masks:
+        seconds = before + time.perf_counter() - started
+        return masks.with_provenance(
+            **_asked(config), encoder=config.encoder, weights=config.weights, seconds=round(seconds, 3)
+        )
+
+    with bar(total=rounds, desc=f"pruning by {config.method}", unit="round", show=main and rounds > 0) as progress:
+
+        def note(number: int, masks: Masks) -> None:
+            nonlocal saved
+            progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
+            progress.update(number - progress.n)
+            if main and number < rounds and time.perf_counter() - saved > SAVE_EVERY:
+                labelled(masks).save(folder.partial)
+                saved = time.perf_counter()
+
+        group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
+        masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start)
+    masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
+    if main:
+        masks.save(folder.masks)
+        folder.partial.unlink(missing_ok=True)
+    return masks
+
+
+def resumed_masks(model: nn.Module, plan: Plan, folder: RunFolder, config: RunConfig) -> Masks:
+    """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
+    masks = _read(folder.masks, model, plan, config)
+    if masks.kept != round((1 - config.sparsity) * masks.total):
+        raise InputError(_foreign(folder.masks))
+    return masks
+
+
+def _read(path: Path, model: nn.Module, plan: Plan, config: RunConfig) -> Masks:
+    try:
+        masks = Masks.load(path, model)
+    except InputError as error:
+        raise InputError(f"{error}: delete it, and --resume prunes again") from None
+    same = all(getattr(masks.provenance, key) == value for key, value in _asked(config).items())
+    if not same or list(masks) != list(plan.start):
+        raise InputError(_foreign(path))
+    return masks
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is damaged or another run's: delete it, and --resume prunes again"
+
+
+def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
+    """Give the model new weights, in place: those of a network that starts from none, drawn from the seed.
+
+    Everything is drawn anew, norms and head as well, and differs from what the seed drew first.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed("reinit", config.seed))
+        fresh = task.build_model()
+    model.load_state_dict(fresh.state_dict())
+
+
+def _asked(config: RunConfig) -> dict[str, Any]:
+    """What of the configuration decides the masks, by the fields of their provenance."""
+    return {
+        "method": config.method,
+        "sparsity": config.sparsity,
+        "seed": config.seed,
+        "shuffled": config.shuffle_masks,
+    }

@@ -1,0 +1,57 @@
+"""Criteria from a user's own Python file."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from px_seg.errors import InputError, one_line
+from px_seg.pruning import CRITERIA
+
+_PREFIX = "px_seg_criteria_"
+
+
+def load_criteria(path: Path) -> None:
+    """Run a Python file that registers criteria (`px_seg.register`); once, however often it is asked for.
+
+    Raises InputError when it is not there, or naming the line at which it fails.
+    """
+    path = path.expanduser().resolve()
+    name = f"{_PREFIX}{path.stem}_{abs(hash(path))}"
+    if name in sys.modules:
+        return
+    if not path.is_file():
+        raise InputError(f"there is no file of criteria {path}: --criteria names a Python file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file: --criteria names one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    before = dict(CRITERIA)
+    # Under its name before it runs: dataclasses look their module up.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        CRITERIA.clear()
+        CRITERIA.update(before)
+        message = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
+
+
+def own_file(criterion: object) -> Path | None:
+    """The user's file that a criterion came from; None for one of px_seg's."""
+    module = sys.modules.get(type(criterion).__module__)
+    from_file = type(criterion).__module__.startswith(_PREFIX) and module is not None and module.__file__
+    return Path(from_file) if from_file else None
+
+
+def line_of(error: BaseException, path: Path) -> str:
+    """Where in the file it happened, as ":7"; empty if it did not."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}" if error.lineno else ""
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
