@@ -1,4 +1,4 @@
-"""What a network says of a few validation images, as a run keeps it for pictures that are drawn later."""
+"""What a network makes of a few validation images, as a run keeps it for pictures that are drawn later."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,18 @@ from px_seg.errors import InputError
 
 
 class Prediction(NamedTuple):
-    """One image with truth and prediction: of every pixel in segmentation, of the whole in classification."""
+    """One image with truth and prediction: classes of every pixel or of the whole image, or pictures."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB"""
     truth: np.ndarray
-    """(H, W) or () int16, index of the class"""
+    """(H, W) or () int16, index of the class; or (H, W, 3) uint8, a picture of what is no class, such as depth"""
     predicted: np.ndarray
     """the same"""
 
     @classmethod
     def of(cls, image: Tensor, truth: Tensor | int, predicted: Tensor | int) -> "Prediction":
+        """Of an image and class indices."""
         return cls(np.asarray(image), np.asarray(truth, dtype=np.int16), np.asarray(predicted, dtype=np.int16))
 
 

@@ -101,7 +101,7 @@ def _samples(panel: Panel) -> list[dict[str, Any]]:
                 "rows": rows,
                 "classes": classes,
                 "left_out": left_out,
-                "labels": {label for labels in maps if labels.ndim for label in np.unique(labels)},
+                "labels": {label for labels in maps if labels.ndim == 2 for label in np.unique(labels)},
             }
         )
     return found
@@ -142,7 +142,7 @@ def _row(same: Sequence[Prediction], classes: Sequence[str]) -> list[Markup]:
             cells.append(Markup('<span class="{}">{}</span>').format("right" if right else "wrong", text))
         return cells
     return cells + [
-        _picture(_coloured(labels), name)
+        _picture(Image.fromarray(labels) if labels.ndim == 3 else _coloured(labels), name)
         for labels, name in [(truth, "truth"), *((shown.predicted, "prediction") for shown in same)]
     ]
 
