@@ -556,7 +556,7 @@ def test_a_job_whose_time_is_up_stops_its_run_and_is_asked_for_again(tmp_path) -
     """As submitit does it: it handles a signal while the call waits, and asks for the checkpoint in the handler."""
     stand_in(tmp_path, "time.sleep(600)")
     (cell,) = plan_sweep(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))
-    call = Beside(watched(cell, 0, directly(cell, tmp_path / "seg.py")), cell.config.to_yaml())
+    call = Beside(watched(cell, 0, directly(cell, [str(tmp_path / "seg.py")])), cell.config.to_yaml())
     again = []
 
     def time_is_up(*_: object) -> None:

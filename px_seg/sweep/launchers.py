@@ -181,7 +181,8 @@ class SlurmLauncher:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(name="px_seg", **parameters)
         except (RuntimeError, TypeError, ValueError, NameError, AssertionError) as error:
-            raise InputError(f"slurm: submitit refuses {dict(parameters)}: {one_line(error, 300)}") from None
+            reason = one_line(error, 300) if str(error) else f"submitit refuses {dict(parameters)}"
+            raise InputError(f"slurm: {reason}") from None
         self.program, self.mixed_precision = tuple(program), mixed_precision
         self.slots, self.processes = jobs or sys.maxsize, max(1, self.gpus)
 
