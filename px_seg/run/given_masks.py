@@ -41,7 +41,7 @@ def origin(masks: Masks, path: Path) -> Origin:
     return Origin(made.method or by_class.get(criterion, criterion), sparsity)
 
 
-def given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
+def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     """The masks in the configured file, shuffled if asked for, with the file in their provenance.
 
     Raises InputError unless they speak of this backbone, of all weights that they were made for, name for name and

@@ -23,7 +23,7 @@ from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
 from px_seg.run.results import collect, described, pruned_by, scores_in, table
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
-from px_seg.run.sparsify import equip, reinitialise, resumed_masks, sparsify, try_out
+from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
 from px_seg.tasks import Task
 
@@ -181,7 +181,7 @@ class Run:
         main_first(accelerator, lambda: folder.open(config) if self.main else None)
         if config.resume and folder.masks.is_file():
             return resumed_masks(model, plan, folder, config)
-        return sparsify(model, plan, batches, criterion, folder, config, accelerator)
+        return find_masks(model, plan, batches, criterion, folder, config, accelerator)
 
     def _given(self, masks: Masks) -> Masks:
         """The same masks, written to the opened folder. InputError where a run to be resumed had others."""

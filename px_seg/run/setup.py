@@ -16,7 +16,7 @@ from px_seg.models import Loaded, check_weights, load_encoder
 from px_seg.pruning import Criterion, Masks, Plan
 from px_seg.pruning.modes import evaluating
 from px_seg.run.folder import RunFolder, default_folder
-from px_seg.run.given_masks import given_masks
+from px_seg.run.given_masks import read_given_masks
 from px_seg.run.sparsify import check_pruning, draw_batches, make_plan, without_idle_settings
 from px_seg.run.training import check_optimizer, check_schedule
 from px_seg.run.user_criteria import load_criteria
@@ -71,7 +71,7 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     model = task.build_model()
     loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
     if criterion is None:
-        source = given_masks(model, task, config)
+        source = read_given_masks(model, task, config)
     else:
         source = Pruning(criterion, make_plan(model, task, criterion, config), drawn)
     return Setup(config, task, model, loaded, source, folder, accelerator)

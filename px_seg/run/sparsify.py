@@ -160,7 +160,7 @@ def try_out(model: nn.Module, plan: Plan, batches: Batches, criterion: Criterion
         raise InputError(f"{file}{line_of(error, file)}: {method} cannot score: {message}") from error
 
 
-def sparsify(
+def find_masks(
     model: nn.Module,
     plan: Plan,
     batches: Batches,
