@@ -15,6 +15,8 @@ def user_path(text: str | Path, key: str) -> Path:
     """The path, `~` resolved. InputError, naming the setting, for what cannot be one."""
     if not str(text):
         raise InputError(f"{key} is empty: give a path, or leave it out")
+    if "\0" in str(text):
+        raise InputError(f"{key} {str(text)[:80]!r} cannot be a path: it holds a null character")
     try:
         path = Path(text).expanduser()
         path.exists()

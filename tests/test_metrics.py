@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from px_seg.metrics import segmentation_scores
+from px_seg.metrics import Score, segmentation_scores
 
 
 def test_a_case_computed_by_hand() -> None:
@@ -33,3 +33,23 @@ def test_agreement_with_torchmetrics(generator) -> None:
 def test_nothing_labelled_is_an_error() -> None:
     with pytest.raises(ValueError, match="no labelled pixel"):
         segmentation_scores(torch.zeros(3, 3))
+
+
+MIOU = Score("miou", "mIoU")
+RMSE = Score("rmse", "RMSE", higher_is_better=False, unit="m", scale=1.0, digits=3, limits=None)
+PLAIN = Score("delta", "delta", unit="", scale=1.0, digits=1)
+
+
+def test_a_score_is_written_in_its_unit() -> None:
+    assert (MIOU.text(0.58504), MIOU.number(0.58504), MIOU.title) == ("58.50%", "58.50", "mIoU (%)")
+    assert (RMSE.text(1.25), RMSE.number(1.25), RMSE.title) == ("1.250 m", "1.250", "RMSE (m)")
+    assert (PLAIN.text(2), PLAIN.title) == ("2.0", "delta")
+
+
+def test_a_change_has_a_sign_that_breaks_no_line() -> None:
+    assert (MIOU.change(0.0123), MIOU.change(-0.0123)) == ("+1.23", "\N{MINUS SIGN}1.23")
+
+
+def test_the_best_score_is_the_highest_or_the_lowest() -> None:
+    assert MIOU.best([0.1, 0.3, 0.2]) == 0.3
+    assert RMSE.best(iter([1.0, 0.3, 0.2])) == 0.2

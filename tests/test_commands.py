@@ -1,0 +1,63 @@
+"""The console command: one word chooses what is done, the help is grouped, and a wrong word is one line."""
+
+import re
+from contextlib import suppress
+
+import pytest
+
+from px_seg import commands
+from px_seg.command_help import GROUPS, keys_of
+from px_seg.commands import COMMANDS, main
+from px_seg.tasks import TASKS, presets
+
+
+def shown(capsys, *words: str) -> str:
+    with suppress(SystemExit):
+        main(list(words))
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def test_without_a_word_every_command_is_listed(capsys) -> None:
+    text = shown(capsys)
+    assert text == shown(capsys, "--help")
+    assert set(COMMANDS) >= {"seg", "cls", "transfer", "sweep", "report", *TASKS}
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\w", text, re.MULTILINE)
+
+
+def test_an_unknown_command_is_one_line(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["sge", "--sparsity", "0.8"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, report\n"
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_help_has_every_flag_once_under_a_heading(name: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = shown(capsys, name, "--help")
+    listed = re.findall(r"^  --([\w.]+)", text, re.MULTILINE)
+    assert sorted(listed) == sorted(["config", "print_config", *keys_of(TASKS[name].config_type)])
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) < 140
+    headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
+    assert [heading for heading in GROUPS if heading in headings] == [h for h in headings if h in GROUPS]
+    assert re.search(r"--sparsity X +share of the backbone", text)
+    assert "(resnet18)" in text
+    assert f"configs/{name}/synthetic.yaml" in text
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_presets(name: str) -> None:
+    assert (presets(TASKS[name]) / "synthetic.yaml").is_file()
+
+
+def test_a_command_is_given_the_other_words(monkeypatch) -> None:
+    given: list[object] = []
+    monkeypatch.setitem(COMMANDS, "seg", commands.Command("about", given.append))
+    main(["seg", "--sparsity", "0.8"])
+    assert given == [["--sparsity", "0.8"]]
