@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from px_seg import InputError
 from px_seg.data.photo import CLASSES, build, compose, find_sources
+from px_seg.data.variants import grouped
 from px_seg.data.voc import VOC
 
 
@@ -66,3 +67,111 @@ def test_missing_photographs_are_named(folders, tmp_path) -> None:
         find_sources(stamps, tmp_path / "nothing", seed=0)
     with pytest.raises(InputError, match="0 objects of class cattle"):
         find_sources(tmp_path / "nothing", tmp_path, seed=0)
+
+
+def speckled(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """An opaque picture of random blocks, unlike that of any other seed."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size)
+
+
+def cut_out(image: Image.Image) -> Image.Image:
+    """The ellipse in the middle of the picture, the rest transparent."""
+    opacity = Image.new("L", image.size)
+    ImageDraw.Draw(opacity).ellipse((5, 5, image.width - 10, image.height - 5), fill=255)
+    image.putalpha(opacity)
+    return image
+
+
+VARIANTS = {
+    "plain": lambda image: image,
+    "mirror": ImageOps.mirror,
+    "dark": lambda image: ImageEnhance.Brightness(image).enhance(0.4),
+    "pale": lambda image: ImageEnhance.Contrast(image).enhance(0.5),
+    "small": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "dark and mirrored": lambda image: ImageOps.mirror(ImageEnhance.Brightness(image).enhance(0.6)),
+}
+"""Variants that the content tells, and the picture itself."""
+
+
+@pytest.fixture
+def varied(folders):
+    """The stand-ins with every variant of one object and of one background, and two unrelated ones of each."""
+    stamps, backgrounds = folders
+    cattle = stamps / CLASSES["cattle"][0]
+    for name, change in VARIANTS.items():
+        change(cut_out(speckled(1))).save(cattle / f"variant-{name}.png")
+        change(speckled(2, (1280, 960))).save(backgrounds / f"variant-{name}.jpg")
+    for seed in (3, 4):
+        cut_out(speckled(seed)).save(cattle / f"other-{seed}.png")
+        speckled(seed, (1280, 960)).save(backgrounds / f"other-{seed}.jpg")
+    return stamps, backgrounds
+
+
+def test_variants_of_a_picture_fall_on_one_side_whatever_the_seed(varied) -> None:
+    sides = set()
+    for seed in range(25):
+        sources = find_sources(*varied, seed)
+        for part in ("objects", "backgrounds"):
+            train, val = (
+                [path.stem for path in (split.backgrounds if part == "backgrounds" else split.objects[0])]
+                for split in (sources["train"], sources["val"])
+            )
+            held = {sum(stem.startswith("variant-") for stem in side) for side in (train, val)}
+            assert held == {0, len(VARIANTS)}
+            assert len(train + val) == len(VARIANTS) + 2 + 3
+            sides.add((part, any(stem.startswith("variant-") for stem in val)))
+    assert len(sides) == 4, "each side gets them with some seed"
+
+
+def test_pictures_that_only_share_an_outline_are_not_variants(tmp_path) -> None:
+    paths = [tmp_path / f"{seed}.png" for seed in range(40)]
+    for seed, path in enumerate(paths):
+        cut_out(speckled(seed)).save(path)
+    assert grouped(paths) == [[path] for path in paths]
+
+
+def test_pictures_without_detail_are_not_variants(tmp_path) -> None:
+    paths = [tmp_path / f"{level}.png" for level in (0, 90, 91, 200)]
+    for level, path in zip((0, 90, 91, 200), paths, strict=True):
+        cut_out(Image.new("RGB", (60, 40), (level, 90, 90))).save(path)
+    assert grouped(paths) == [[path] for path in paths]
+
+
+def test_names_tell_the_variants_that_were_drawn_anew(tmp_path) -> None:
+    names = ("car", "car_mirror", "car_2", "sky-d", "sky-l", "sky-dim", "mirror")
+    paths = [tmp_path / f"{name}.png" for name in names]
+    for seed, path in enumerate(paths):
+        speckled(seed).save(path)
+    elsewhere = tmp_path / "elsewhere" / "car_mirror.png"
+    elsewhere.parent.mkdir()
+    speckled(len(paths)).save(elsewhere)
+    groups = [[path.stem for path in group] for group in grouped([*paths, elsewhere])]
+    assert groups == [["car", "car_mirror"], ["car_2"], ["sky-d", "sky-l"], ["sky-dim"], ["mirror"], ["car_mirror"]]
+
+
+def test_a_picture_that_is_a_variant_of_two_others_joins_them(tmp_path) -> None:
+    """car and car_mirror by their names, car_mirror and shade by their content."""
+    for name, image in {"car": speckled(0), "shade": VARIANTS["dark"](speckled(1)), "car_mirror": speckled(1)}.items():
+        image.save(tmp_path / f"{name}.png")
+    paths = [tmp_path / f"{name}.png" for name in ("car", "shade", "other", "car_mirror")]
+    speckled(2).save(paths[2])
+    assert grouped(paths) == [[paths[0], paths[1], paths[3]], [paths[2]]]
+
+
+def test_a_class_of_one_picture_and_its_variants_is_refused(folders) -> None:
+    stamps, backgrounds = folders
+    nuts = stamps / CLASSES["nut"][0]
+    for old, (name, change) in zip(nuts.glob("*.png"), VARIANTS.items(), strict=False):
+        old.unlink()
+        change(cut_out(speckled(1))).save(nuts / f"{name}.png")
+    with pytest.raises(InputError, match=r"the 3 objects of class nut in .* are variants of one picture: it takes two"):
+        find_sources(stamps, backgrounds, seed=0)
+
+
+def test_a_damaged_photograph_is_named(folders) -> None:
+    stamps, backgrounds = folders
+    damaged = backgrounds / "1.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"1\.jpg is not a readable image"):
+        find_sources(stamps, backgrounds, seed=0)

@@ -3,8 +3,8 @@
 Photographs of single objects with an alpha channel are laid over photographic backgrounds, so
 the class of every pixel is known. Debian packages both: tuxpaint-stamps-default has the
 objects, mate-backgrounds and gnome-backgrounds have the backgrounds. The
-files are divided between train and val before anything is composed. Some are variants of one
-picture (mirrored, or a light and a dark shade), and the division does not keep these together.
+files are divided between train and val before anything is composed, all variants of one picture
+(mirrored, resized, a light and a dark shade) to the same side.
 """
 
 import subprocess
@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance
 
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
+from px_seg.data.variants import grouped
 from px_seg.errors import InputError
 from px_seg.progress import bar
 
@@ -86,10 +87,11 @@ def unpack_packages(folder: Path) -> tuple[Path, Path]:
 
 
 def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 0.25) -> dict[str, Sources]:
-    """The photographs of each split, divided at random by `seed`, class by class.
+    """The photographs of each split, divided at random by `seed`, class by class, variants of one picture together.
 
-    Raises InputError when a class has fewer than two objects, or there are fewer than two
-    backgrounds: each split needs one.
+    `val_share` is a share of the pictures, each counted once with its variants. Raises InputError
+    when a class has fewer than two objects that are not variants of one picture, and for
+    fewer than two such backgrounds: each split needs one.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -109,9 +111,13 @@ def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 
 def _divide(paths: Sequence[Path], share: float, rng: np.random.Generator, what: str) -> tuple[list[Path], list[Path]]:
     if len(paths) < 2:
         raise InputError(f"there are {len(paths)} {what}: it takes two at least")
-    order = [paths[index] for index in rng.permutation(len(paths))]
+    groups = grouped(paths)
+    if len(groups) < 2:
+        raise InputError(f"the {len(paths)} {what} are variants of one picture: it takes two pictures at least")
+    order = [groups[index] for index in rng.permutation(len(groups))]
     cut = max(1, round(share * len(order)))
-    return order[cut:], order[:cut]
+    train, val = ([path for group in side for path in group] for side in (order[cut:], order[:cut]))
+    return train, val
 
 
 def _is_cut_out(path: Path) -> bool:
