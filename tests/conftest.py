@@ -41,6 +41,14 @@ def script(
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _records_of_their_own(tmp_path_factory: pytest.TempPathFactory):
+    """What the tests check, in processes that they start too, is not on record in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PX_SEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)

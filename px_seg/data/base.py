@@ -1,6 +1,7 @@
 """What the datasets of the project look like to the rest of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,9 @@ class SegmentationData(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that a sample is read from; none when it is in memory."""
+
 
 class LabelledImage(NamedTuple):
     """One undecorated image of one class."""
@@ -50,6 +54,9 @@ class ClassificationData(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> LabelledImage: ...
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that an image is read from; none when it is in memory."""
 
     def mode(self, index: int) -> str:
         """The colour mode in which an image is stored, RGB or another; decodes it to see that it can be used."""

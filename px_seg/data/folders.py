@@ -30,6 +30,9 @@ class ImageFiles:
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(rgb(self.paths[index]), self.labels[index])
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        return (self.paths[index],)
+
     def mode(self, index: int) -> str:
         path = self.paths[index]
         return usable(opened(path, 64), path).mode
@@ -51,6 +54,9 @@ class ArrayImages:
 
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(self.images[index], self.labels[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
 
     def mode(self, index: int) -> str:
         return "RGB"

@@ -1,8 +1,6 @@
 """Batches that depend on the seed alone: not on workers, and not on what else draws numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +11,6 @@ from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.transforms import Transform
 from px_seg.errors import InputError
 from px_seg.progress import bar
-
-T = TypeVar("T")
 
 Key = tuple[int, int]
 """An index into a dataset and the seed of the transform applied to that sample."""
@@ -153,12 +149,6 @@ def pruning_batches(
 
         shares = [[read(key) for key in group] for group in groups]
     return [tuple(default_collate(share)) for share in shares]
-
-
-def read_all(read: Callable[[int], T], length: int, what: str) -> list[T]:
-    """What `read` returns for every index, so that a damaged file shows now and not after hours of work."""
-    with ThreadPoolExecutor() as pool:
-        return list(bar(pool.map(read, range(length)), desc=f"checking {what}", total=length, unit="image"))
 
 
 def _one_thread(worker: int) -> None:

@@ -6,6 +6,7 @@ is not enough; and every texture comes in every shape, so a texture alone is not
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +41,9 @@ class _Drawn:
 
     def __len__(self) -> int:
         return self.length
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
 
     def _generator(self, *key: int) -> np.random.Generator:
         if not 0 <= key[-1] < self.length:

@@ -63,6 +63,9 @@ class VOC:
             )
         return Sample(image, mask)
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self._images[index], self._masks[index]
+
 
 def find_tree(root: str | Path) -> Path:
     """The VOC2012 folder at or below `root`; InputError naming the places looked at."""

@@ -45,7 +45,10 @@ class Task(Protocol):
         """
 
     def check_data(self) -> list[str]:
-        """Read every sample once. Raises InputError for the first that cannot be used; else what is to be noted."""
+        """Read every sample that has changed since it was found good. What is to be noted.
+
+        Raises InputError for the first that cannot be used.
+        """
 
     def build_model(self) -> nn.Module:
         """The dense network, random from torch's global generator. Its part `scope` is the backbone."""

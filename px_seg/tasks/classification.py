@@ -14,7 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
 from px_seg.data import CLASSIFICATION, load
-from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader, read_all
+from px_seg.data.checked import check_all
+from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import squared
@@ -78,16 +79,17 @@ class Classification:
             raise InputError(f"pruning.per_class must be at least 1, got {config.pruning.per_class}")
 
     def check_data(self) -> list[str]:
-        notes = []
+        notes: list[str] = []
         for data, what in ((self.train.data, "training images"), (self.val.data, "validation images")):
-            modes = read_all(data.mode, len(data), what)
+            modes, remarks = check_all(data.mode, data, what, "image modes")
+            notes += remarks
             others = Counter(mode for mode in modes if mode != "RGB")
             if others:
                 kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(others.items()))
                 first = next(index for index, mode in enumerate(modes) if mode != "RGB")
-                where = f", {data.paths[first]} for one" if hasattr(data, "paths") else ""
+                where = "".join(f", {file} for one" for file in data.files(first))
                 notes.append(f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})")
-        return notes
+        return list(dict.fromkeys(notes))
 
     def build_model(self) -> Classifier:
         """Backbone, average and linear layer, dense, one logit a class."""

@@ -15,7 +15,8 @@ from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data import SEGMENTATION, load
 from px_seg.data.base import IGNORE, SegmentationData
-from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn, read_all
+from px_seg.data.checked import check_all
+from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
@@ -71,9 +72,8 @@ class Segmentation:
             raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")
 
     def check_data(self) -> list[str]:
-        for data, what in ((self.train.data, "training images"), (self.val.data, "validation images")):
-            check(data, what)
-        return []
+        notes = check(self.train.data, "training images") + check(self.val.data, "validation images")
+        return list(dict.fromkeys(notes))
 
     def build_model(self) -> nn.Module:
         """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
@@ -148,10 +148,20 @@ class Segmentation:
         predictions.save(folder / "samples.npz", [predictions.Prediction.of(*row) for row in rows], self.classes)
 
 
-def check(data: SegmentationData, what: str) -> None:
-    """Read every sample. InputError for the first that cannot be used, and when none has a labelled pixel."""
-    if not any(read_all(lambda index: bool((data[index].mask != IGNORE).any()), len(data), what)):
+def check(data: SegmentationData, what: str) -> list[str]:
+    """Read every sample that is not on record as good; what is to be noted.
+
+    InputError for the first that cannot be used, and when none has a labelled pixel.
+    """
+
+    def labelled(index: int) -> bool:
+        return bool((data[index].mask != IGNORE).any())
+
+    # How many classes there are says which labels a mask may hold.
+    found, notes = check_all(labelled, data, what, f"masks of {len(data.classes)} classes")
+    if not any(found):
         raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
+    return notes
 
 
 def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,189 @@
+"""Files are checked once: what was found good is on record, and is not decoded again while it has not changed.
+
+A record is a file in `record_folder()`, one for each check and folder of data. It holds, for every sample, size and
+time of change of its files, and what the check returned.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+from uuid import uuid4
+
+import PIL
+
+from px_seg.progress import bar
+
+T = TypeVar("T", str, bool)
+
+VERSION = [1, PIL.__version__]
+"""What was found by another version is found anew. Raise the number when a check refuses or returns something else."""
+
+Stamp = list[int]
+"""Size and mtime in nanoseconds of each file of a sample, one after the other."""
+
+
+class Filed(Protocol):
+    """A dataset that can name its files."""
+
+    def __len__(self) -> int: ...
+
+    def files(self, index: int) -> tuple[Path, ...]: ...
+
+
+class Checked(NamedTuple):
+    """What a check of a whole dataset came to."""
+
+    values: list[Any]
+    """What it returned, sample by sample."""
+    notes: list[str]
+    """What a person is to be told."""
+
+
+def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> Checked:
+    """What `read` returns for every index, so that a damaged file shows now and not after hours of work.
+
+    `read` is called for the samples that have no files, that are not on record, or whose files have
+    changed since. `check` names all that its result depends on besides the files. What `read`
+    raises is raised, after what was good until then is on record.
+    """
+    paths = [[os.path.abspath(file) for file in data.files(index)] for index in range(len(data))]
+    folder = _common(list(chain.from_iterable(paths)))
+    names = ["\n".join(path.removeprefix(folder) for path in files) for files in paths]
+    # Before anything is read: a file that changes meanwhile does not fit its stamp afterwards.
+    stamps = list(_stamps(paths, what))
+    record = _Record(folder, check)
+    held = record.read() if folder else {}
+    values = {
+        index: held[name][1]
+        for index, (name, stamp) in enumerate(zip(names, stamps, strict=True))
+        if stamp and name in held and held[name][0] == stamp
+    }
+    found: dict[str, list] = {}
+    notes: list[str] = []
+    try:
+        for index, value in _results(read, [index for index in range(len(data)) if index not in values], what):
+            values[index] = value
+            if stamps[index]:
+                found[names[index]] = [stamps[index], value]
+    finally:
+        if found:
+            notes = record.write(held | found)
+    return Checked([values[index] for index in range(len(data))], notes)
+
+
+def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Iterator[tuple[int, T]]:
+    """The indices, in order, and what `read` returns for each, several being read at a time."""
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(read, indices)
+        shown = bar(results, desc=f"checking {what}", total=len(indices), unit="image", show=len(indices) > 0)
+        yield from zip(indices, shown, strict=True)
+
+
+def _common(paths: Sequence[str]) -> str:
+    """The folder that all of these are in; empty for none."""
+    if not paths:
+        return ""
+    # What the first and the last in alphabetical order have in common, those between them have too.
+    return os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
+
+
+def record_folder() -> Path | None:
+    """$PX_SEG_CACHE, or px_seg in the user's cache folder; None for a user without a home."""
+    try:
+        if given := os.environ.get("PX_SEG_CACHE"):
+            return Path(given).expanduser()
+        caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        # The XDG specification says to take no notice of a relative one.
+        return (caches if caches.is_absolute() else Path("~/.cache").expanduser()) / "px_seg"
+    except RuntimeError:
+        return None
+
+
+class _Record:
+    """What is on record of one check of the files below `data`.
+
+    The first line is the SHA-256 of the second, which is JSON: version, check, folder of the data, and by the
+    names of a sample's files in it the stamp and what the check returned.
+    """
+
+    def __init__(self, data: str, check: str) -> None:
+        self.about = {"version": VERSION, "check": check, "data": data}
+        self.folder = record_folder()
+        self.name = sha256(json.dumps([check, data]).encode()).hexdigest()[:32] + ".checked"
+
+    def read(self) -> dict[str, list]:
+        """[stamp, value] by sample; empty where there is no record, or none to be trusted."""
+        if self.folder is None:
+            return {}
+        try:
+            digest, _, body = (self.folder / self.name).read_bytes().partition(b"\n")
+        except OSError:
+            return {}
+        # A damaged record may call a bad file good, and costs no more than one check to replace:
+        # it is as good as none, and no reason to stop.
+        if digest != sha256(body).hexdigest().encode():
+            return {}
+        content = json.loads(body)
+        samples = content.pop("samples")
+        return samples if content == self.about else {}
+
+    def write(self, samples: dict[str, list]) -> list[str]:
+        """Put these on record in place of what was there; a note where that cannot be done.
+
+        Of several runs that write at a time the last one's record stays, whole; what only another
+        had found is checked again.
+        """
+        if self.folder is None:
+            return [_not_recorded("this user has no home folder")]
+        body = json.dumps({**self.about, "samples": samples}).encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(self.folder / self.name, sha256(body).hexdigest().encode() + b"\n" + body)
+        except OSError as error:
+            return [_not_recorded(f"{self.folder}: {error.strerror}")]
+        return []
+
+
+def _not_recorded(reason: str) -> str:
+    return (
+        f"which files are good cannot be recorded ({reason}): every run checks them again; "
+        "name a folder that can be written with PX_SEG_CACHE"
+    )
+
+
+def _stamps(paths: Sequence[Sequence[str]], what: str) -> Iterator[Stamp | None]:
+    """The stamp of every sample, or None where it has no files or one that cannot be looked at."""
+    # On a network each look waits for the server, so many are made at a time; a thread for each would cost more.
+    parts = [paths[start : start + 1000] for start in range(0, len(paths), 1000)]
+    with ThreadPoolExecutor() as pool:
+        looked = pool.map(lambda part: [_stamp(files) for files in part], parts)
+        for stamps in bar(looked, desc=f"looking for changed {what}", total=len(parts), show=len(parts) > 10):
+            yield from stamps
+
+
+def _stamp(files: Sequence[str]) -> Stamp | None:
+    try:
+        seen = [os.stat(file) for file in files]
+    except OSError:
+        # Reading it will say by name what is wrong.
+        return None
+    return [number for file in seen for number in (file.st_size, file.st_mtime_ns)] or None
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file that is there whole, as it was or as it is to be, whoever else writes it."""
+    aside = target.with_name(f"{target.name}.{uuid4().hex}")
+    try:
+        with aside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
