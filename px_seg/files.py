@@ -1,6 +1,7 @@
 """Paths and YAML files that a user wrote, and files that are there whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,10 +63,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Whoever opens `path` sees the former file or the new one, whole, even after a power cut. After an error
     the former file is as it was.
     """
-    fresh = path.with_name(f"{path.name}.new")
-    yield fresh
-    flush(fresh)
-    fresh.replace(path)
+    # A name of its own, for others may be writing the same file.
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        yield fresh
+        flush(fresh)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
     flush(path.parent)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.data import checked
 from px_seg.data.checked import check_all, record_folder
-from px_seg.data.folders import Pictures, class_folders
+from px_seg.data.folders import ArrayImages, class_folders
 from px_seg.data.synthetic import Synthetic
 from px_seg.data.voc import VOC
 from px_seg.tasks import Classification, Segmentation, Task
@@ -288,7 +288,7 @@ def test_runs_at_the_same_time_leave_a_whole_record(voc, cache) -> None:
 
 
 def test_data_in_memory_is_read_every_time_and_leaves_no_record(cache) -> None:
-    arrays = Pictures(np.zeros((3, 32, 32, 3), np.uint8), [0, 1, 1], ["a", "b"], None, "here")
+    arrays = ArrayImages(np.zeros((3, 32, 32, 3), np.uint8), [0, 1, 1], ["a", "b"], None, "here")
     for data in (arrays, Synthetic("train", 5)):
         assert data.files(0) == ()
         reads = []

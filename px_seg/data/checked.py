@@ -12,10 +12,10 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
-from uuid import uuid4
 
 import PIL
 
+from px_seg.files import replacing
 from px_seg.progress import bar
 
 T = TypeVar("T", str, bool)
@@ -143,7 +143,8 @@ class _Record:
         body = json.dumps({**self.about, "samples": samples}).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / self.name, sha256(body).hexdigest().encode() + b"\n" + body)
+            with replacing(self.folder / self.name) as fresh:
+                fresh.write_bytes(sha256(body).hexdigest().encode() + b"\n" + body)
         except OSError as error:
             return [_not_recorded(f"{self.folder}: {error.strerror}")]
         return []
@@ -173,17 +174,3 @@ def _stamp(files: Sequence[str]) -> Stamp | None:
         # Reading it will say by name what is wrong.
         return None
     return [number for file in seen for number in (file.st_size, file.st_mtime_ns)] or None
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Write a file that is there whole, as it was or as it is to be, whoever else writes it."""
-    aside = target.with_name(f"{target.name}.{uuid4().hex}")
-    try:
-        with aside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

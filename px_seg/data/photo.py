@@ -53,7 +53,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 SPLITS = {"train": 0, "val": 1}
 """The splits, and the number that each one's random stream starts from."""
 
-_SHOW_A_CLASS = ("FreshFlower", "YellowFlower", "LadyBird", "TwoWings")
+_SHOW_A_CLASS = ("FreshFlower", "Garden", "YellowFlower", "LadyBird", "TwoWings")
 """Backgrounds with a flower or an insect in them, which would be labelled background."""
 
 
