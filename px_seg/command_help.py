@@ -38,14 +38,14 @@ def help_text(name: str, about: str, config_type: type, preset: Path) -> str:
     width = min(WIDEST, shutil.get_terminal_size().columns)
     parser = argparse.ArgumentParser(
         usage=f"px_seg {name} [--config FILE] [--KEY VALUE ...]",
-        description=f"{about}\n\nIn brackets: the values in configs/{preset.parent.name}/{preset.name}, from which a "
-        "run starts\nunless --data.name says otherwise.",
+        description=f"{about}\n\nIn parentheses: the values in configs/{preset.parent.name}/{preset.name}, from which "
+        "a run starts\nunless --data.name says otherwise.",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width),
         add_help=False,
     )
     files = parser.add_argument_group("configuration")
-    files.add_argument("--config", metavar="FILE", help="YAML file of any of the keys below; flags override it")
-    files.add_argument("--print_config", action="store_true", help="print the configuration as resolved, and exit")
+    files.add_argument("--config", metavar="FILE", help="YAML file with any of the keys below; flags override it")
+    files.add_argument("--print_config", action="store_true", help="print the resolved configuration and exit")
     for title, keys in _grouped(config_type).items():
         group = parser.add_argument_group(title)
         for key, kind in keys.items():
@@ -74,7 +74,8 @@ def _grouped(config_type: type) -> dict[str, dict[str, Any]]:
         for title, names in GROUPS.items()
     }
     named = {name for names in GROUPS.values() for name in names}
-    grouped["of this command"] = {key: kind for key, kind in keys.items() if key.partition(".")[0] not in named}
+    others = {key: kind for key, kind in keys.items() if key.partition(".")[0] not in named}
+    grouped["specific to this command"] = others
     return {title: keys for title, keys in grouped.items() if keys}
 
 

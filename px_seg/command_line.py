@@ -60,7 +60,7 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.masks is not None:
         for key in ("rounds", "ranking", "pruning.settings"):
             if any(re.match(rf"--{key}\b", word) for word in argv):
-                raise InputError(f"masks {config.masks} are given, and nothing is pruned: leave --{key} out")
+                raise InputError(f"nothing is pruned with masks {config.masks}: leave --{key} out")
         source = origin(Masks.load(file := mask_file(config.masks)), file)
         return _decided(config, argv, "masks", method=source.method, sparsity=source.sparsity)
     if config.pattern is not None:
@@ -92,7 +92,7 @@ def _strength(key: str, argv: Sequence[str]) -> int:
 
 def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str]) -> C:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
-    parser.add_argument("--config", action="config", help="YAML file of any of the keys below")
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(config_type)
     parser.default_config_files = [] if preset is None else [str(preset)]
     try:
@@ -159,7 +159,7 @@ def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str
     known = {key.name: key.type for key in fields(into)}
     for key, value in content.items():
         if key == "pattern" and isinstance(value, int):
-            raise InputError(f'{file}: write the pattern in quotes, as "2:4": YAML reads a time in it otherwise')
+            raise InputError(f'{file}: write the pattern in quotes, such as "2:4": YAML otherwise reads it as a time')
         if key not in known:
             raise InputError(
                 f"{file}: there is no key {prefix}{key}; the valid keys are: {', '.join(prefix + k for k in known)}"
@@ -168,5 +168,5 @@ def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str
             raise InputError(f"{file}: {prefix}{key} has no value: give it one, or leave the key out")
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
-                raise InputError(f"{file}: {prefix}{key} takes keys of its own, not {value!r}")
+                raise InputError(f"{file}: {prefix}{key} takes nested keys, not {value!r}")
             _reject_unknown(value, known[key], file, f"{prefix}{key}.")

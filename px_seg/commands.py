@@ -16,13 +16,13 @@ from px_seg.sweep.command_line import launcher, read
 from px_seg.tasks import TASKS, Task, presets
 from px_seg.transfer import study
 
-SWEEP = """Carry out many runs that differ in method, sparsity, seed and whatever else is varied, and report on them.
+SWEEP = """Carry out many runs that differ in method, sparsity, seed and any other setting, and report on them.
 
     px_seg sweep --preset demo
     px_seg sweep --task seg --methods px,magnitude,random,dense --sparsities paper --seeds 0,1,2 \\
         --data.name voc2012 --output_dir runs/fig4
 
-The same command goes on with a sweep that was stopped. `px_seg report` rebuilds the report at any time."""
+The same command continues a sweep that was stopped. `px_seg report` rebuilds the report at any time."""
 
 REPORT = """Rebuild the report of a sweep from its finished runs: CSV, Markdown table, figures, and one HTML page.
 
@@ -33,8 +33,8 @@ TRANSFER = """Prune a backbone on each of several tasks, and try the masks on al
     accelerate launch -m px_seg transfer --sparsity 0.9
     accelerate launch -m px_seg transfer --data.name imagenet --data.root data/imagenet --weights mocov2
 
-Without --config a study starts from configs/transfer/<data.name>.yaml. One that was stopped goes on when it is
-asked for again."""
+Without --config a study starts from configs/transfer/<data.name>.yaml. The same command continues
+a study that was stopped."""
 
 
 def run_task(task: type[Task], argv: Sequence[str]) -> None:
@@ -46,14 +46,14 @@ def run_task(task: type[Task], argv: Sequence[str]) -> None:
 
 def run_transfer(argv: Sequence[str]) -> None:
     """Carry out a study of masks across tasks."""
-    with one_line_errors("interrupted: the same command, without --overwrite, goes on with the study"):
+    with one_line_errors("interrupted: the same command, without --overwrite, continues the study"):
         study(parse(TransferConfig, argv, CONFIGS / "transfer", TRANSFER))
         leave_group()
 
 
 def sweep(argv: Sequence[str]) -> None:
     """Carry out a sweep, and report on what is finished; status 1 where a run is not."""
-    with one_line_errors("interrupted: the same command goes on with the sweep"):
+    with one_line_errors("interrupted: the same command continues the sweep"):
         request, asked = read(argv, SWEEP)
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
         if outcome.done and not asked.dry_run:
@@ -66,7 +66,7 @@ def rebuild_report(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "px_seg report", description=REPORT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", help="of the sweep; the report is written to report/ in it")
+    parser.add_argument("folder", help="folder of the sweep; the report is written to report/ inside it")
     with one_line_errors():
         report(user_path(parser.parse_args(argv).folder, "the folder"))
 

@@ -21,13 +21,13 @@ class DataConfig:
     """What every run learns from.
 
     Args:
-        name: of the dataset
+        name: name of the dataset
         size: side of the images that the network is trained on, in pixels
-        evaluation: how an image is shown for evaluation
+        evaluation: how images are prepared for evaluation
         root: the folder that holds the data
         download: fetch the data into `root` first
-        workers: processes that read images, on each training process
-        seed: what synthetic data is drawn from; the run's own seed does not change the data
+        workers: data-loading workers of each training process
+        seed: seed of synthetic data; the run's own seed does not change the data
         train_images: number of training images, for synthetic data
         val_images: number of evaluation images, for synthetic data
     """
@@ -48,10 +48,10 @@ class SegmentationDataConfig(DataConfig):
     """What a segmentation run learns from.
 
     Args:
-        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out as VOC2012 is
+        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out like VOC2012
         size: side of the training crop in pixels; of the image, for synthetic data
-        evaluation: whole images of any size, or centre_crop: short side resized to `size`, then cropped
-        scale: smallest and largest random scaling of a training image
+        evaluation: whole, images at their own size; or centre_crop, short side resized to `size`, then cropped
+        scale: smallest and largest factor by which training images are scaled at random
         root: the folder that holds VOCdevkit, or VOC2012 itself
         train_split: list of training images; train_aug reads SegmentationClassAug
         val_split: list of evaluation images
@@ -70,17 +70,19 @@ class ClassificationDataConfig(DataConfig):
         name: synthetic, drawn in memory, cifar10, cifar100, tiny_imagenet, imagenet, or folder: train/CLASS/IMAGE and
             val/CLASS/IMAGE
         size: side of the images that the network sees, in pixels
-        evaluation: resize, the whole image made a square; or centre_crop, short side resized to 8/7 of `size`
-        crop: of a training image: padded, the image made a square and moved by up to `padding`; or area, a random part
-        padding: pixels by which padded moves an image, what it uncovers being the mean colour
-        area: smallest and largest share of the image that area crops
-        ratio: smallest and largest width by height of that part
-        jitter: strength of random brightness, contrast and saturation
-        hue: strength of random hue, at most 0.5
-        grey: share of the training images that lose their colour
+        evaluation: resize, the whole image made square; or centre_crop, short side resized to 8/7 of `size`, then
+            cropped
+        crop: how training images are cropped: padded, made square and shifted by up to `padding`; or area, a random
+            part
+        padding: most pixels by which padded shifts an image; what this uncovers is filled with the mean colour
+        area: smallest and largest share of the image that an area crop covers
+        ratio: smallest and largest aspect ratio of an area crop, width by height
+        jitter: strength of random changes of brightness, contrast and saturation
+        hue: strength of random changes of hue, at most 0.5
+        grey: share of the training images that are turned grey
         flip: whether training images are mirrored at random
-        classes: only these, by the name of their folder, in this order; by default all
-        root: the folder that holds the data: of train and val, or what was downloaded
+        classes: classes to use, by the names of their folders, in this order; by default all
+        root: the folder that holds the data: train and val, or what was downloaded
     """
 
     crop: str
@@ -99,10 +101,10 @@ class PruningConfig:
     """The data that data-driven criteria score with, and the method's own settings.
 
     Args:
-        batches: number of batches of training images, the same in every round; processes share them
-        batch_size: images in each
-        per_class: images of every class, for classification; decides the number of batches in place of `batches`
-        settings: of the method, by name, as --pruning.settings.temperature 100 for grasp
+        batches: number of batches of training images, the same in every round and shared among the processes
+        batch_size: images per batch
+        per_class: images of every class, for classification; sets the number of batches instead of `batches`
+        settings: settings of the method, by name, such as --pruning.settings.temperature 100 for grasp
     """
 
     batches: int
@@ -117,10 +119,10 @@ class OptimizerConfig:
 
     Args:
         backbone_lr: learning rate of the backbone
-        head_lr: learning rate of decoder and head
+        head_lr: learning rate of the decoder and head
         momentum: momentum of both
         weight_decay: weight decay of both
-        nesterov: whether the momentum is Nesterov's
+        nesterov: whether to use Nesterov momentum
     """
 
     backbone_lr: float
@@ -152,36 +154,36 @@ class RunConfig:
     """One run: prune, fine-tune, evaluate; what every task asks.
 
     Args:
-        sparsity: share of the backbone's weights to prune, in [0, 1), layers in keep_dense not counted
+        sparsity: share of the backbone's weights to prune, in [0, 1), not counting layers in keep_dense
         method: criterion that ranks the weights: px, random, random_erk, magnitude, snip, iterative_snip, grasp,
-            synflow, synflow_l2, ntksap, fisher, imp, dense, or one of your own
+            synflow, synflow_l2, ntksap, fisher, imp, dense, or one that --criteria registers
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
-        encoder: backbone by its name in segmentation-models-pytorch, tu-NAME for timm's
-        weights: start of the backbone: none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, a file, or
-            the folder of an earlier run
+        encoder: backbone by its name in segmentation-models-pytorch, or tu-NAME for timm's
+        weights: initial weights of the backbone: none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG,
+            a file, or the folder of an earlier run
         epochs: epochs of fine-tuning
-        batch_size: training images in a batch, on each process
-        ranking: which weights compete: global, or each layer by itself with density uniform or erk; by default the
-            method's own, global for most
-        pattern: n:m, exactly n of every m input channels live, as 2:4; the sparsity is then 1 - n/m
-        keep_dense: parts of the backbone that are not pruned, as encoder.conv1 or encoder.layer4
-        masks: start from the masks in this file, or of the run in this folder, of the same backbone; prune nothing
+        batch_size: training images per batch, on each process
+        ranking: which weights compete: global for all, or those of each layer, with density uniform or erk; by default
+            the method's own, usually global
+        pattern: n:m, such as 2:4, keeps exactly n of every m input channels; the sparsity is then 1 - n/m
+        keep_dense: parts of the backbone that are not pruned, such as encoder.conv1 or encoder.layer4
+        masks: use the masks in this file, or of the run in this folder, of the same backbone, instead of pruning
         shuffle_masks: ablation: permute the mask of each layer
         reinit: ablation: draw new weights after pruning
-        freeze_bn: BatchNorm normalises with the statistics of its start, in training as well
+        freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
-        criteria: Python file that registers criteria of your own
-        seed: of initial weights, data order, augmentation and random pruning
+        criteria: Python file that registers your own criteria
+        seed: seed of initial weights, data order, augmentation and random pruning
         data: what the run learns from
         pruning: the data that data-driven criteria score with
         optimizer: SGD, with one learning rate for the backbone and one for the rest
         schedule: how the learning rates fall
         output_dir: folder for everything the run writes; by default under runs/, named after the run
         overwrite: replace the run that output_dir holds
-        resume: go on with the run that output_dir holds
-        tracker: also log to this Accelerate tracker, tensorboard for one
-        sync_bn: BatchNorm statistics over all processes (GPUs only)
-        channels_last: channels-last memory format, faster with mixed precision on GPUs
+        resume: continue the run that output_dir holds
+        tracker: also log to this Accelerate tracker, such as tensorboard
+        sync_bn: compute BatchNorm statistics over all processes (GPUs only)
+        channels_last: use the channels-last memory format, faster with mixed precision on GPUs
         threads: CPU threads of each process when there is no GPU; by default an equal share of the cores
     """
 
@@ -242,7 +244,7 @@ class ClassificationConfig(RunConfig):
         data: what the run learns from
         loss: cross_entropy, or squared: mean squared difference from the one-hot label
         ridge: penalty of a head fitted in closed form on the dense backbone's features, before pruning; by default the
-            head starts random
+            head is initialised at random
     """
 
     data: ClassificationDataConfig

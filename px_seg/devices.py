@@ -34,7 +34,7 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
     except ValueError as error:
-        raise InputError(f"accelerate refuses its settings: {error}") from None
+        raise InputError(f"accelerate rejects its settings: {error}") from None
     if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type != "cuda":
         raise InputError("sync_bn needs GPUs: leave --sync_bn out")
     if accelerator.device.type == "cpu":

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = "interrupted: --resume, in place of --overwrite, goes on from the last saved epoch or round of pruning"
+INTERRUPTED = "interrupted: --resume, instead of --overwrite, continues from the last saved epoch or round of pruning"
 """What a script that carries out a run says after Ctrl-C."""
 
 

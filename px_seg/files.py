@@ -35,7 +35,7 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 line = key.start_mark.line + 1
                 if key.value in places:
-                    raise _Twice(f"has the key {key.value} twice, in lines {places[key.value]} and {line}: keep one")
+                    raise _Twice(f"has the key {key.value} twice, on lines {places[key.value]} and {line}: keep one")
                 places[key.value] = line
         return super().construct_mapping(node, deep)
 

@@ -15,7 +15,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int | None = No
     """
     if not isinstance(logits, Tensor):
         raise InputError(
-            f"cross-entropy needs one tensor of logits, the model returns a {type(logits).__name__}: give another loss"
+            f"cross-entropy needs one tensor of logits, but the model returns a {type(logits).__name__}: "
+            "give another loss"
         )
     if ignore_index is None:
         ignore_index = 255 if targets.dim() > 1 else -100

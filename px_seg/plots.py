@@ -203,5 +203,5 @@ def growth(path: Path, rows: Sequence[Mapping[str, Any]], device: str) -> None:
     figure.axes[0].set_ylabel("one round / inference")
     figure.axes[0].set_ylim(bottom=0)
     figure.axes[0].legend()
-    figure.suptitle(f"A round of PX beside inference over the same batches, DeepLabV3+ ({device})")
+    figure.suptitle(f"A round of PX against inference over the same batches, DeepLabV3+ ({device})")
     figure.savefig(path, dpi=120)

@@ -41,4 +41,4 @@ def load(path: Path) -> tuple[list[Prediction], list[str]]:
             return shown, stored["classes"].tolist()
     except Exception as error:
         # A damaged archive fails in whatever reads it first.
-        raise InputError(f"{path} is missing or damaged: delete the run's folder, and do it again") from error
+        raise InputError(f"{path} is missing or damaged: delete the run's folder and rerun it") from error

@@ -81,7 +81,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
         main_first(accelerator, lambda: _clear(cells, folder) if accelerator.is_main_process else None)
     if accelerator.is_main_process and config.weights == "none":
         tqdm.write(
-            "weights none: the heads are fitted on the features of a random network; --weights gives a trained one"
+            "weights none: the heads are fitted on the features of a random network; give a trained one with --weights"
         )
     outcomes = []
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
@@ -169,16 +169,16 @@ def _check(config: TransferConfig) -> None:
         raise InputError("tasks names no task: give each a name and its classes")
     for name in config.tasks:
         if not isinstance(name, str) or not re.fullmatch(r"[\w -]+", name) or name == DENSE:
-            raise InputError(f"a task is named by letters, digits, spaces, - or _, and not {DENSE!r}: got {name!r}")
+            raise InputError(f"a task's name has letters, digits, spaces, - or _, and is not {DENSE!r}: got {name!r}")
     if config.overwrite and config.resume:
         raise InputError("--overwrite and --resume contradict each other: give one of them")
     for key in ("sources", "targets"):
         named = getattr(config, key)
         if named is not None and (not named or len(set(named)) < len(named)):
-            raise InputError(f"{key} names no task, or one twice: choose of {', '.join(config.tasks)}")
+            raise InputError(f"{key} names no task, or one twice: choose from {', '.join(config.tasks)}")
         for name in named or []:
             if name not in config.tasks:
-                raise InputError(f"{key} names {name!r}, which is no task: choose of {', '.join(config.tasks)}")
+                raise InputError(f"{key} names {name!r}, which is not a task: choose from {', '.join(config.tasks)}")
 
 
 def _outcome(cell: Cell, results: dict[str, Any]) -> Outcome:

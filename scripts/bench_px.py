@@ -1,4 +1,4 @@
-"""What PX costs beside plain inference, measured in one process, and how far its precisions agree.
+"""What PX costs compared with plain inference, measured in one process, and how far its precisions agree.
 
 python scripts/bench_px.py round
 python scripts/bench_px.py growth --output docs/px
@@ -15,19 +15,19 @@ from jsonargparse import ArgumentParser
 from px_seg.benchmark import px
 from px_seg.errors import InputError, one_line, one_line_errors
 
-WHAT = """round: one round of scoring and ranking against inference over the same batches, in time and memory, and
-where the time goes. growth: how that grows with batches, batch size, image side, rounds and depth; writes growth.csv,
-growth.md and growth.png. agreement: masks pruned in each precision against float64's. prune: seconds of a whole prune
-in each precision"""
+WHAT = """round: one round of scoring and ranking, compared with inference over the same batches, in time and memory,
+and where the time goes. growth: how that grows with batches, batch size, image side, rounds and depth; writes
+growth.csv, growth.md and growth.png. agreement: masks pruned in each precision, compared with float64's. prune: seconds
+of a whole prune in each precision"""
 
 
 def main() -> None:
     parser = ArgumentParser(exit_on_error=False, description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["round", "growth", "agreement", "prune"], help=WHAT)
     parser.add_class_arguments(px.Case)
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the shortest counts")
-    parser.add_argument("--precisions", type=list[str], default=["float32"], help="for agreement and prune")
-    parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.982], help="for agreement")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each; the shortest counts")
+    parser.add_argument("--precisions", type=list[str], default=["float32"], help="precisions for agreement and prune")
+    parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.982], help="sparsities for agreement")
     parser.add_argument("--output", type=Path, default=Path("runs/bench_px"), help="folder for growth and agreement")
     try:
         asked = parser.parse_args(sys.argv[1:])

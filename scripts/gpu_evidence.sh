@@ -7,7 +7,7 @@
 #
 #   --out DIR      where all of it goes (runs/gpu, or runs/gpu_rehearsal); DIR/evidence gathers what belongs in docs
 #   --data DIR     the photo dataset (data/photo320), composed first if it is not there, which takes Debian's packages
-#   --seconds N    when a chunk is to end (480); what was under way ends within a minute more
+#   --seconds N    when a chunk must end (480); what was under way ends within another minute
 #   --dry_run      print what would be run, check the sweep, start nothing
 #   --rehearse     the same steps, tiny and on the CPU
 set -euo pipefail
@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
         --seconds) seconds=$2; shift 2 ;;
         --dry_run) dry_run=1; shift ;;
         --rehearse) rehearse=1; shift ;;
-        *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are all" >&2; exit 2 ;;
+        *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are the only ones" >&2; exit 2 ;;
     esac
 done
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "error: --seconds takes a whole number above 0, got $seconds" >&2; exit 2; }
@@ -31,7 +31,7 @@ out=${out:-runs/gpu${rehearse:+_rehearsal}}
 end=$((SECONDS + seconds))
 export PYTHONUNBUFFERED=1
 
-# Run a step until the chunk ends. One that has not ended then is resumed by the next chunk, or begun anew.
+# Run a step until the chunk ends. One that has not ended then is resumed by the next chunk, or started again.
 within_the_chunk() {
     local left=$((end - SECONDS)) status=124
     if [ "$left" -gt 0 ]; then
@@ -40,10 +40,10 @@ within_the_chunk() {
     fi
     [ "$status" -ne 0 ] && [ "$SECONDS" -ge "$end" ] || return "$status"
     if [ -n "${anew:-}" ] && [ $((left * 10)) -ge $((seconds * 9)) ]; then
-        echo "error: $* takes more than a whole chunk: give more than --seconds $seconds" >&2
+        echo "error: $* takes more than a whole chunk: raise --seconds above $seconds" >&2
         exit 1
     fi
-    echo "this chunk is over: call again" >&2
+    echo "this chunk is over: run the script again" >&2
     exit 75
 }
 
@@ -70,7 +70,7 @@ else
     sweep=(--gpus 0 --jobs 3 --mixed_precision bf16 --data.root "$data")
     if [ -z "$dry_run" ]; then
         python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
-            { echo "error: there is no CUDA GPU here: --rehearse does without" >&2; exit 2; }
+            { echo "error: there is no CUDA GPU here: --rehearse needs none" >&2; exit 2; }
         [ -d "$data/VOCdevkit" ] || within_the_chunk python scripts/make_photo_voc.py "$data" --size 320
     fi
 fi

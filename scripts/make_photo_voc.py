@@ -3,8 +3,7 @@
     python scripts/make_photo_voc.py data/photo
 
 On Debian and Ubuntu the photographs come from the distribution's own packages (run
-`apt-get update` once before); elsewhere name two unpacked folders with --stamps and
---backgrounds.
+`apt-get update` first); elsewhere give two unpacked folders with --stamps and --backgrounds.
 """
 
 import argparse
@@ -23,7 +22,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320, help="longest side of an image, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", type=Path, help="usr/share/tuxpaint/stamps of tuxpaint-stamps-default")
-    parser.add_argument("--backgrounds", type=Path, help="folder of large photographs, searched through")
+    parser.add_argument("--backgrounds", type=Path, help="folder of large photographs, searched recursively")
     given = parser.parse_args()
 
     if given.out.exists() and not given.out.is_dir():

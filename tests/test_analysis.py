@@ -83,9 +83,9 @@ def test_the_bound_is_the_scores_over_the_weights_squared(generator) -> None:
 
 def test_what_cannot_be_compared_is_refused(generator) -> None:
     net, x = nn.Conv2d(3, 2, 1), [torch.randn(1, 3, 4, 4, generator=generator)]
-    with pytest.raises(InputError, match="speak of other"):
+    with pytest.raises(InputError, match="there is a mask for other"):
         ntk_trace(net, x, {"other.weight": torch.ones(1)})
-    with pytest.raises(ValueError, match="not of the same tensors"):
+    with pytest.raises(ValueError, match="do not cover the same tensors"):
         agreement({"a": torch.ones(2)}, {"a": torch.ones(3)})
 
 

@@ -87,7 +87,7 @@ def test_a_second_check_of_labelled_images_decodes_nothing_and_notes_the_same(fo
     first = of(Classification, folders).check_data()
     assert len(decoded()) == 8
     assert first == [
-        "1 of the training images are not RGB and are converted (1 L, " + str(folders / "train/dog/1.png") + " for one)"
+        "1 of the training images are not RGB and are converted (1 L, such as " + str(folders / "train/dog/1.png") + ")"
     ]
     assert of(Classification, folders).check_data() == first
     assert decoded() == []
@@ -244,7 +244,7 @@ def test_an_unwritable_cache_folder_does_not_stop_a_run(folders, tmp_path, cache
     small = ("--data.name", "folder", "--data.root", folders, "--data.size", 32, "--data.workers", 0)
     small += ("--weights", "none", "--encoder", "resnet20", "--method", "random", "--epochs", 1, "--batch_size", 2)
     assert "accuracy" in go(*small, "--output_dir", tmp_path / "out", task=Classification)
-    assert capsys.readouterr().out.count("which files are good cannot be recorded") == 1
+    assert capsys.readouterr().out.count("the record of checked files cannot be written") == 1
 
 
 def test_a_user_without_a_home_is_told(voc, monkeypatch) -> None:

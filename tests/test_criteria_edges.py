@@ -57,7 +57,7 @@ def test_no_batches_are_no_data(name: str) -> None:
     with pytest.raises(InputError, match="at least one batch"):
         criterion(name).score(network(), [])
     for wrong in (None, 5, torch.zeros(2, 2, 5, 5)):
-        with pytest.raises(InputError, match="batches is a list of image tensors"):
+        with pytest.raises(InputError, match="batches must be a list of image tensors"):
             criterion(name).score(network(), wrong)
 
 
@@ -103,7 +103,7 @@ def test_outputs_in_a_structure_need_a_loss_that_knows_it(rank) -> None:
     ):
         net = Two(structure)
         net.load_state_dict(plain.state_dict())
-        with pytest.raises(InputError, match="cross-entropy needs one tensor of logits, the model returns a"):
+        with pytest.raises(InputError, match="cross-entropy needs one tensor of logits, but the model returns a"):
             rank().score(net, [(x, y)])
 
         def loss(out, target, first=first) -> Tensor:
@@ -189,7 +189,7 @@ class Indifferent(Criterion):
 
 
 def test_a_criterion_that_says_it_needs_no_data_gets_none() -> None:
-    with pytest.raises(InputError, match="Forgetful reads the batches: say needs_data = True"):
+    with pytest.raises(InputError, match="Forgetful reads the batches: set needs_data = True"):
         prune(network(), pairs(2), 0.5, Forgetful())
     with pytest.raises(InputError, match="all scores are 0"):
         prune(network(), pairs(2), 0.5, Indifferent())
@@ -207,15 +207,15 @@ def test_one_sample_is_no_batch_to_normalise_by() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     for name, settings, message in (
         ("grasp", {"temperature": 0}, "temperature must be a number above 0"),
-        ("grasp", {"temperature": "hot"}, "temperature must be a number, as 200.0 is"),
-        ("ntksap", {"resamplings": 1.5}, "resamplings must be a whole number, as 1 is"),
+        ("grasp", {"temperature": "hot"}, "temperature must be a number, such as 200.0"),
+        ("ntksap", {"resamplings": 1.5}, "resamplings must be a whole number, such as 1"),
         ("imp", {"keep": 1.0}, "keep must be below 1"),
         ("imp", {"epochs": 0}, "epochs must be a whole number above 0"),
         ("snip", {"loss": 1}, "no setting loss; it has none"),
         ("grasp", {"name": 1}, "no setting name; it has temperature"),
         ("random", {"seed": "one"}, "seed must be a whole number"),
-        ("px", {"bn": ["fold"]}, "bn must be text, as 'fold' is"),
-        ("px", {"precision": ["float64"]}, "PX knows no precision"),
+        ("px", {"bn": ["fold"]}, "bn must be text, such as 'fold'"),
+        ("px", {"precision": ["float64"]}, "PX has no precision"),
     ):
         with pytest.raises(InputError, match=message):
             criterion(name, **settings)

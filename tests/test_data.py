@@ -128,7 +128,7 @@ class TestVOC:
 
     def test_a_mask_of_another_size_is_named(self, voc) -> None:
         Image.fromarray(np.zeros((7, 9), np.uint8)).save(tree(voc) / "SegmentationClass" / "train_3.png")
-        with pytest.raises(InputError, match=r"train_3.png is 9x7 pixels, its image train_3.jpg 75x71"):
+        with pytest.raises(InputError, match=r"train_3.png is 9x7 pixels, but its image train_3.jpg is 75x71"):
             check(VOC(voc, "train"), "train")
 
     def test_a_stray_label_is_named(self, voc) -> None:
@@ -250,7 +250,7 @@ class TestLoaders:
         data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16))
         with pytest.raises(InputError, match=r"10 training images do not fill one batch of 6 on each of 2"):
             training_loader(data, 6, 0, 0, processes=2)
-        with pytest.raises(InputError, match=r"3 batches of 4 images, the training set has 10"):
+        with pytest.raises(InputError, match=r"3 batches of 4 images, but the training set has 10"):
             check_pruning_batches(10, 3, 4)
         with pytest.raises(InputError, match=r"must be at least 1, got -2 and -3"):
             check_pruning_batches(10, -2, -3)

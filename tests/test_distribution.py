@@ -163,7 +163,7 @@ def test_a_minus_takes_a_part_out_of_the_scope(net: nn.Module) -> None:
     assert list(prunable(tree, ["encoder", "-encoder.0"])) == ["encoder.2.weight", "encoder.4.weight"]
     assert list(prunable(tree, ["-encoder"])) == ["head.weight"]
     assert list(prunable(tree, "-encoder")) == ["head.weight"]
-    with pytest.raises(InputError, match="takes everything out"):
+    with pytest.raises(InputError, match="excludes everything"):
         prunable(tree, ["head", "-head"])
     with pytest.raises(InputError, match=r"under 'encoder\.9'"):
         prunable(tree, ["encoder", "-encoder.9"])
@@ -191,6 +191,6 @@ def test_a_pruning_that_was_broken_off_ends_as_the_whole_one(net: nn.Module) -> 
     assert again.provenance == whole.provenance
     same_count = prune(net, x, 1 - seen[5].density, Random())
     for other in (prune(net, x, 0.123, Random()), Masks({"0.weight": seen[5]["0.weight"]}), same_count):
-        with pytest.raises(InputError, match="are of another pruning"):
+        with pytest.raises(InputError, match="belong to another pruning"):
             prune(net, x, 0.9, PX(), rounds=10, start=other)
     assert prune(net, x, 0.9, PX(), rounds=10, start=Masks(seen[5])) == whole

@@ -71,7 +71,7 @@ def test_a_tree_is_flushed_whole(tmp_path, flushed) -> None:
 )
 def test_a_key_that_stands_twice_is_refused(tmp_path, text: str, key: str, lines: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(InputError, match=rf"the configuration .*x\.yaml has the key {key} twice, in {lines}"):
+    with pytest.raises(InputError, match=rf"the configuration .*x\.yaml has the key {key} twice, on {lines}"):
         read_yaml(tmp_path / "x.yaml", "the configuration")
 
 

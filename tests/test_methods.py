@@ -164,13 +164,13 @@ def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> N
         ("import sys\n\nsys.exit(0)", r"own\.py:3 cannot be run: SystemExit"),
         (
             OWN.replace("'largest_first'", "x").replace('"largest_first"', '"../up"'),
-            r"letters, digits and _: got '../up'",
+            r"letters, digits, _, \. and -: got '../up'",
         ),
-        (OWN.replace('("largest_first")', ""), r"registered by @register\(\"name\"\)"),
+        (OWN.replace('("largest_first")', ""), r"register a criterion with @register\(\"name\"\)"),
         (OWN.replace("def score", "def rank"), "the criterion 'largest_first' must define score"),
-        (OWN.replace("float = 1.0", "float"), "the method largest_first cannot be made of"),
+        (OWN.replace("float = 1.0", "float"), "the method largest_first cannot be created with"),
         (OWN.replace("weight.detach()", "wait.detach()"), r"own\.py:\d+: largest_first cannot score: NameError"),
-        (OWN.replace("return {", "dict() or {"), "scores are tensors by parameter name, got NoneType"),
+        (OWN.replace("return {", "dict() or {"), "scores must be tensors by parameter name, got NoneType"),
         (OWN.replace("abs()", "abs()[:1]"), "the method largest_first cannot score this network: no score of shape"),
         (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.conv1.weight hold NaN"),
     ],
@@ -209,5 +209,5 @@ def test_a_run_is_not_resumed_with_other_settings_of_its_method(tiny, tmp_path) 
     flags = ("--config", tiny, "--method", "grasp", "--epochs", 0, "--output_dir", tmp_path / "out")
     go(*flags, "--pruning.settings.temperature", 100)
     (tmp_path / "out" / "results.json").unlink()
-    with pytest.raises(InputError, match=r"pruning\.settings\.temperature differ"):
+    with pytest.raises(InputError, match=r"differs in pruning\.settings\.temperature"):
         go(*flags, "--resume")

@@ -165,7 +165,7 @@ def test_a_class_of_one_picture_and_its_variants_is_refused(folders) -> None:
     for old, (name, change) in zip(nuts.glob("*.png"), VARIANTS.items(), strict=False):
         old.unlink()
         change(cut_out(speckled(1))).save(nuts / f"{name}.png")
-    with pytest.raises(InputError, match=r"the 3 objects of class nut in .* are variants of one picture: it takes two"):
+    with pytest.raises(InputError, match=r"the 3 objects of class nut in .* are variants of one picture: at least two"):
         find_sources(stamps, backgrounds, seed=0)
 
 

@@ -81,7 +81,7 @@ def test_ways_of_calling_are_understood(function) -> None:
     ("function", "message"),
     [
         (lambda x: F.conv2d(input=x, weight=torch.ones(4, 4, 1, 1)), "uses a weight that is not a parameter"),
-        (lambda x: torch.div(x, 2, rounding_mode="floor"), "div is called in a way its rule does not know"),
+        (lambda x: torch.div(x, 2, rounding_mode="floor"), "div is called in a way that its rule does not support"),
         (lambda x: x * x, "two tensors that both carry paths"),
     ],
     ids=["weight", "rounding", "product"],
@@ -186,7 +186,7 @@ def test_tf32_is_switched_on_for_the_walk_alone_and_needs_a_gpu() -> None:
         with arithmetic(precision, gpu):
             assert [switch.fp32_precision for switch in switches] == [wanted, wanted]
         assert [switch.fp32_precision for switch in switches] == before
-    with pytest.raises(InputError, match="tf32 is arithmetic of NVIDIA GPUs"):
+    with pytest.raises(InputError, match="tf32 needs an NVIDIA GPU"):
         total(Body(F.relu), torch.randn(1, 3, 4, 4), precision="tf32")
 
 
@@ -209,7 +209,7 @@ def test_what_is_not_finite_is_refused(where: str) -> None:
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (torch.randn(2, 3, 8, 8), "batches is a list of image tensors, got a single tensor"),
+        (torch.randn(2, 3, 8, 8), "batches must be a list of image tensors, got a single tensor"),
         ([{"image": torch.randn(2, 3, 8, 8)}], "got dict"),
         ([None], "got NoneType"),
         ([torch.empty(0, 3, 8, 8)], r"\(0, 3, 8, 8\)"),
@@ -225,7 +225,7 @@ def test_batches_that_are_none_are_refused(batches, message: str) -> None:
 
 def test_masks_that_px_would_not_read_are_refused() -> None:
     net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), [torch.randn(2, 3, 4, 4)]
-    with pytest.raises(InputError, match=r"mask of 1\.weight is not one of a convolution"):
+    with pytest.raises(InputError, match=r"mask of 1\.weight is not for the weight of a convolution"):
         PX().score(net, x, {"1.weight": torch.ones(4)})
     for use in (PX().score, ntk_trace, ntk_trace_bound):
         with pytest.raises(InputError, match=r"mask of 0\.weight holds values other than 0 and 1"):
@@ -261,7 +261,7 @@ def test_requests_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             prune(net, x, **{"sparsity": 0.5, "criterion": PX(), "rounds": 2} | arguments)
-    with pytest.raises(UnsupportedOperation, match="an output of the model is a sigmoid's"):
+    with pytest.raises(UnsupportedOperation, match="an output of the model is that of a sigmoid"):
         PX().score(nn.Sequential(net, nn.Sigmoid()), x)
 
 

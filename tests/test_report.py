@@ -260,7 +260,7 @@ def test_what_cannot_be_reported_on_is_said_in_a_line(tmp_path, sweep) -> None:
     with pytest.raises(InputError, match=r"px/0\.8/seed1 is damaged: delete the folder"):
         report(sweep)
     broken.write_text(text.replace('"flops"', '"flop"'))
-    with pytest.raises(InputError, match="of an earlier version, without flops"):
+    with pytest.raises(InputError, match="from an earlier version, without flops"):
         report(sweep)
     broken.write_text(text.replace('"seg"', '"cls"').replace('"miou"', '"accuracy"'))
     with pytest.raises(InputError, match="holds runs of cls and seg"):

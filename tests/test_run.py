@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -
     whole = go(*flags, "--output_dir", tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         go(*flags, "--output_dir", tmp_path / "cut", task=Interrupted)
-    with pytest.raises(InputError, match="another configuration \\(sparsity differ"):
+    with pytest.raises(InputError, match="another configuration \\(differs in sparsity"):
         go(*flags, "--sparsity", 0.1, "--resume", "--output_dir", tmp_path / "cut")
     resumed = go(*flags, "--resume", "--output_dir", tmp_path / "cut")
     assert resumed["miou"] == whole["miou"]
@@ -194,7 +194,7 @@ def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
     Masks({name: torch.ones_like(mask) for name, mask in masks.items()}, masks.provenance).save(
         out / "masks.safetensors"
     )
-    with pytest.raises(InputError, match="damaged or another run's: delete it"):
+    with pytest.raises(InputError, match="damaged or belongs to another run: delete it"):
         go(*flags)
     (out / "config.yaml").write_text("[")
     with pytest.raises(InputError, match=r"config.yaml is damaged: delete the folder, or start again with --overwrite"):
@@ -217,7 +217,7 @@ def test_a_run_is_not_resumed_under_another_launch(tiny, tmp_path, monkeypatch) 
         go(*flags, task=Unfinished)
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    with pytest.raises(InputError, match="gradient_accumulation_steps 1, this launch has 2"):
+    with pytest.raises(InputError, match="gradient_accumulation_steps 1, but this launch has 2"):
         go(*flags, "--resume")
 
 
@@ -261,7 +261,7 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
     assert (out / "notes.txt").read_text() == (out / "mine.png").read_text() == "mine"
     with pytest.raises(InputError, match="there is no run"):
         go(*flags[:-1], tmp_path / "new", "--resume")
-    with pytest.raises(InputError, match="not a run's"):
+    with pytest.raises(InputError, match="do not belong to a run"):
         go(*flags[:-1], tmp_path)
 
 
@@ -294,13 +294,13 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--rounds", "999999999999"], "rounds must be a whole number from 1 to 10000"),
         (["--data.size", "1000000"], "at most 8192"),
         (["--schedule.power", "-1"], "must be positive"),
-        (["--optimizer.backbone_lr", "-1"], "learning rates are at least 0"),
+        (["--optimizer.backbone_lr", "-1"], "learning rates must be at least 0"),
         (["--data.val_split", "train"], "are both train"),
         (["--output_dir", "x" * 300], "cannot be a path"),
         (["--output_dir", ""], "output_dir is empty"),
         (["--optimizer.momentum", "-1"], "optimizer: Invalid momentum"),
         (["--optimizer.nesterov", "--optimizer.momentum", "0"], "optimizer: Nesterov"),
-        (["--encoder", "mit_b0"], "has no meaning for paths"),
+        (["--encoder", "mit_b0"], "is not defined for paths"),
         (["--tracker", "notebook"], "no tracker 'notebook': choose one of"),
         (["--weights", "nowhere.pth"], "no file nowhere.pth"),
         (
@@ -315,11 +315,11 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--pattern", "2:4", "--ranking", "erk"], "leave the ranking erk out"),
         (
             ["--pattern", "2:4"],
-            r"do not have: encoder.conv1 \(3\): leave them dense with --keep_dense '\[encoder.conv1\]'",
+            r"do not have: encoder.conv1 \(3\): keep them dense with --keep_dense '\[encoder.conv1\]'",
         ),
         (["--pattern", "two"], "a pattern is n:m"),
         (["--ranking", "layerwise"], "no ranking 'layerwise': choose one of global, uniform, erk"),
-        (["--keep_dense", "[decoder]"], "keep_dense names layers of the backbone"),
+        (["--keep_dense", "[decoder]"], "keep_dense must name layers of the backbone"),
         (["--keep_dense", "[encoder.conv9]"], "no convolution or linear layer under 'encoder.conv9'"),
         (["--keep_dense", "encoder.conv1"], r"a list is written '\[a,b\]'"),
         (["--shuffle_masks", "--sparsity", "0"], "a dense run has none"),
@@ -327,10 +327,10 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         (["--method", "snip", "--pruning.batch_size", "1"], "batches of at least 2"),
         (["--method", "imp", "--epochs", "0"], "imp trains before it prunes"),
         (["--method", "snip", "--pruning.settings.loss", "1"], "no setting loss; it has none"),
-        (["--pruning.settings.seed", "1"], "--seed is the run's"),
+        (["--pruning.settings.seed", "1"], "no seed of its own: give --seed"),
         (["--pruning.settings", "{1: 2}"], "values by name"),
         (["--sparsity", "0.99999999"], "keeps none of the 11166912 weights"),
-        (["--criteria", "nowhere.py"], "no file of criteria"),
+        (["--criteria", "nowhere.py"], "no criteria file"),
         (["--criteria", ""], "criteria is empty"),
     ],
 )
@@ -346,10 +346,10 @@ def test_unknown_keys_in_a_file_are_named(tmp_path) -> None:
     for content, message in {
         "sparsiti: 0.5": "there is no key sparsiti; the valid keys are: sparsity, method",
         "data: {nmae: voc2012}": "there is no key data.nmae; the valid keys are: data.name",
-        "data: synthetic": "data takes keys of its own",
+        "data: synthetic": "data takes nested keys",
         "data: [": "is not YAML",
         "just words": "holds no keys",
-        "pattern: 2:4": 'write the pattern in quotes, as "2:4"',
+        "pattern: 2:4": 'write the pattern in quotes, such as "2:4"',
         "keep_dense:": "keep_dense has no value",
         "pruning: {settings: }": "pruning.settings has no value",
         "{method: dense, sparsity: 0.5}": "method dense means sparsity 0, not 0.5",

@@ -143,7 +143,7 @@ def test_flags_override_a_preset(tmp_path) -> None:
     assert str(cell.folder) == "runs/own/px/0.7/seed0"
     assert (cell.config.epochs, cell.config.data.size) == (4, 48)
     own.write_text("method: [px]\n")
-    with pytest.raises(InputError, match="holds no key method; the valid keys are: task, methods"):
+    with pytest.raises(InputError, match="holds the unknown key method; the valid keys are: task, methods"):
         asked("--preset", own)
 
 
@@ -167,7 +167,7 @@ def test_the_order_of_the_flags_names_no_other_run() -> None:
 def test_a_file_of_settings_decides_nothing_that_is_the_sweeps(tmp_path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("overwrite: true\n")
-    with pytest.raises(InputError, match="says overwrite: leave it out"):
+    with pytest.raises(InputError, match="sets overwrite: leave it out"):
         plan_sweep(asked("--methods", "px", "--sparsities", "0.9", "--output_dir", "out", "--config", file))
 
 
@@ -205,7 +205,7 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--methods", "foo"], "there is no method 'foo'"),
         ([*GIVEN, "--methods", "px,px"], "methods has px twice"),
         ([*GIVEN, "--methods", ","], "no method to sweep"),
-        ([*GIVEN, "--sparsities", "0,0.5"], "sparsity 0 is the dense network: name dense"),
+        ([*GIVEN, "--sparsities", "0,0.5"], "sparsity 0 is the dense network: give dense"),
         ([*GIVEN, "--sparsities", "80"], "above 0 and below 1, got 80"),
         ([*GIVEN, "--sparsities", "much"], "--sparsities: takes numbers separated by commas, got 'much'"),
         ([*GIVEN, "--seeds", "a"], "--seeds: takes whole numbers"),
@@ -213,14 +213,14 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--vary", "rounds"], "takes a key and its values"),
         ([*GIVEN, "--vary", "rounds="], "rounds has no value"),
         ([*GIVEN, "--vary", "rounds=1", "--vary", "rounds=2"], "names a key twice"),
-        ([*GIVEN, "--vary", "sparsity=0.5"], "a sweep decides sparsity itself: --sparsities"),
+        ([*GIVEN, "--vary", "sparsity=0.5"], "a sweep sets sparsity itself: give --sparsities"),
         ([*GIVEN, "--vary", "nope=1"], "nope"),
-        ([*GIVEN, "--masks", "runs/a"], "a sweep decides masks itself: every run finds its own"),
-        ([*GIVEN, "--sparsity", "0.5"], "a sweep decides sparsity itself: --sparsities"),
-        ([*GIVEN, "--resume"], "a run that was stopped goes on by itself"),
+        ([*GIVEN, "--masks", "runs/a"], "a sweep sets masks itself: every run finds its own"),
+        ([*GIVEN, "--sparsity", "0.5"], "a sweep sets sparsity itself: give --sparsities"),
+        ([*GIVEN, "--resume"], "a run that was stopped continues by itself"),
         ([*GIVEN, "--vary", "weights=a/run,b/run"], "would share the folder"),
         ([*GIVEN, "--sparsities", "0.9999991,0.9999992"], "would share the folder"),
-        ([*GIVEN, "--vary", "epochs=1,2", "--epochs", "3"], "--epochs is given, and varied as well"),
+        ([*GIVEN, "--vary", "epochs=1,2", "--epochs", "3"], "--epochs is both given and varied"),
         ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, demo"),
         ([*GIVEN, "--task", "det"], "invalid choice: 'det'"),
         ([*GIVEN, "--vary", "optimizer.head_lr=0.1,1e-1"], "mean the same"),
@@ -253,7 +253,7 @@ def test_a_sweep_runs_all_once_and_says_what_came_of_it(tmp_path, capsys) -> Non
     expected += [f"seed{seed} random {sparsity}" for seed in (0, 1) for sparsity in (0.8, 0.98)]
     assert ran(tmp_path) == sorted(expected)
     said = capsys.readouterr().out
-    assert "10 runs: 10 to do; how long they take shows when the first has finished" in said
+    assert "10 runs: 10 to do; how long they take is known once the first has finished" in said
     assert "10 of 10: " in said
     assert "mIoU 50.00% in" in said
 
@@ -263,7 +263,7 @@ def test_a_sweep_runs_all_once_and_says_what_came_of_it(tmp_path, capsys) -> Non
     assert len(ran(tmp_path)) == 10
     said = capsys.readouterr().out
     assert "8 runs: 4 done, 4 to do, about" in said
-    assert "with 2 at a time, judged by 4 finished, pruning by snip not counted" in said
+    assert "with 2 at a time, judging by 4 finished, not counting pruning with snip" in said
     run_sweep(request(tmp_path / "out", methods=("px", "snip")), launcher)
     assert ran(tmp_path) == sorted([*expected, *(f"seed{i} snip {s}" for i in (0, 1) for s in (0.8, 0.98))])
 
@@ -271,7 +271,7 @@ def test_a_sweep_runs_all_once_and_says_what_came_of_it(tmp_path, capsys) -> Non
 def test_a_changed_configuration_or_launch_reuses_no_run(tmp_path) -> None:
     launcher = stand_in(tmp_path)
     run_sweep(request(tmp_path / "out", methods=("random",)), launcher)
-    with pytest.raises(InputError, match=r"random/0.8/seed0 had another configuration \(epochs differ\)"):
+    with pytest.raises(InputError, match=r"random/0.8/seed0 had another configuration \(differs in epochs\)"):
         run_sweep(request(tmp_path / "out", methods=("random",), flags=(*SMALL, "--epochs", "2")), launcher)
     launcher.mixed_precision = "bf16"
     with pytest.raises(InputError, match="was launched with mixed_precision no, not bf16"):
@@ -611,7 +611,7 @@ def test_what_slurm_cannot_do_is_said_in_a_line(tmp_path) -> None:
             slurm_parameters(words)
     with pytest.raises(InputError, match=r"slurm: .*nope"):
         SlurmLauncher(["seg.py"], tmp_path, {"nope": 1}, cluster="local")
-    with pytest.raises(InputError, match="gpus_per_node is a number"):
+    with pytest.raises(InputError, match="gpus_per_node must be a number"):
         SlurmLauncher(["seg.py"], tmp_path, {"gpus_per_node": "many"}, cluster="local")
     with pytest.raises(InputError, match="slurm: Could not detect"):
         SlurmLauncher(["seg.py"], tmp_path, {})
@@ -701,13 +701,13 @@ def test_the_evidence_is_gathered_in_chunks(tmp_path) -> None:
         (gathered / f"{name}.md").write_text("measured before")
     too_short = evidence(*words, "--seconds", 1)
     assert too_short.returncode == 1
-    assert "takes more than a whole chunk: give more than --seconds 1" in too_short.stderr
+    assert "takes more than a whole chunk: raise --seconds above 1" in too_short.stderr
     assert not (gathered / "criteria_cost.md").exists()
 
     (gathered / "criteria_cost.md").touch()
     cut = evidence(*words, "--seconds", 8)
     assert cut.returncode == 75, cut.stderr
-    assert "this chunk is over: call again" in cut.stderr
+    assert "this chunk is over: run the script again" in cut.stderr
     (gathered / "criteria_cost.md").unlink()
     done = evidence(*words, "--seconds", 280)
     assert done.returncode == 0, done.stderr

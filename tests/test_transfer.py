@@ -62,7 +62,7 @@ def test_the_matrix_is_that_of_its_cells(small, tmp_path, monkeypatch, capsys) -
     monkeypatch.setattr("px_seg.transfer.run", None)
     monkeypatch.chdir(tmp_path)
     assert study(configured(*flags[:-1], "out")) == outcomes
-    with pytest.raises(InputError, match=r"another configuration \(epochs differ\)"):
+    with pytest.raises(InputError, match=r"another configuration \(differs in epochs\)"):
         study(configured(*flags, "--epochs", 2))
 
 
@@ -99,7 +99,7 @@ def test_a_study_is_overwritten_whole_and_a_damaged_cell_is_named(small, tmp_pat
     )
     study(configured(*flags, "--method", "magnitude"))
     other = ("--method", "magnitude", "--sparsity", 0.5)
-    with pytest.raises(InputError, match=r"another configuration \(sparsity differ\)"):
+    with pytest.raises(InputError, match=r"another configuration \(differs in sparsity\)"):
         study(configured(*flags, *other))
     # What cannot work is refused before anything is deleted.
     with pytest.raises(InputError, match="no method 'foo'"):
@@ -129,17 +129,17 @@ def test_two_processes_make_the_same_study(small, tmp_path) -> None:
     [
         (["--method", "dense"], "a transfer study needs masks"),
         (["--sparsity", "0"], "a transfer study needs masks"),
-        (["--sources", "[Z]"], "sources names 'Z', which is no task: choose of A, B"),
+        (["--sources", "[Z]"], "sources names 'Z', which is not a task: choose from A, B"),
         (["--targets", "[]"], "names no task"),
         (["--sources", "[A,A]"], "or one twice"),
         (["--tasks", "{}"], "tasks names no task"),
-        (["--tasks", "{dense: [striped disc, dotted bar]}"], "and not 'dense': got 'dense'"),
-        (["--tasks", "{..: [striped disc, dotted bar]}"], "a task is named by letters"),
+        (["--tasks", "{dense: [striped disc, dotted bar]}"], "and is not 'dense': got 'dense'"),
+        (["--tasks", "{..: [striped disc, dotted bar]}"], "a task's name has letters"),
         (["--overwrite", "--resume"], "contradict each other"),
         (["--method", "foo"], "no method 'foo'"),
         (["--sparsity", "1.5"], r"sparsity must be in \[0, 1\)"),
         (["--keep_dense", "[encoder.nope]"], "no convolution or linear layer under"),
-        (["--method", "snip", "--pruning.per_class", "1000"], "asks 1000 images of every class"),
+        (["--method", "snip", "--pruning.per_class", "1000"], "asks for 1000 images of every class"),
         (["--pruning.settings.foo", "1"], "no setting foo"),
         (["--tasks", "{A: [striped disc]}"], "at least two classes"),
         (["--tasks", "{A: [striped disc, sun]}"], "no class 'sun'"),

@@ -155,7 +155,7 @@ def test_clip_is_read_from_its_archive_in_both_tasks(tmp_path, task) -> None:
         found = build_encoder("tu-resnet50_clip").eval()
         found.load_state_dict(encoder.state_dict())
         torch.testing.assert_close(found(images)[-1], expected)
-    with pytest.raises(InputError, match="an architecture of its own: --encoder tu-resnet50_clip"):
+    with pytest.raises(InputError, match="its own architecture: give --encoder tu-resnet50_clip"):
         task("resnet50", classes=2, weights=str(path))
 
 
@@ -186,9 +186,7 @@ def test_an_earlier_runs_model_passes_to_the_other_task(tmp_path, where) -> None
 
 def test_what_a_format_does_not_explain_is_listed(trunk) -> None:
     state = {f"module.encoder_q.{name}": value for name, value in trunk.items()} | {"module.surprise": torch.zeros(1)}
-    with pytest.raises(
-        InputError, match=r"looks like MoCo v2, which does not .* 1 tensor is unknown \(module.surprise\)"
-    ):
+    with pytest.raises(InputError, match=r"looks like MoCo v2, but 1 tensor is unknown \(module.surprise\)"):
         mapped(state, "file")
 
 
@@ -211,15 +209,15 @@ def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
     refused("does not fit the encoder resnet101: .*tensors are missing", encoder="resnet101")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused("is not a readable file of weights|is damaged")
+    refused("is not a readable weights file|is damaged")
     torch.save({**trunk, "conv1.weight": Malicious()}, path)
     refused("holds more than tensors")
     torch.save({**trunk, "conv1.weight": trunk["conv1.weight"] * torch.nan}, path)
-    refused("conv1.weight is of another type, or holds NaN")
+    refused("conv1.weight has another type, or holds NaN")
     torch.save({**trunk, "bn1.running_var": -trunk["bn1.running_var"]}, path)
     refused("bn1.running_var holds negative variances")
     torch.save({**trunk, "conv1.weight": trunk["conv1.weight"].double() * 1e300}, path)
-    refused("conv1.weight is of another type, or holds NaN or infinity")
+    refused("conv1.weight has another type, or holds NaN or infinity")
     for strange in (trunk["conv1.weight"].to_sparse(), torch.zeros(1, device="meta"), "word"):
         torch.save({**trunk, "conv1.weight": strange}, path)
         refused("is not a dictionary of tensors by name")
@@ -229,11 +227,11 @@ def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
     torch.save({**trunk, "surprise": torch.zeros(1)}, path)
     refused("1 tensor is unknown \\(surprise\\)")
     torch.save({"epoch": 3}, path)
-    refused("is not a dictionary of tensors by name, nor has it one as state_dict or model")
+    refused("is not a dictionary of tensors by name, and holds none as state_dict or model")
     (tmp_path / "empty").mkdir()
     refused("is a folder without a model", file=tmp_path / "empty")
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
-    refused("not a readable file of weights", file=tmp_path / "a.safetensors")
+    refused("not a readable weights file", file=tmp_path / "a.safetensors")
     assert "never" not in capsys.readouterr().out
 
 
@@ -266,13 +264,13 @@ def test_a_torchscript_archive_is_read_only_for_its_tensors(tmp_path, capsys) ->
 @pytest.mark.parametrize(
     ("weights", "encoder", "message"),
     [
-        ("mocov2", "resnet18", "of another network: --encoder resnet50"),
-        ("clip", "resnet50", "of another network: --encoder tu-resnet50_clip"),
+        ("mocov2", "resnet18", "for another network: give --encoder resnet50"),
+        ("clip", "resnet50", "for another network: give --encoder tu-resnet50_clip"),
         ("torchvision:V9", "resnet50", "no weights 'V9' for resnet50: choose one of IMAGENET1K_V1, IMAGENET1K_V2"),
         ("torchvision:V1", "resnet20", "torchvision has no weights for resnet20"),
         ("timm:a9", "resnet50", "timm has no weights 'a9' for resnet50: choose one of a1_in1k"),
         ("timm:a1", "resnet20", "timm has no weights for resnet20"),
-        ("imagenet", "tu-resnet50_clip", "are 'openai', not ImageNet's: --weights timm:openai"),
+        ("imagenet", "tu-resnet50_clip", "are 'openai', not ImageNet's: give --weights timm:openai"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(weights: str, encoder: str, message: str) -> None:

@@ -11,6 +11,6 @@ def agreement(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> floa
     Raises ValueError unless both are masks of the same tensors.
     """
     if {n: m.shape for n, m in first.items()} != {n: m.shape for n, m in second.items()}:
-        raise ValueError("the masks are not of the same tensors")
+        raise ValueError("the masks do not cover the same tensors")
     same = sum(int((mask == second[name].to(mask.device)).count_nonzero()) for name, mask in first.items())
     return same / sum(mask.numel() for mask in first.values())

@@ -27,15 +27,15 @@ class Case:
         encoder: backbone, as segmentation-models-pytorch names it
         output_stride: 8 or 16
         batches: number of batches
-        batch_size: images in each
+        batch_size: images per batch
         side: height and width of the images, a multiple of the output stride
-        sparsity: of the masks in force in the round, drawn at random over the backbone; 0: none
+        sparsity: sparsity of the masks in force, drawn at random over the backbone; 0 for none
         rounds: rounds of scoring and ranking
-        precision: of PX's walk; by default float32
+        precision: precision of PX's walk; by default float32
         device: cpu or cuda
-        threads: CPU threads; by default torch's own number
+        threads: CPU threads; by default as many as torch chooses
         channels_last: use the memory layout that GPUs prefer
-        model: folder of a run's model, in place of random weights
+        model: folder of a run's model, instead of random weights
     """
 
     encoder: str = "resnet50"
@@ -67,7 +67,7 @@ class Setting:
         if case.device not in ("cpu", "cuda"):
             raise InputError(f"device must be cpu or cuda, got {case.device!r}")
         if case.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("there is no CUDA GPU here: leave device out")
+            raise InputError("there is no CUDA GPU on this machine: leave device out")
         if min(case.batches, case.batch_size, case.rounds, 1 if case.threads is None else case.threads) < 1:
             raise InputError("batches, batch_size, rounds and threads must be at least 1")
         check_segmenter(case.encoder, case.output_stride)
@@ -278,7 +278,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made a folder: {error.strerror}") from None
+        raise InputError(f"the folder {folder} cannot be created: {error.strerror}") from None
 
 
 def device_name(case: Case) -> str:

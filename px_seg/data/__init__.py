@@ -32,7 +32,9 @@ T = TypeVar("T")
 
 def _synthetic(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
     if config.train_split == config.val_split:
-        raise InputError(f"data.train_split and data.val_split are both {config.val_split}: synthetic data has two")
+        raise InputError(
+            f"data.train_split and data.val_split are both {config.val_split}: make one of them train, the other val"
+        )
     train = Synthetic(config.train_split, config.train_images, config.size, config.seed)
     return train, Synthetic(config.val_split, config.val_images, config.size, config.seed)
 
@@ -43,7 +45,7 @@ def _voc2012(config: SegmentationDataConfig) -> tuple[SegmentationData, Segmenta
     train, val = VOC(config.root, config.train_split, held_out=config.val_split), VOC(config.root, config.val_split)
     if shared := set(train.names) & set(val.names):
         warnings.warn(
-            f"{len(shared)} images are in both {train.split} and {val.split}: the scores will flatter", stacklevel=2
+            f"{len(shared)} images are in both {train.split} and {val.split}: the scores will be inflated", stacklevel=2
         )
     return train, val
 

@@ -66,12 +66,12 @@ def chosen(every: Sequence[str], wanted: Sequence[str] | None, where: str) -> tu
     """The wanted classes, or all. InputError for one that does not exist, is named twice, or is the only one."""
     if wanted is None:
         if len(every) < 2:
-            raise InputError(f"{where} has one class, {every[0]}: classification takes at least two")
+            raise InputError(f"{where} has one class, {every[0]}: classification needs at least two")
         return tuple(every)
     for name in wanted:
         if name not in every:
             known = ", ".join(every[:20]) + (f" and {len(every) - 20} more" if len(every) > 20 else "")
-            raise InputError(f"{where} has no class {name!r}: data.classes are some of {known}")
+            raise InputError(f"{where} has no class {name!r}: choose data.classes from {known}")
     if len(set(wanted)) < len(wanted):
         raise InputError("data.classes names a class twice")
     if len(wanted) < 2:

@@ -152,8 +152,8 @@ class _Record:
 
 def _not_recorded(reason: str) -> str:
     return (
-        f"which files are good cannot be recorded ({reason}): every run checks them again; "
-        "name a folder that can be written with PX_SEG_CACHE"
+        f"the record of checked files cannot be written ({reason}), so every run checks them again: "
+        "set PX_SEG_CACHE to a writable folder"
     )
 
 

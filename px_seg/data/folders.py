@@ -71,9 +71,11 @@ def class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[Imag
     folder = user_path(root, "--data.root")
     for split in ("train", "val"):
         if not (folder / split).is_dir():
-            raise InputError(f"there is no folder {folder / split}: --data.root holds train/CLASS/ and val/CLASS/")
+            raise InputError(f"there is no folder {folder / split}: --data.root must hold train/CLASS/ and val/CLASS/")
     if (folder / "train").samefile(folder / "val"):
-        raise InputError(f"train and val in {folder} are one folder: the scores would be those of the training images")
+        raise InputError(
+            f"train and val in {folder} are the same folder: the scores would be those of the training images"
+        )
     train, val = _class_folders(folder / "train"), _class_folders(folder / "val")
     _same_classes(train, val, folder)
     return _pair(_images(train, classes), _images(val, classes), classes, folder)
@@ -88,8 +90,8 @@ def tiny_imagenet(root: str | Path, classes: Sequence[str] | None) -> tuple[Imag
     folder = tiny_imagenet_folder(root)
     if folder is None:
         raise InputError(
-            f"there is no Tiny-ImageNet in {root} (a folder tiny-imagenet-200 with train and val in it): name it with "
-            "--data.root, or fetch it there with --data.download"
+            f"there is no Tiny-ImageNet in {root} (a folder tiny-imagenet-200 with train and val in it): give its "
+            "folder with --data.root, or fetch it there with --data.download"
         )
     train = _images(_class_folders(folder / "train"), classes)
     annotations = folder / "val" / "val_annotations.txt"
@@ -112,7 +114,7 @@ def _pair(
     for split, files in {"train": train, "val": val}.items():
         for name in files if classes is None else classes:
             if name in files and not files[name]:
-                raise InputError(f"the class {name} has no images in {folder / split}: JPEG, PNG and the like")
+                raise InputError(f"the class {name} has no images in {folder / split} (JPEG, PNG and the like)")
     where = str(folder)
     return ImageFiles(train, classes, where), ImageFiles(val, classes, where)
 
@@ -150,10 +152,10 @@ def _annotated(file: Path) -> dict[str, list[Path]]:
         if not line.strip():
             continue
         if not rest or name not in images:
-            raise InputError(f"{file}, line {number}: there is no image {name}, or it is named before")
+            raise InputError(f"{file}, line {number}: there is no image {name}, or it is listed twice")
         found.setdefault(rest.partition("\t")[0], []).append(images.pop(name))
     if images:
-        raise InputError(f"{file} is not whole: {len(images)} images are not in it, {min(images)} for one")
+        raise InputError(f"{file} is incomplete: {len(images)} images are not in it, for example {min(images)}")
     return {name: sorted(paths) for name, paths in found.items()}
 
 

@@ -24,7 +24,7 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path} has gone missing") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is not a readable image ({error}): replace it or take it away") from None
+        raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from None
     return image
 
 
@@ -39,7 +39,7 @@ def rgb(path: Path) -> np.ndarray:
 def usable(image: Image.Image, path: Path) -> Image.Image:
     """The image itself. InputError for more than 8 bits a channel and for sides below `SMALLEST`."""
     if image.mode.startswith(("I", "F")):
-        raise InputError(f"{path} has more than 8 bits a channel: convert it to 8")
+        raise InputError(f"{path} has more than 8 bits per channel: convert it to 8")
     if min(image.size) < SMALLEST:
-        raise InputError(f"{path} is {image.width}x{image.height} pixels: it takes {SMALLEST} a side")
+        raise InputError(f"{path} is {image.width}x{image.height} pixels: each side must have at least {SMALLEST}")
     return image

@@ -94,7 +94,7 @@ def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:
         raise InputError(f"pruning.batches and pruning.batch_size must be at least 1, got {batches} and {batch_size}")
     if batches * batch_size > length:
         raise InputError(
-            f"pruning wants {batches} batches of {batch_size} images, the training set has {length}: "
+            f"pruning needs {batches} batches of {batch_size} images, but the training set has {length}: "
             "lower --pruning.batches or --pruning.batch_size"
         )
 
@@ -119,7 +119,7 @@ def drawn_evenly(
         for label, name in enumerate(data.data.classes):
             if (count := len(queues.get(label, []))) < per_class:
                 raise InputError(
-                    f"pruning.per_class asks {per_class} images of every class, {name} has {count}: lower it"
+                    f"pruning.per_class asks for {per_class} images of every class, but {name} has {count}: lower it"
                 )
     # The order of the first draw of each: as random as the draw.
     order = list(queues.values())

@@ -77,7 +77,7 @@ def unpack_packages(folder: Path) -> tuple[Path, Path]:
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename} is not on this machine: unpack Debian's packages {', '.join(PACKAGES)} "
-            "elsewhere and name their folders with --stamps and --backgrounds"
+            "elsewhere and give their folders with --stamps and --backgrounds"
         ) from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode().strip().splitlines() or ["no reason given"]
@@ -110,10 +110,10 @@ def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 
 
 def _divide(paths: Sequence[Path], share: float, rng: np.random.Generator, what: str) -> tuple[list[Path], list[Path]]:
     if len(paths) < 2:
-        raise InputError(f"there are {len(paths)} {what}: it takes two at least")
+        raise InputError(f"there are {len(paths)} {what}: at least two are needed")
     groups = grouped(paths)
     if len(groups) < 2:
-        raise InputError(f"the {len(paths)} {what} are variants of one picture: it takes two pictures at least")
+        raise InputError(f"the {len(paths)} {what} are variants of one picture: at least two pictures are needed")
     order = [groups[index] for index in rng.permutation(len(groups))]
     cut = max(1, round(share * len(order)))
     train, val = ([path for group in side for path in group] for side in (order[cut:], order[:cut]))

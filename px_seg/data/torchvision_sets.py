@@ -32,7 +32,7 @@ def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -
                 "leave --data.download out"
             ) from error
         raise InputError(
-            f"there is no whole {name} in {folder / reader.base_folder}: name the folder that holds it with "
+            f"there is no complete {name} in {folder / reader.base_folder}: give the folder that holds it with "
             "--data.root, or fetch it there with --data.download"
         ) from error
     train, test = (
@@ -68,6 +68,6 @@ def unpack_imagenet(root: str) -> None:
         raise InputError(f"torchvision needs {error.name} to unpack ImageNet: pip install {error.name}") from None
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"there is no ImageNet in {folder}: --data.root holds train/CLASS/ and val/CLASS/, or the archives as they "
-            f"are distributed ({one_line(error, 160)})"
+            f"there is no ImageNet in {folder}: --data.root must hold train/CLASS/ and val/CLASS/, or the archives as "
+            f"distributed ({one_line(error, 160)})"
         ) from None

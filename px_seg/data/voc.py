@@ -52,8 +52,8 @@ class VOC:
         mask = np.array(indexed)
         if mask.shape != image.shape[:2]:
             raise InputError(
-                f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"its image {self._images[index].name} {image.shape[1]}x{image.shape[0]}"
+                f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, but "
+                f"its image {self._images[index].name} is {image.shape[1]}x{image.shape[0]}"
             )
         stray = mask[(mask >= len(self.classes)) & (mask != IGNORE)]
         if stray.size:
@@ -75,7 +75,7 @@ def find_tree(root: str | Path) -> Path:
             return place
     raise InputError(
         f"no VOC2012 tree at {places[0]} or {places[-1]} (a folder with JPEGImages in it): "
-        "name it with --data.root, or fetch VOC2012 there with --data.download"
+        "give its folder with --data.root, or fetch VOC2012 there with --data.download"
     )
 
 
@@ -107,7 +107,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise InputError(f"{listed} names a class twice")
     if not 2 <= len(names) <= IGNORE:
-        raise InputError(f"{listed} names {len(names)} classes: it takes 2 to {IGNORE}, the background first")
+        raise InputError(f"{listed} names {len(names)} classes: it must name 2 to {IGNORE}, the background first")
     return names
 
 
@@ -115,7 +115,7 @@ def _names(folder: Path, split: str, held_out: str) -> list[str]:
     lists = folder / "ImageSets" / "Segmentation"
     if split == "train_aug":
         if held_out == "train_aug":
-            raise InputError("data.val_split cannot be train_aug, which is what val does not list")
+            raise InputError("data.val_split cannot be train_aug, which is everything that val does not list")
         augmented = folder / "SegmentationClassAug"
         if not augmented.is_dir():
             raise InputError(f"split train_aug reads the masks in {augmented}, which is missing")

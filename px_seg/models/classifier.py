@@ -21,7 +21,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
     def __init__(self, encoder: str, classes: int, names: Sequence[str] | None = None) -> None:
         super().__init__()
         if classes < 1:
-            raise InputError(f"a classifier has at least one class, got {classes}")
+            raise InputError(f"a classifier needs at least one class, got {classes}")
         self.names = names
         self.encoder = build_encoder(encoder)
         self.head = nn.Linear(self.encoder.out_channels[-1], classes)

@@ -87,8 +87,9 @@ def zero_scales(encoder: nn.Module) -> list[str]:
     if not zero:
         return []
     return [
-        f"{zero} of the backbone's {len(norms)} BatchNorms have scale 0, as timm starts residual branches: the weights "
-        "before them score 0 with all methods that ask the outputs, and go first; trained weights have none"
+        f"{zero} of the backbone's {len(norms)} BatchNorms have scale 0, as timm initialises residual branches: the "
+        "weights before them score 0 with all methods that use the outputs, and are pruned first; trained weights "
+        "avoid this"
     ]
 
 

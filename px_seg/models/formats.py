@@ -115,10 +115,7 @@ def _renamed(form: Format, state: Mapping[str, Tensor], source: str) -> Mapped:
             # CLIP counts its stages from 1, timm from 0.
             tensors[re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) - 1), new)] = tensor
     if unexplained:
-        raise InputError(
-            f"{source} looks like {form.title}, which does not explain all of it: {counted(unexplained)} unknown "
-            f"({some(unexplained)})"
-        )
+        raise InputError(f"{source} looks like {form.title}, but {counted(unexplained)} unknown ({some(unexplained)})")
     return Mapped(form.title, tensors, left_out)
 
 

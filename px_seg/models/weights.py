@@ -49,7 +49,7 @@ class Loaded:
     def __str__(self) -> str:
         parts = [f"{len(names)} of {reason}" for reason, names in self.left_out.items()]
         left = f"; left out: {', '.join(parts)}" if parts else ""
-        pruned = f"; {self.zeros:.1%} of the weights are 0, as of a pruned network" if self.zeros > 0.001 else ""
+        pruned = f"; {self.zeros:.1%} of the weights are 0, as in a pruned network" if self.zeros > 0.001 else ""
         return f"{self.matched} tensors from {self.source} ({self.format}){left}{pruned}"
 
     def summary(self) -> dict[str, object]:
@@ -70,13 +70,15 @@ def check_weights(weights: str | None, encoder: str) -> None:
         if weights in PUBLISHED:
             fitting = (CLIP_ENCODER,) if weights == "clip" else ("resnet50", "tu-resnet50")
             if encoder.partition(".")[0] not in fitting:
-                raise InputError(f"the published weights {weights} are of another network: --encoder {fitting[0]}")
+                raise InputError(
+                    f"the published weights {weights} are for another network: give --encoder {fitting[0]}"
+                )
         if kind == "torchvision":
             _torchvision_entry(encoder, version)
         if kind == "timm" or (weights == "imagenet" and encoder.startswith("tu-")):
             tag = _timm_name(encoder, version).partition(".")[2]
             if weights == "imagenet" and not re.search(r"in(1|12|21|22)k", tag):
-                raise InputError(f"timm's weights for {encoder} are {tag!r}, not ImageNet's: --weights timm:{tag}")
+                raise InputError(f"timm's weights for {encoder} are {tag!r}, not ImageNet's: give --weights timm:{tag}")
     else:
         _file_of(weights)
 
@@ -205,7 +207,7 @@ def _file_of(weights: str) -> Path:
         for file in (path / "model.safetensors", path / "model" / "model.safetensors"):
             if file.is_file():
                 return file
-        raise InputError(f"--weights {weights} is a folder without a model: name that of a finished run, or a file")
+        raise InputError(f"--weights {weights} is a folder without a model: give that of a finished run, or a file")
     if not path.is_file():
         raise InputError(f"--weights takes {NAMES}; there is no file {weights}")
     return path
@@ -222,18 +224,18 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         raise
     except UnpicklingError:
         raise InputError(
-            f"{file} is damaged or holds more than tensors, as a whole pickled model does, and is not loaded: save its "
-            "state_dict()"
+            f"{file} is damaged or holds more than tensors, as a pickled model does, so it is not loaded: save its "
+            "state_dict() instead"
         ) from None
     except Exception as error:
         # A file that is no archive at all fails in the unpickler, in ways of its own.
-        raise InputError(f"{file} is not a readable file of weights: {one_line(error, 160)}") from error
+        raise InputError(f"{file} is not a readable weights file: {one_line(error, 160)}") from error
     for key in ("state_dict", "model"):
         # A training checkpoint: beside it lie the epoch, the optimizer and the like.
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
-        raise InputError(f"{file} is not a dictionary of tensors by name, nor has it one as state_dict or model")
+        raise InputError(f"{file} is not a dictionary of tensors by name, and holds none as state_dict or model")
     return state
 
 
@@ -285,15 +287,17 @@ def _match(encoder: nn.Module, state: Mapping[str, Tensor], name: str, source: s
     stray = [name for name in state if name not in own]
     misfit = f"{source} ({title}) does not fit the encoder {name}"
     if title == "CLIP" and missing and name != CLIP_ENCODER:
-        raise InputError(f"{misfit}: CLIP's ResNet-50 has an architecture of its own: --encoder {CLIP_ENCODER}")
+        raise InputError(f"{misfit}: CLIP's ResNet-50 has its own architecture: give --encoder {CLIP_ENCODER}")
     if missing or stray:
         groups = {"missing": missing, "unknown": stray}
         told = [f"{counted(names)} {what} ({some(names)})" for what, names in groups.items() if names]
         raise InputError(f"{misfit}: {', '.join(told)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
-            raise InputError(f"{misfit}: {key} has shape {tuple(value.shape)}, the encoder's {tuple(own[key].shape)}")
+            raise InputError(
+                f"{misfit}: {key} has shape {tuple(value.shape)}, but the encoder's has {tuple(own[key].shape)}"
+            )
         if value.is_floating_point() != own[key].is_floating_point() or not value.to(own[key].dtype).isfinite().all():
-            raise InputError(f"{misfit}: {key} is of another type, or holds NaN or infinity")
+            raise InputError(f"{misfit}: {key} has another type, or holds NaN or infinity")
         if key.endswith("running_var") and (value < 0).any():
             raise InputError(f"{misfit}: {key} holds negative variances")

@@ -16,9 +16,9 @@ Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
 def checked_batches(batches: Batches) -> Batches:
     """The batches as they are. InputError for what is no list, and for a tensor, whose parts would pass for batches."""
     if isinstance(batches, Tensor):
-        raise InputError("batches is a list of image tensors, got a single tensor: put it in a list")
+        raise InputError("batches must be a list of image tensors, got a single tensor: put it in a list")
     if not isinstance(batches, Iterable):
-        raise InputError(f"batches is a list of image tensors or of pairs, got {type(batches).__name__}")
+        raise InputError(f"batches must be a list of image tensors or of pairs, got {type(batches).__name__}")
     return batches
 
 
@@ -54,7 +54,7 @@ def labelled(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         images = _images(batch)
         targets = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
         if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) != len(images):
-            raise InputError("this criterion scores with a loss: a batch is a pair of images and as many targets")
+            raise InputError("this criterion scores with a loss: a batch must be a pair of images and as many targets")
         yield _placed(images, like.device, like.dtype), _placed(targets, like.device)
 
 
@@ -62,7 +62,7 @@ def one_shape(shapes: Iterable[torch.Size | None]) -> torch.Size:
     """The shape that all samples have; None is a process without any. InputError when there is none, or several."""
     known = sorted({shape for shape in shapes if shape is not None})
     if not known:
-        raise InputError("the criterion scores with data: give it at least one batch")
+        raise InputError("the criterion needs data: give it at least one batch")
     if len(known) > 1:
         raise InputError(_shapes_differ(known))
     return known[0]
@@ -91,7 +91,9 @@ def _images(batch: Any) -> Tensor:
             if isinstance(images, Tensor)
             else type(images).__name__
         )
-        raise InputError(f"a batch is a real tensor (N, ...) of images, or a pair that begins with one; got {what}")
+        raise InputError(
+            f"a batch must be a real tensor (N, ...) of images, or a pair that begins with one; got {what}"
+        )
     return images
 
 

@@ -97,7 +97,7 @@ class _Unread:
         self.criterion = criterion
 
     def __iter__(self) -> NoReturn:
-        raise InputError(f"{type(self.criterion).__name__} reads the batches: say needs_data = True in its class")
+        raise InputError(f"{type(self.criterion).__name__} reads the batches: set needs_data = True in its class")
 
 
 def scored(
@@ -116,8 +116,8 @@ def scored(
     scores = criterion.score(model, batches if criterion.needs_data else _Unread(criterion), masks, scope, group)
     if isinstance(scores, Mapping) and not any(bool(torch.as_tensor(score).any()) for score in scores.values()):
         raise NothingToRank(
-            "all scores are 0, which ranks nothing: the batches have no labelled target, or the network is cut, "
-            "and then a lower sparsity helps"
+            "all scores are 0, so nothing can be ranked: the batches have no labelled target, or the network is cut "
+            "off, where a lower sparsity helps"
         )
     return scores
 
@@ -129,8 +129,10 @@ def _rounds_done(start: Masks, ones: Masks, densities: Sequence[float]) -> int:
         raise InputError(f"start must be Masks, as on_round sees them; got {type(start).__name__}")
     shapes = [{name: mask.shape for name, mask in masks.items()} for masks in (start, ones)]
     if shapes[0] != shapes[1] or start.kept not in counts:
-        raise InputError("the masks to start from are of another pruning: no round of this one leaves as many weights")
+        raise InputError(
+            "the masks to start from belong to another pruning: no round of this one keeps as many weights"
+        )
     if key := start.provenance.differs(ones.provenance):
         was, asked = getattr(start.provenance, key), getattr(ones.provenance, key)
-        raise InputError(f"the masks to start from are of another pruning: its {key} was {was}, not {asked}")
+        raise InputError(f"the masks to start from belong to another pruning: its {key} was {was}, not {asked}")
     return len(counts) - counts[::-1].index(start.kept)

@@ -125,7 +125,7 @@ class Masks(Mapping[str, Tensor]):
     def _ranked(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
         """The scores in the order of the masks, in one dtype. InputError for what cannot be ranked."""
         if not isinstance(scores, Mapping):
-            raise InputError(f"scores are tensors by parameter name, got {type(scores).__name__}")
+            raise InputError(f"scores must be tensors by parameter name, got {type(scores).__name__}")
         for name, mask in self.items():
             score = scores.get(name)
             if not isinstance(score, Tensor) or score.shape != mask.shape or score.is_complex():
@@ -157,7 +157,7 @@ class Masks(Mapping[str, Tensor]):
         if self.provenance.scope is not None:
             expected = prunable(model, self.provenance.scope or None)
             if left := [name for name in expected if name not in self]:
-                raise InputError(f"the masks leave out {len(left)} of the weights, {left[0]} for one")
+                raise InputError(f"the masks leave out {len(left)} of the weights, such as {left[0]}")
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -210,7 +210,7 @@ class Masks(Mapping[str, Tensor]):
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
         path = Path(path)
         if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"masks cannot be written to {path}: it is a folder, or in none")
+            raise InputError(f"masks cannot be written to {path}: it is a folder, or its folder is missing")
         with replacing(path) as fresh:
             save_file(packed, fresh, metadata={**self.provenance.header(), "format": _FORMAT, "shapes": shapes})
 
@@ -228,7 +228,7 @@ class Masks(Mapping[str, Tensor]):
             with safe_open(path, framework="numpy") as file:
                 header = dict(file.metadata() or {})
                 if header.pop("format", None) != _FORMAT:
-                    raise InputError(f"{path} is a safetensors file, but not one of masks")
+                    raise InputError(f"{path} is a safetensors file, but holds no masks")
                 shapes = {name: tuple(shape) for name, shape in json.loads(header.pop("shapes")).items()}
                 bits = {name: file.get_tensor(name) for name in shapes}
         except FileNotFoundError:
@@ -261,10 +261,11 @@ def check_fit(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> 
     """Raise InputError naming the first mask that does not fit the parameters."""
     for name, mask in masks.items():
         if name not in parameters:
-            raise InputError(f"the masks speak of {name}, which the model does not have")
+            raise InputError(f"there is a mask for {name}, which the model does not have")
         if parameters[name].shape != mask.shape:
             raise InputError(
-                f"the mask of {name} has shape {tuple(mask.shape)}, the model's weight {tuple(parameters[name].shape)}"
+                f"the mask of {name} has shape {tuple(mask.shape)}, but the model's weight has "
+                f"{tuple(parameters[name].shape)}"
             )
         if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError(f"the mask of {name} holds values other than 0 and 1")

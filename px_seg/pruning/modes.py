@@ -28,7 +28,9 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for name, module in model.named_modules():
             if isinstance(module, nn.SyncBatchNorm) and torch.distributed.get_world_size() > 1:
-                raise InputError(f"{name} is a SyncBatchNorm, by which batches cannot be scored: convert after pruning")
+                raise InputError(
+                    f"{name} is a SyncBatchNorm, with which batches cannot be scored: convert to it after pruning"
+                )
     with _modes(model, lambda module: isinstance(module, _BatchNorm)):
         yield
 
@@ -56,7 +58,7 @@ def arithmetic(precision: str | None, device: torch.device) -> Iterator[None]:
     torch's own default rounds in convolutions. Raises InputError for `tf32` without a GPU.
     """
     if precision == "tf32" and device.type != "cuda":
-        raise InputError(f"tf32 is arithmetic of NVIDIA GPUs and the model is on {device.type}: leave precision out")
+        raise InputError(f"tf32 needs an NVIDIA GPU, but the model is on {device.type}: leave precision out")
     if device.type != "cuda":
         yield
         return

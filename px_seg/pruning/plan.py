@@ -72,8 +72,8 @@ def plan_pruning(
         settings = json.loads(json.dumps(settings))
     except TypeError as error:
         raise InputError(
-            f"a setting of {type(criterion).__name__} is no number or text: {error}; declare what is no setting "
-            "with field(repr=False)"
+            f"a setting of {type(criterion).__name__} is not a number or text: {error}; declare what is not a "
+            "setting with field(repr=False)"
         ) from None
     provenance = Provenance(
         criterion=type(criterion).__name__,
@@ -107,7 +107,9 @@ def check_distribution(sparsity: float, ranking: str | None, pattern: str | None
         raise InputError(f"the pattern {pattern} fixes the density of every layer: leave the ranking {ranking} out")
     own = Pattern.parse(pattern).sparsity
     if abs(sparsity - own) > 1e-6:
-        raise InputError(f"the pattern {pattern} has a sparsity of {own:g}, not {sparsity:g}: give that, or no pattern")
+        raise InputError(
+            f"the pattern {pattern} has a sparsity of {own:g}, not {sparsity:g}: give that sparsity, or no pattern"
+        )
 
 
 def _ranking(model: nn.Module, scope: Scope, ranking: str, pattern: str | None) -> Ranking:

@@ -47,7 +47,7 @@ def prunable(model: nn.Module, scope: Scope = None) -> dict[str, nn.Parameter]:
                 )
             found[names[id(weight)]] = weight
     if not found:
-        raise InputError("the scope takes everything out again: name less after a minus")
+        raise InputError("the scope excludes everything that it includes: name less after a minus")
     return found
 
 

@@ -120,7 +120,7 @@ def _stored(chosen: Mapping[str, Run]) -> tuple[dict[str, list[Prediction]], lis
             continue
         first = next(iter(stored.values()), shown)
         if len(shown) != len(first) or not _same_images(shown, first):
-            left_out.append(f"{method} (its run was shown other images)")
+            left_out.append(f"{method} (its run shows other images)")
             continue
         stored[method], classes = shown, names
     return stored, classes, left_out

@@ -106,17 +106,17 @@ def read_runs(folder: Path) -> list[Run]:
         if other is not run:
             raise InputError(f"{other.folder} and {run.folder} are the same run: move one of them elsewhere")
     if len(tasks := {run.results["task"] for run in runs}) > 1:
-        raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: report on each in a folder of its own")
+        raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: give each task its own folder")
     return runs
 
 
 def _read(root: Path, place: Path) -> Run:
     folder = root / place
     if len(place.parts) < 3:
-        raise InputError(f"the run in {folder} is not part of a sweep: {root}/METHOD/SPARSITY/seedN is where one lies")
+        raise InputError(f"the run in {folder} is not part of a sweep, whose runs lie in {root}/METHOD/SPARSITY/seedN")
     *group, method, _, _ = place.parts
     files = RunFolder(folder)
-    damaged = InputError(f"the run in {folder} is damaged: delete the folder, and do the run again")
+    damaged = InputError(f"the run in {folder} is damaged: delete the folder and rerun it")
     try:
         results, config = json.loads(files.results.read_text()), yaml.safe_load(files.config.read_text())
     except (OSError, ValueError, yaml.YAMLError):
@@ -124,7 +124,9 @@ def _read(root: Path, place: Path) -> Run:
     if not isinstance(results, dict) or not isinstance(config, dict):
         raise damaged
     if missing := {"flops", "parameters", "checkpoint_bytes"} - results.keys():
-        raise InputError(f"the run in {folder} is of an earlier version, without {', '.join(sorted(missing))}: redo it")
+        raise InputError(
+            f"the run in {folder} is from an earlier version, without {', '.join(sorted(missing))}: rerun it"
+        )
     if not _sound(results):
         raise damaged
     return Run(folder, tuple(group), method, flat(config), results)

@@ -81,7 +81,7 @@ def scores(panel: Panel) -> Table:
             row.append(f"**{cell}**" if top else cell)
         rows.append(row)
     end = "highest" if score.higher_is_better else "lowest"
-    caption = f"{name}, {_spread(panel)}, by sparsity of the backbone; bold: the {end} mean of those pruned"
+    caption = f"{name}, {_spread(panel)}, by sparsity of the backbone; bold: the {end} mean of the pruned networks"
     return Table(caption, ["", *_heads(panel.sparsities)], rows)
 
 
@@ -132,8 +132,8 @@ def costs(panel: Panel) -> Table:
             ]
         )
     caption = (
-        "What is left, and what it took: all parameters and operations of the whole network, a multiplication with 0 "
-        "not counted; the checkpoint as saved, with its zeros, and after zlib"
+        "What is left, and what it took: all parameters and operations of the whole network, not counting "
+        "multiplications by 0; the checkpoint as saved, with its zeros, and compressed by zlib"
     )
     return Table(caption, head, rows)
 

@@ -40,7 +40,7 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
     shown = {}
     if all(panel.runs for panel in found):
         figures.curves(target, "curves", found, title)
-        shown["Means over seeds; shaded, a standard deviation to either side; dashed, the dense network"] = "curves.svg"
+        shown["Means over seeds; shaded, one standard deviation either side; dashed, the dense network"] = "curves.svg"
     scope = TASKS[runs[0].results["task"]].scope
     for panel in found:
         name = "-".join(["densities", *(re.sub(r"[^\w.=+-]", "-", part) for part in panel.group)])
@@ -75,7 +75,7 @@ def _facts(runs: Sequence[Run], found: Sequence[Panel]) -> list[str]:
     counted = [f"{train} training and {val} validation images, {size} pixels" for train, val, size in sizes]
     return [
         f"{len(runs)} finished runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
-        f"epochs: {_all(runs, 'epochs')}; start: {_all(runs, 'weights')}",
+        f"epochs: {_all(runs, 'epochs')}; initial weights: {_all(runs, 'weights')}",
         f"{'; '.join(counted)}; classes: {', '.join(sorted({str(run.results['data']['classes']) for run in runs}))}; "
         f"evaluation: {', '.join(sorted({run.results['data']['evaluation'] for run in runs}))}",
         f"on {_all(runs, 'device')}, precision {_all(runs, 'mixed_precision')}, processes {_all(runs, 'processes')}",

@@ -55,7 +55,7 @@ def find_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
             for setting, now in _launch(accelerator).items():
                 if progress.get(setting) != now:
                     raise InputError(
-                        f"{place} was written with {setting} {progress.get(setting)}, this launch has {now}: "
+                        f"{place} was written with {setting} {progress.get(setting)}, but this launch has {now}: "
                         "resume with the same accelerate settings"
                     )
             return place

@@ -60,10 +60,10 @@ class RunFolder:
         if config.resume:
             self._check_resumable(config)
         elif held and not self._former():
-            raise InputError(f"--output_dir {self.path} holds files that are not a run's: choose another folder")
+            raise InputError(f"--output_dir {self.path} holds files that do not belong to a run: choose another folder")
         elif held and not config.overwrite:
             raise InputError(
-                f"--output_dir {self.path} already holds a run: choose another folder, go on with that run "
+                f"--output_dir {self.path} already holds a run: choose another folder, continue that run "
                 "with --resume, or replace it with --overwrite"
             )
 
@@ -101,7 +101,7 @@ class RunFolder:
         spent = results.get("seconds") if isinstance(results, dict) else None
         stages = [spent.get(stage) for stage in ("prune", "train", "evaluate")] if isinstance(spent, dict) else [None]
         if not all(isinstance(seconds, int | float) for seconds in stages):
-            raise InputError(f"{self.results} is damaged: delete the folder {self.path}, and the run is done again")
+            raise InputError(f"{self.results} is damaged: delete the folder {self.path} and rerun it")
         return results
 
     def state(self, config: RunConfig) -> State:
@@ -130,8 +130,8 @@ class RunFolder:
         changed = [key for key in keys if former.get(key) != asked.get(key) and key not in OPERATIONAL]
         if changed:
             raise InputError(
-                f"the run in {self.path} had another configuration ({', '.join(changed)} differ): give the same "
-                "one, or another --output_dir, or delete that folder"
+                f"the run in {self.path} had another configuration (differs in {', '.join(changed)}): give the "
+                "same one, or another --output_dir, or delete that folder"
             )
 
     def clear(self) -> None:

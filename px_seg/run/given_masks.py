@@ -35,7 +35,9 @@ def origin(masks: Masks, path: Path) -> Origin:
     sparsity = masks.sparsity if made.sparsity is None else made.sparsity
     # A pattern's n:m, and a count rounded to a whole weight, are within one weight a layer.
     if not abs(masks.kept - (1 - sparsity) * masks.total) <= len(masks):
-        raise InputError(f"{path} says that {sparsity:.4%} are pruned, but {masks.sparsity:.4%} are: it is damaged")
+        raise InputError(
+            f"{path} says that {sparsity:.4%} of the weights are pruned, but {masks.sparsity:.4%} are: it is damaged"
+        )
     if masks.kept == 0:
         raise InputError(f"{path} keeps no weight at all")
     return Origin(made.method or by_class.get(criterion, criterion), sparsity)
@@ -53,7 +55,9 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     source = origin(masks, path)
     encoder = made.encoder or config.encoder
     if encoder.partition(".")[0] != config.encoder.partition(".")[0]:
-        raise InputError(f"{path} holds masks of the backbone {encoder}, not of {config.encoder}: --encoder {encoder}")
+        raise InputError(
+            f"{path} holds masks for the backbone {encoder}, not {config.encoder}: give --encoder {encoder}"
+        )
     try:
         masks.check(model)
     except InputError as error:
@@ -61,10 +65,10 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     known = prunable(model)
     if made.scope is None and (left := [name for name in prunable(model, task.scope) if name not in masks]):
         raise InputError(
-            f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, {left[0]} for one"
+            f"{path} is not for this backbone: it has no masks for {len(left)} of its weights, such as {left[0]}"
         )
     if stray := [name for name in masks if name not in known]:
-        raise InputError(f"{path} has a mask for {stray[0]}, which is no weight of a convolution or linear layer")
+        raise InputError(f"{path} has a mask for {stray[0]}, which is not a weight of a convolution or linear layer")
     if not any(name.startswith(f"{task.scope}.") for name in masks):
         raise InputError(f"{path} has no masks for the backbone, the weights under {task.scope}.")
     if config.method != source.method or abs(config.sparsity - source.sparsity) > 1e-6:

@@ -72,7 +72,7 @@ class Run:
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         check_shapes(self.model, task, config)
         if self.main:
-            for line in [f"weights: {setup.loaded or 'none, the backbone starts random'}", *self.notes]:
+            for line in [f"weights: {setup.loaded or 'none, the backbone is initialised at random'}", *self.notes]:
                 say(line)
         self.model.to(self.accelerator.device)
         task.fit_head(self.model, self.accelerator)
@@ -173,7 +173,7 @@ class Run:
             try:
                 train_under(accelerator, network, masks, self.task, self.train_loader, config, epochs or config.epochs)
             except TrainingDiverged as error:
-                raise TrainingDiverged(f"{error}, of a training by which {config.method} prunes") from None
+                raise TrainingDiverged(f"{error}, in a training that {config.method} prunes by") from None
 
         criterion, plan = equip(source.criterion, self.task, train), source.plan
         batches = pruning_batches(self.task.train, source.drawn, accelerator.process_index, accelerator.num_processes)
@@ -190,7 +190,9 @@ class Run:
         def write() -> None:
             folder.open(config)
             if config.resume and folder.masks.is_file() and Masks.load(folder.masks) != masks:
-                raise InputError(f"the run in {folder.path} began with other masks than {config.masks} holds now")
+                raise InputError(
+                    f"the run in {folder.path} began with masks other than those that {config.masks} holds now"
+                )
             masks.save(folder.masks)
 
         main_first(self.accelerator, lambda: write() if self.main else None)

@@ -164,5 +164,5 @@ def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
         *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
     ]
     if results["empty_layers"]:
-        lines.append(f"  layers without any weight left: {', '.join(results['empty_layers'])}")
+        lines.append(f"  layers with no weights left: {', '.join(results['empty_layers'])}")
     return "\n".join([*lines, f"written to {folder}"])

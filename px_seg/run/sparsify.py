@@ -59,7 +59,7 @@ def without_idle_settings(config: RunConfig) -> RunConfig:
     """
     if config.masks is not None:
         if config.pattern or config.keep_dense:
-            raise InputError(f"the masks are those of {config.masks}: leave pattern and keep_dense out")
+            raise InputError(f"the masks come from {config.masks}: leave pattern and keep_dense out")
     elif config.sparsity == 0:
         criterion_named(config.method)
         config = replace(config, method="dense")
@@ -78,9 +78,9 @@ def check_pruning(config: RunConfig) -> Criterion | None:
     if config.masks is not None:
         return None
     if not all(isinstance(name, str) for name in config.pruning.settings):
-        raise InputError(f"pruning.settings are values by name, got {config.pruning.settings}")
+        raise InputError(f"pruning.settings must be values by name, got {config.pruning.settings}")
     if "seed" in config.pruning.settings:
-        raise InputError("pruning.settings has no seed of its own: --seed is the run's")
+        raise InputError("pruning.settings has no seed of its own: give --seed")
     criterion = criterion_named(config.method, seed=config.seed, **config.pruning.settings)
     exponential(1 - config.sparsity, 1)
     rounds = criterion.rounds_to(config.sparsity) if config.rounds is None else config.rounds
@@ -108,11 +108,11 @@ def make_plan(model: nn.Module, task: Task, criterion: Criterion, config: RunCon
     """
     for layer in config.keep_dense:
         if not layer.startswith(f"{task.scope}."):
-            raise InputError(f"keep_dense names layers of the backbone, such as {task.scope}.conv1: got {layer!r}")
+            raise InputError(f"keep_dense must name layers of the backbone, such as {task.scope}.conv1: got {layer!r}")
     scope = scope_of(task, config)
     prunable(model, scope)
     if config.pattern is not None:
-        Pattern.parse(config.pattern).check(model, scope, "leave them dense with --keep_dense '[{}]'")
+        Pattern.parse(config.pattern).check(model, scope, "keep them dense with --keep_dense '[{}]'")
     return plan_pruning(model, config.sparsity, criterion, scope, config.rounds, config.ranking, config.pattern)
 
 
@@ -184,7 +184,7 @@ def find_masks(
             **_asked(config), encoder=config.encoder, weights=config.weights, seconds=round(seconds, 3)
         )
 
-    with bar(total=rounds, desc=f"pruning by {config.method}", unit="round", show=main and rounds > 0) as progress:
+    with bar(total=rounds, desc=f"pruning with {config.method}", unit="round", show=main and rounds > 0) as progress:
 
         def note(number: int, masks: Masks) -> None:
             nonlocal saved
@@ -223,7 +223,7 @@ def _read(path: Path, model: nn.Module, plan: Plan, config: RunConfig) -> Masks:
 
 
 def _foreign(path: Path) -> str:
-    return f"{path} is damaged or another run's: delete it, and --resume prunes again"
+    return f"{path} is damaged or belongs to another run: delete it, and --resume prunes again"
 
 
 def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:

@@ -53,7 +53,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     except ValueError as error:
         raise InputError(f"optimizer: {error}") from None
     if min(config.backbone_lr, config.head_lr) < 0 or config.momentum >= 1:
-        raise InputError("optimizer: learning rates are at least 0, and momentum is below 1")
+        raise InputError("optimizer: learning rates must be at least 0, and momentum below 1")
 
 
 def _multistep(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
@@ -72,7 +72,9 @@ def check_schedule(config: ScheduleConfig) -> None:
     if config.name not in SCHEDULES:
         raise InputError(f"there is no schedule {config.name!r}: choose one of {', '.join(SCHEDULES)}")
     if not all(0 < share < 1 for share in config.milestones):
-        raise InputError(f"schedule.milestones are shares of the training, between 0 and 1: got {config.milestones}")
+        raise InputError(
+            f"schedule.milestones must be shares of the training, between 0 and 1: got {config.milestones}"
+        )
     if min(config.gamma, config.power) <= 0:
         raise InputError(f"schedule.gamma and schedule.power must be positive, got {config.gamma} and {config.power}")
 

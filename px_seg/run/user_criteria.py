@@ -20,10 +20,10 @@ def load_criteria(path: Path) -> None:
     if name in sys.modules:
         return
     if not path.is_file():
-        raise InputError(f"there is no file of criteria {path}: --criteria names a Python file")
+        raise InputError(f"there is no criteria file {path}: --criteria takes a Python file")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file: --criteria names one that ends in .py")
+        raise InputError(f"{path} is not a Python file: --criteria takes one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     before = dict(CRITERIA)
     # Under its name before it runs: dataclasses look their module up.

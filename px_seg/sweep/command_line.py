@@ -63,7 +63,7 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
     program = ("--module", "px_seg", request.task)
     if asked.launcher == "slurm":
         if asked.gpus is not None:
-            raise InputError("--gpus is for this machine: give --slurm gpus_per_node=1, for example")
+            raise InputError("--gpus is for runs on this machine: give --slurm gpus_per_node=1, for example")
         folder = request.output_dir / NOTES / "slurm"
         return SlurmLauncher(program, folder, slurm_parameters(asked.slurm), asked.jobs, asked.mixed_precision)
     if asked.slurm:
@@ -73,26 +73,33 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = _Parser(
+        "px_seg sweep",
         description=description,
-        epilog="Every other flag is one of the runs', as `px_seg seg --help` and `px_seg cls --help` list them.",
+        epilog="All other flags go to the runs: `px_seg seg --help` and `px_seg cls --help` list them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--preset", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
     add("--task", default="seg", choices=TASKS, help=f"{', '.join(TASKS)}; by default seg")
-    add("--methods", type=_listed(str), metavar="A,B", help="criteria, and dense")
-    add("--sparsities", type=_sparsities, metavar="X,Y", help="shares of the backbone, or paper: 1 - 0.64^k, k = 1..9")
-    add("--seeds", type=_listed(int), default=(0,), metavar="I,J", help="by default 0")
+    add("--methods", type=_listed(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
+    shares = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
+    add("--sparsities", type=_sparsities, metavar="X,Y", help=shares)
+    add("--seeds", type=_listed(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
     add(
-        "--vary", type=_varied, action="append", default=[], metavar="KEY=V,W", help="a setting of the runs; repeatable"
+        "--vary",
+        type=_varied,
+        action="append",
+        default=[],
+        metavar="KEY=V,W",
+        help="a setting and its values; repeatable",
     )
     add("--output_dir", help="folder of the sweep; by default runs/NAME of the preset")
-    add("--jobs", type=int, help="runs at a time; by default one for each GPU, and one without any")
+    add("--jobs", type=int, help="runs at a time; by default one per GPU, or one if there is none")
     add("--gpus", type=_gpus, metavar="I,J", help="GPUs to share out among the jobs; none for the CPU; by default all")
-    add("--mixed_precision", default="no", help="of each run: no, fp16 or bf16")
-    add("--launcher", default="local", choices=("local", "slurm"), help="local, the default, or slurm")
-    add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="for Slurm, as submitit calls it; repeatable")
+    add("--mixed_precision", default="no", help="mixed precision of each run: no, fp16 or bf16")
+    add("--launcher", default="local", choices=("local", "slurm"), help="where runs start: local (default) or slurm")
+    add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="Slurm parameter, as in submitit; repeatable")
     add("--retry", action="store_true", help="try failed runs again")
     add("--dry_run", action="store_true", help="check and print the plan, start nothing")
     return parser
@@ -107,7 +114,7 @@ def _preset_words(name: str) -> list[str]:
     content = read_yaml(path, "the preset")
     known = ("task", "methods", "sparsities", "seeds", "vary", "jobs", "config", "run")
     if not isinstance(content, dict) or (unknown := [key for key in content if key not in known]):
-        wrong = f"no key {unknown[0]}" if isinstance(content, dict) else "no keys"
+        wrong = f"the unknown key {unknown[0]}" if isinstance(content, dict) else "no keys"
         raise InputError(f"the preset {path} holds {wrong}; the valid keys are: {', '.join(known)}")
     _check_preset(path, content)
     words = []

@@ -265,7 +265,7 @@ def last_words(log: Path) -> str:
     lines = [line.rpartition("\r")[2].strip() for line in attempt.split("\n")]
     lines = [line for line in lines if line]
     errors = [line.removeprefix("error: ") for line in lines if re.match(r"(\[rank \d+\] )?error: ", line)]
-    return (errors or lines or ["it said nothing"])[-1][:500]
+    return (errors or lines or ["it printed nothing"])[-1][:500]
 
 
 def _end(process: subprocess.Popen, patience: float) -> None:

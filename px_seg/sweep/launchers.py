@@ -173,15 +173,15 @@ class SlurmLauncher:
             )
         self.gpus = parameters.get("gpus_per_node", 0)
         if not isinstance(self.gpus, int) or self.gpus < 0:
-            raise InputError(f"slurm: gpus_per_node is a number of GPUs, got {self.gpus!r}")
+            raise InputError(f"slurm: gpus_per_node must be a number of GPUs, got {self.gpus!r}")
         self.threads = parameters.get("cpus_per_task", 1)
         if not isinstance(self.threads, int) or self.threads < 1:
-            raise InputError(f"slurm: cpus_per_task is a number of cores, got {self.threads!r}")
+            raise InputError(f"slurm: cpus_per_task must be a number of cores, got {self.threads!r}")
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(name="px_seg", **parameters)
         except (RuntimeError, TypeError, ValueError, NameError, AssertionError) as error:
-            reason = one_line(error, 300) if str(error) else f"submitit refuses {dict(parameters)}"
+            reason = one_line(error, 300) if str(error) else f"submitit rejects {dict(parameters)}"
             raise InputError(f"slurm: {reason}") from None
         self.program, self.mixed_precision = tuple(program), mixed_precision
         self.slots, self.processes = jobs or sys.maxsize, max(1, self.gpus)
@@ -265,7 +265,9 @@ def shares(gpus: Sequence[str], jobs: int) -> list[tuple[str, ...]]:
         return [tuple(gpus[slot * each : (slot + 1) * each]) for slot in range(jobs)]
     if jobs % len(gpus) == 0:
         return [(gpus[slot % len(gpus)],) for slot in range(jobs)]
-    raise InputError(f"{jobs} jobs cannot share {len(gpus)} GPUs evenly: choose other --jobs, or name some with --gpus")
+    raise InputError(
+        f"{jobs} jobs cannot share {len(gpus)} GPUs evenly: choose another number of --jobs, or name some with --gpus"
+    )
 
 
 def visible_gpus() -> list[str]:

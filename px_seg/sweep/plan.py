@@ -32,13 +32,13 @@ REPORT = "report"
 """The folder of a sweep that its report is written to."""
 
 DECIDED = {
-    "method": "--methods names them",
-    "sparsity": "--sparsities names them",
-    "seed": "--seeds names them",
-    "output_dir": "each run has a folder of its own in the sweep's",
-    "masks": "every run finds its own",
-    "overwrite": "delete the folder of a run that is to be done again",
-    "resume": "a run that was stopped goes on by itself",
+    "method": "give --methods",
+    "sparsity": "give --sparsities",
+    "seed": "give --seeds",
+    "output_dir": "each run has its own folder in that of the sweep",
+    "masks": "every run finds its own masks",
+    "overwrite": "to rerun a run, delete its folder",
+    "resume": "a run that was stopped continues by itself",
 }
 """Settings of a run that the sweep decides, and what to do instead of giving one."""
 
@@ -139,7 +139,7 @@ def base_config(request: Request, combination: Combination) -> RunConfig:
     config = parse(task.config_type, [*request.flags, *varied], presets(task), "")
     for key in ("masks", "overwrite", "resume"):
         if getattr(config, key):
-            raise InputError(f"a configuration of a sweep's runs says {key}: leave it out: {DECIDED[key]}")
+            raise InputError(f"the configuration of a sweep's runs sets {key}: leave it out: {DECIDED[key]}")
     if config.criteria is not None:
         load_criteria(user_path(config.criteria, "--criteria"))
     return config
@@ -159,7 +159,7 @@ def _sparsities(request: Request, base: RunConfig, method: str) -> tuple[float, 
         return (0.0,)
     if base.pattern is None:
         if not request.sparsities:
-            raise InputError("no sparsity to prune to: give --sparsities, or paper for the paper's nine")
+            raise InputError("no sparsity to prune to: give --sparsities, for example paper for the paper's nine")
         return request.sparsities
     if request.sparsities:
         raise InputError(f"pattern {base.pattern} means sparsity {base.sparsity:g}: leave --sparsities out")
@@ -189,7 +189,7 @@ def _check(request: Request) -> None:
     task_of(request.task)
     for what, values in (("methods", request.methods), ("seeds", request.seeds), *request.vary.items()):
         if not values:
-            raise InputError(f"{what} has no value: give one at least")
+            raise InputError(f"{what} has no value: give at least one")
     for what, values in (
         *(("methods", request.methods), ("sparsities", request.sparsities), ("seeds", request.seeds)),
         *request.vary.items(),
@@ -198,18 +198,18 @@ def _check(request: Request) -> None:
             raise InputError(f"{what} has {twice[0]} twice: once is enough")
     for sparsity in request.sparsities:
         if sparsity == 0:
-            raise InputError(f"sparsity 0 is the dense network: name {DENSE} among the methods instead")
+            raise InputError(f"sparsity 0 is the dense network: give {DENSE} as one of the methods instead")
         if not 0 < sparsity < 1:
-            raise InputError(f"a sparsity is a share above 0 and below 1, got {sparsity:g}")
+            raise InputError(f"a sparsity must be a share above 0 and below 1, got {sparsity:g}")
     said = [word.removeprefix("--").partition("=")[0] for word in request.flags if word.startswith("--")]
     for key in (*said, *request.vary):
         if key in DECIDED:
-            raise InputError(f"a sweep decides {key} itself: {DECIDED[key]}")
+            raise InputError(f"a sweep sets {key} itself: {DECIDED[key]}")
     for key in request.vary:
         if key in OPERATIONAL:
-            raise InputError(f"--vary {key} changes how a run is carried out and not what comes of it: leave it out")
+            raise InputError(f"--vary {key} changes how a run is carried out, not its results: leave it out")
     if both := [key for key in request.vary if key in said]:
-        raise InputError(f"--{both[0]} is given, and varied as well: leave one of the two out")
+        raise InputError(f"--{both[0]} is both given and varied: leave one of the two out")
     for method in request.methods:
         if method in (NOTES, REPORT):
-            raise InputError(f"the folder {method} of a sweep is its own: register the criterion under another name")
+            raise InputError(f"a sweep needs its folder {method} for itself: register the criterion under another name")

@@ -106,7 +106,9 @@ def _check_folder(request: Request) -> None:
     for results in request.output_dir.glob("**/seed*/results.json"):
         task = re.search(r'"task": "(\w+)"', results.read_text(errors="replace"))
         if task and task[1] != request.task:
-            raise InputError(f"{request.output_dir} holds runs of the task {task[1]}: give each task an --output_dir")
+            raise InputError(
+                f"{request.output_dir} holds runs of the task {task[1]}: give each task its own --output_dir"
+            )
 
 
 def _of(statuses: Mapping[Cell, Status], kind: str) -> list[Cell]:
@@ -143,7 +145,7 @@ def _carry_out(
         else:
             failed.append(cell)
             known = {None: "ended without an outcome", STOPPED: "was stopped from outside"}
-            say(f"{cell.name} {known.get(status, f'was left alone: the process beside it ended with {status}')}")
+            say(f"{cell.name} {known.get(status, f'was abandoned: the process beside it ended with status {status}')}")
 
     try:
         while (waiting or active or elsewhere) and not told:
@@ -162,7 +164,7 @@ def _carry_out(
                 elsewhere.clear()
                 for cell in others:
                     settle(cell, None, ours=False)
-                line = f"waiting for runs of others: {_listed(elsewhere)}"
+                line = f"waiting for runs of other processes: {_listed(elsewhere)}"
                 if elsewhere and not active and not waiting and line != last_said:
                     say(line)
                     last_said = line

@@ -42,7 +42,7 @@ def status_of(cell: Cell, processes: int, mixed_precision: str) -> Status:
         if launched.get(key, asked) != asked:
             raise InputError(
                 f"the run in {cell.folder} was launched with {key} {launched[key]}, not {asked}: launch the sweep "
-                "as it was, or choose another --output_dir"
+                "as before, or choose another --output_dir"
             )
     last = job.outcome(cell.notes)
     attempts = last.get("attempts", 0)
@@ -91,12 +91,12 @@ def remaining(statuses: Mapping[Cell, Status], slots: int) -> str:
     if not todo:
         return text
     if not done:
-        return f"{text}; how long they take shows when the first has finished"
+        return f"{text}; how long they take is known once the first has finished"
     abreast = min(slots, len(todo))
     total = sum(_expected(cell, done) for cell in todo) / abreast
     unknown = sorted({c.config.method for c in todo} - {c.config.method for c, _ in done})
-    more = f", pruning by {', '.join(unknown)} not counted" if unknown else ""
-    return f"{text}, about {duration(total)} with {abreast} at a time, judged by {len(done)} finished{more}"
+    more = f", not counting pruning with {', '.join(unknown)}" if unknown else ""
+    return f"{text}, about {duration(total)} with {abreast} at a time, judging by {len(done)} finished{more}"
 
 
 def _expected(cell: Cell, done: Sequence[tuple[Cell, Mapping[str, Any]]]) -> float:

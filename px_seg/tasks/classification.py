@@ -69,11 +69,11 @@ class Classification:
         if config.ridge is not None and not config.ridge > 0:
             raise InputError(f"ridge must be above 0, got {config.ridge}")
         if config.ridge is not None and config.reinit:
-            raise InputError("a ridge head belongs to the weights that --reinit replaces: leave one of the two out")
+            raise InputError("a ridge head is fitted to the weights that --reinit replaces: leave one of the two out")
         if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
-                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm needs several values a channel; "
-                "--freeze_bn, or --sync_bn on several GPUs, lifts this"
+                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm needs several values per channel; "
+                "--freeze_bn, or --sync_bn on several GPUs, lifts this limit"
             )
         if config.pruning.per_class is not None and config.pruning.per_class < 1:
             raise InputError(f"pruning.per_class must be at least 1, got {config.pruning.per_class}")
@@ -87,7 +87,7 @@ class Classification:
             if others:
                 kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(others.items()))
                 first = next(index for index, mode in enumerate(modes) if mode != "RGB")
-                where = "".join(f", {file} for one" for file in data.files(first))
+                where = "".join(f", such as {file}" for file in data.files(first))
                 notes.append(f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})")
         return list(dict.fromkeys(notes))
 

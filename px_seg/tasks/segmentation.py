@@ -66,7 +66,7 @@ class Segmentation:
         if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
                 f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
-                "sees one value a channel in each image; --freeze_bn, or --sync_bn on several GPUs, lifts this"
+                "sees one value per channel in each image; --freeze_bn, or --sync_bn on several GPUs, lifts this limit"
             )
         if config.pruning.per_class is not None:
             raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")

@@ -75,7 +75,7 @@ def register(name: str) -> Callable[[C], C]:
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(
-            f'a criterion is registered by @register("name"), the name of letters, digits and _: got {name!r}'
+            f'register a criterion with @register("name"), a name of letters, digits, _, ., + and -: got {name!r}'
         )
 
     def add(kind: C) -> C:
@@ -109,7 +109,7 @@ def criterion(name: str, /, **settings: Any) -> Criterion:
     except InputError:
         raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"the method {name} cannot be made of {settings}: {error}") from error
+        raise InputError(f"the method {name} cannot be created with {settings}: {error}") from error
 
 
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
@@ -123,7 +123,7 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def _check_type(name: str, setting: str, value: Any, default: Any) -> None:
     kinds, words = _KINDS.get(type(default), ((object,), ""))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
-        raise InputError(f"the method {name}: {setting} must be {words}, as {default!r} is; got {value!r}")
+        raise InputError(f"the method {name}: {setting} must be {words}, such as {default!r}; got {value!r}")
 
 
 def check_positive(criterion: Criterion, name: str, whole: bool = False) -> None:

@@ -146,7 +146,7 @@ def _summed(
         return count
 
     if not any(all_gather(group, run_on_all_ranks(group, own))):
-        raise InputError("the criterion scores with data: give it at least one batch")
+        raise InputError("the criterion needs data: give it at least one batch")
     return {name: all_reduce(group, part) for name, part in total.items()}
 
 

@@ -18,7 +18,7 @@ Train = Callable[[nn.Module, Masks], None]
 
 
 def _cannot_train(model: nn.Module, masks: Masks) -> None:
-    raise InputError("imp has to train: give it IMP(train=...), a function of a model and its masks")
+    raise InputError("imp has to train: give it a function of a model and its masks, IMP(train=...)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,9 +39,9 @@ class PX(Criterion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bn not in list(_READINGS):
-            raise InputError(f"PX knows no bn={self.bn!r}: choose one of {', '.join(_READINGS)}")
+            raise InputError(f"PX has no bn={self.bn!r}: choose one of {', '.join(_READINGS)}")
         if self.precision is not None and self.precision not in list(PRECISIONS):
-            raise InputError(f"PX knows no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
+            raise InputError(f"PX has no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
     def score(self, model, batches=(), masks=None, scope=None, group=None):
         """The scores S_j >= 0 of the weights in `scope`, in at least float32.

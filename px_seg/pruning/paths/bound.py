@@ -121,7 +121,7 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor], scope: Scope) -> dic
     known, parameters = prunable(model), dict(model.named_parameters())
     for name in masks:
         if name in parameters and name not in known:
-            raise InputError(f"the mask of {name} is not one of a convolution's or linear layer's weight")
+            raise InputError(f"the mask of {name} is not for the weight of a convolution or linear layer")
     return prunable(model, scope)
 
 
@@ -131,8 +131,8 @@ def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Po
     for g, h in zip(activations, kernel, strict=True):
         if g.values.shape != h.values.shape:
             raise UnsupportedOperation(
-                f"an output of the model has shape {tuple(g.values.shape)} for a sample of a batch and "
-                f"{tuple(h.values.shape)} for a sample alone"
+                f"an output of the model has shape {tuple(g.values.shape)} for a sample in a batch and "
+                f"{tuple(h.values.shape)} for a single sample"
             )
         products.append(Scaled((g.values * h.values).sum(), g.exponent + h.exponent).normalised())
     parts, exponent, _ = align(products)
@@ -144,8 +144,8 @@ def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Po
         )
     if total == 0:
         raise InputError(
-            "no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a shut gate: "
-            "ask for a lower sparsity (or for precision float64, where values leave the range of float32)"
+            "no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a closed gate: "
+            "choose a lower sparsity (or precision float64, where values leave the range of float32)"
         )
     if not total.requires_grad:
         raise InputError("no output of the model depends on a weight in scope")

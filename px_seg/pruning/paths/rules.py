@@ -56,7 +56,7 @@ def batch_norm(
 ):
     """BatchNorm folded into the weights: a gain of gamma**2 / (var + eps), the shift dropped."""
     if training or running_mean is None or running_var is None:
-        raise UnsupportedOperation(f"{label(func)} with batch statistics is not folded: it needs running statistics")
+        raise UnsupportedOperation(f"{label(func)} with batch statistics cannot be folded: it needs running statistics")
     return x.normed(BatchNorm(running_mean, running_var, weight, bias, eps))
 
 
@@ -98,21 +98,21 @@ def pad(func: Function, x: PathOperations, pad, mode: str = "constant", value: f
 def total(func: Function, x: Any, other: Any, *, alpha: float = 1):
     """Addition, of two streams or of a stream and a bias."""
     if alpha != 1:
-        raise UnsupportedOperation(f"{label(func)} with alpha has no meaning for paths")
+        raise UnsupportedOperation(f"{label(func)} with alpha is not defined for paths")
     return x.added(other, func) if carries_paths(x) else other.added(x, torch.add)
 
 
 def product(func: Function, x: Any, other: Any):
     """Multiplication by a gate, or by a number or constant tensor, which is a gate that is always as open."""
     if carries_paths(x) and carries_paths(other):
-        raise UnsupportedOperation(f"{label(func)} of two tensors that both carry paths")
+        raise UnsupportedOperation(f"{label(func)} of two tensors that both carry paths is not defined")
     return x.shut(other, func) if carries_paths(x) else other.shut(x, torch.mul)
 
 
 def quotient(func: Function, x: Any, other: Any):
     """Division by a number."""
     if not isinstance(other, int | float):
-        raise UnsupportedOperation(f"{label(func)} by anything but a number has no meaning for paths")
+        raise UnsupportedOperation(f"{label(func)} by anything but a number is not defined for paths")
     return x.shut(1 / other, lambda u, _: func(u, other))
 
 

@@ -226,7 +226,7 @@ def _broadcast(values: Tensor, other: Any) -> Tensor:
 
 def _nothing(bias: Tensor | None, func: Function) -> tuple[None]:
     if bias is not None:
-        raise UnsupportedOperation(f"{label(func)} averages by a fixed filter and adds a bias")
+        raise UnsupportedOperation(f"{label(func)} averages with a fixed filter and adds a bias")
     return (None,)
 
 

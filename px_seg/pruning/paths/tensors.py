@@ -62,7 +62,9 @@ class Shell(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: Any = None) -> Any:
-        raise UnsupportedOperation(f"{func} is called by code that hides it from torch functions, such as a script")
+        raise UnsupportedOperation(
+            f"{func} is called by code that hides it from torch functions, such as a scripted function"
+        )
 
 
 class PathTensor(Shell, PathOperations):
@@ -82,16 +84,18 @@ class PathTensor(Shell, PathOperations):
             with torch.autocast(device, enabled=False):
                 return cls.interpreted(func, args, kwargs)
         if func not in RULES and func not in GATES:
-            raise UnsupportedOperation(f"{label(func)} has no meaning for paths")
+            raise UnsupportedOperation(f"{label(func)} is not defined for paths")
         if kwargs.pop("out", None) is not None:
-            raise UnsupportedOperation(f"{label(func)} writes to a tensor given as `out`, which is not followed")
+            raise UnsupportedOperation(f"{label(func)} writes to a tensor given as `out`, which paths cannot follow")
         target = args[0] if _in_place(func, kwargs) else None
         if target is not None:
             _check_in_place(func, target)
         try:
             result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
         except TypeError as error:
-            raise UnsupportedOperation(f"{label(func)} is called in a way its rule does not know: {error}") from error
+            raise UnsupportedOperation(
+                f"{label(func)} is called in a way that its rule does not support: {error}"
+            ) from error
         if target is None:
             return result
         # An in-place function keeps the shape: it is enough to replace what the tensor carries.
@@ -121,7 +125,7 @@ class Gate(Shell):
         if rule is structural:
             value = func(args[0].value, *args[1:], **kwargs)
             return tuple(cls.of(part) for part in value) if isinstance(value, tuple | list) else cls.of(value)
-        raise UnsupportedOperation(f"{label(func)} of a sigmoid's output has no meaning for paths")
+        raise UnsupportedOperation(f"{label(func)} of a sigmoid's output is not defined for paths")
 
 
 def cast(tensor: Any, like: Tensor) -> Any:

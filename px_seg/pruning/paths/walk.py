@@ -46,7 +46,7 @@ def path_activations(
             if out.dim() == 0 or len(out) != len(images):
                 raise UnsupportedOperation(
                     f"an output of the model has shape {tuple(out.shape)} for {len(images)} samples: "
-                    "paths are summed over the first dimension, which must be theirs"
+                    "paths are summed over the first dimension, which must be the samples"
                 )
         wide = torch.promote_types(images.dtype, torch.float32)
         sums = []
@@ -84,7 +84,9 @@ def _walk(model: nn.Module, start: PathTensor) -> list[PathTensor]:
         raise
     for out in outputs:
         if isinstance(out, Gate):
-            raise UnsupportedOperation("an output of the model is a sigmoid's, which carries no paths: score its input")
+            raise UnsupportedOperation(
+                "an output of the model is that of a sigmoid, which carries no paths: score its input"
+            )
         if not isinstance(out, PathTensor):
             raise UnsupportedOperation(f"an output of the model carries no paths: it is a {type(out).__name__}")
     if not outputs:
