@@ -72,5 +72,5 @@ def broadcast_masks(group: Group, masks: Masks) -> Masks:
         return masks
     live = torch.cat([mask.flatten() for mask in masks.values()]).to(torch.uint8)
     dist.broadcast(live, group=group, group_src=0)
-    parts = live.bool().split([mask.numel() for mask in masks.values()])
+    parts = torch.split(live.bool(), [mask.numel() for mask in masks.values()])
     return Masks({n: p.view(m.shape) for (n, m), p in zip(masks.items(), parts, strict=True)}, masks.provenance)

@@ -80,7 +80,7 @@ def gradients(value: Tensor, inputs: Mapping[str, Tensor], create_graph: bool = 
         raise InputError("no output of the model depends on a weight in scope")
     found = torch.autograd.grad(value, list(inputs.values()), create_graph=create_graph, materialize_grads=True)
     if not create_graph:
-        found = [part.detach() for part in found]
+        found = tuple(part.detach() for part in found)
     return dict(zip(inputs, found, strict=True))
 
 

@@ -66,7 +66,8 @@ class Masks(Mapping[str, Tensor]):
             return NotImplemented
         return self._masks.keys() == other._masks.keys() and all(torch.equal(m, other[n]) for n, m in self.items())
 
-    __hash__ = None
+    # object declares a method, and no type for a class without one.
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self.kept:,} of {self.total:,} weights live)"
@@ -193,7 +194,9 @@ class Masks(Mapping[str, Tensor]):
         handles = [optimizer.register_step_post_hook(silence)]
         for parameter, dead in pruned.items():
             if parameter.requires_grad:
-                handles.append(parameter.register_hook(lambda grad, dead=dead: grad.masked_fill(dead, 0)))
+                hook = functools.partial(Tensor.masked_fill, mask=dead, value=0)
+                # torch says nothing of this method's types.
+                handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
         try:
             yield
         finally:

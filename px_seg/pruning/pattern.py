@@ -77,7 +77,7 @@ class Pattern:
         return [best | more for best, more in zip(kept, top(scores, others, left), strict=True)]
 
     def _best(self, score: Tensor, mask: Tensor, dim: int) -> Tensor:
-        groups = score.masked_fill(~mask, -torch.inf).movedim(dim, -1).unflatten(-1, (-1, self.m))
+        groups = torch.unflatten(score.masked_fill(~mask, -torch.inf).movedim(dim, -1), -1, (-1, self.m))
         # Stable, so that of equal scores the first comes first.
         order = groups.sort(dim=-1, descending=True, stable=True).indices[..., : self.n]
         best = torch.zeros(groups.shape, dtype=torch.bool, device=score.device).scatter_(-1, order, True)

@@ -115,6 +115,6 @@ def check_distribution(sparsity: float, ranking: str | None, pattern: str | None
 def _ranking(model: nn.Module, scope: Scope, ranking: str, pattern: str | None) -> Ranking:
     if pattern is None:
         return ranking_named(ranking)
-    pattern = Pattern.parse(pattern)
-    dims = list(pattern.input_dims(model, scope).values())
-    return lambda scores, live, count: pattern.keep(scores, live, count, dims)
+    parsed = Pattern.parse(pattern)
+    dims = list(parsed.input_dims(model, scope).values())
+    return lambda scores, live, count: parsed.keep(scores, live, count, dims)

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,12 @@ from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches
 from px_seg.pruning.distributed import Group
 from px_seg.pruning.scope import Scope
+
+InForce: TypeAlias = Mapping[str, Tensor] | None
+"""The masks that a criterion scores under, by parameter name."""
+
+Scores: TypeAlias = dict[str, Tensor]
+"""What a criterion returns: a score for every weight, by parameter name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +45,8 @@ class Criterion(ABC):
 
     @abstractmethod
     def score(
-        self,
-        model: nn.Module,
-        batches: Batches = (),
-        masks: Mapping[str, Tensor] | None = None,
-        scope: Scope = None,
-        group: Group = None,
-    ) -> dict[str, Tensor]:
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """One score per weight in `scope`, by parameter name, each of its parameter's shape.
 
         `masks` are those in force; weights they do not cover are live. `batches` are those of

@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.pruning.batches import Batches, checked_batches, labelled, shapes_of
-from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_positive, register
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import MaskedNetwork, masked
 from px_seg.pruning.modes import batch_statistics, evaluating
+from px_seg.pruning.scope import Scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class SNIP(LossCriterion):
     paper. Dropout is off, so that nothing is drawn.
     """
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Raises InputError for batches without targets, of one sample where a BatchNorm sees one
@@ -80,7 +83,9 @@ class GraSP(LossCriterion):
         super().__post_init__()
         check_positive(self, "temperature")
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores of the weights in `scope`, of either sign, in at least float32. Raises what `SNIP.score` does."""
         batches = list(checked_batches(batches))
         with masked(model, masks, scope, batch_statistics) as network:
@@ -111,7 +116,9 @@ class Fisher(LossCriterion):
     a batch, a sample would have no gradient of its own.
     """
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Raises InputError for batches without targets and for masks that do not fit.
@@ -121,7 +128,7 @@ class Fisher(LossCriterion):
 
             def squares_of(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 squares: dict[str, Tensor] = {}
-                for sample, target in zip(images.split(1), targets.split(1), strict=True):
+                for sample, target in zip(torch.split(images, 1), torch.split(targets, 1), strict=True):
                     for name, part in network.gradients(self.loss(network(sample), target)).items():
                         squares[name] = squares[name].addcmul_(part, part) if name in squares else part.square()
                 return squares

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.batches import Batches
+from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_positive, register
+from px_seg.pruning.distributed import Group
 from px_seg.pruning.masks import Masks
-from px_seg.pruning.scope import as_list, prunable
+from px_seg.pruning.scope import Scope, as_list, prunable
 
 Train = Callable[[nn.Module, Masks], None]
 """Trains the model in place, its pruned weights held at 0."""
@@ -63,7 +65,9 @@ class IMP(TrainingCriterion):
         # Not up from what only rounding made more than a whole number.
         return max(1, math.ceil(math.log(1 - sparsity) / math.log(self.keep) - 1e-9))
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The magnitudes, of the weights' dtype. `batches` are not read; `train` has its own."""
         scope = as_list(scope)
         device = next(iter(prunable(model, scope).values())).device

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, one_shape, shapes_of
-from px_seg.pruning.criteria.base import Criterion, check_positive, register
+from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_positive, register
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import MaskedNetwork, gradients, masked
 from px_seg.pruning.modes import batch_statistics, evaluating
@@ -60,7 +60,9 @@ class NTKSAP(Criterion):
         check_positive(self, "perturbation")
         check_positive(self, "resamplings", whole=True)
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores >= 0 of the weights in `scope`, 0 where a mask prunes them, in at least float32.
 
         Draws depend on the seed and on how many weights live, so that they are new in every round, and not
@@ -131,7 +133,7 @@ def _draw(shape: torch.Size, network: MaskedNetwork, source: torch.Generator) ->
     return Draw(images, drawn, {name: normal(weight.shape) for name, weight in network.weights.items()})
 
 
-def _numbered(batches: Batches, group: Group) -> tuple[list[torch.Size], Counter]:
+def _numbered(batches: Batches, group: Group) -> tuple[list[torch.Size], Counter[torch.Size]]:
     """The shapes of this process's batches, and how many of each shape the processes before it have."""
     shapes = run_on_all_ranks(group, lambda: shapes_of(batches))
     ranks = all_gather(group, shapes)

@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from px_seg.errors import InputError
-from px_seg.pruning.criteria.base import Criterion, register
+from px_seg.pruning.batches import Batches
+from px_seg.pruning.criteria.base import Criterion, InForce, Scores, register
+from px_seg.pruning.distributed import Group
 from px_seg.pruning.paths.bound import FOLD, Streams, path_bound
 from px_seg.pruning.paths.precision import PRECISIONS
 from px_seg.pruning.paths.released import BatchActivations, BatchKernel
+from px_seg.pruning.scope import Scope
 
 _READINGS: dict[str, Streams] = {"fold": FOLD, "batch": Streams(BatchActivations, BatchKernel)}
 
@@ -43,7 +48,9 @@ class PX(Criterion):
         if self.precision is not None and self.precision not in list(PRECISIONS):
             raise InputError(f"PX has no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores S_j >= 0 of the weights in `scope`, in at least float32.
 
         R is taken at all outputs of the whole model whatever the scope. All samples have one

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from px_seg.pruning.batches import sample_shape
-from px_seg.pruning.criteria.base import Criterion, register
+from torch import nn
+
+from px_seg.pruning.batches import Batches, sample_shape
+from px_seg.pruning.criteria.base import Criterion, InForce, Scores, register
+from px_seg.pruning.distributed import Group
 from px_seg.pruning.paths.bound import kernel_bound
 from px_seg.pruning.paths.streams import Magnitudes, Squares
+from px_seg.pruning.scope import Scope
 
 
 @register("synflow")
@@ -25,7 +29,9 @@ class SynFlow(Criterion):
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores >= 0 of the weights in `scope`, in at least float32.
 
         Where R leaves the range of the dtype, all are divided by one common power of two. Raises
@@ -48,6 +54,8 @@ class SynFlowL2(Criterion):
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
 
-    def score(self, model, batches=(), masks=None, scope=None, group=None):
+    def score(
+        self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
+    ) -> Scores:
         """The scores >= 0 of the weights in `scope`; see `SynFlow.score`."""
         return kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()

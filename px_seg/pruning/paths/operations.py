@@ -19,7 +19,8 @@ class UnsupportedOperation(InputError):
 def label(func: Function) -> str:
     """The function's name for an error message."""
     name = getattr(func, "__name__", str(func))
-    return f"a tensor's {func.__self__.__name__}" if name == "__get__" else f"torch's {name}"
+    owner = getattr(func, "__self__", None)
+    return f"a tensor's {owner.__name__}" if name == "__get__" and owner is not None else f"torch's {name}"
 
 
 def carries_paths(x: Any) -> bool:

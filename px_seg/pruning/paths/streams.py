@@ -30,15 +30,19 @@ class Activations(PathTensor):
     def of(cls, stream: Scaled, true: Tensor, weights: TrueAndLive) -> Activations:
         """`stream` and `true` have the same shape, (N, ...), and memory of their own."""
         tensor = cls.like(true)
-        tensor._stream, tensor.true, tensor.weights, tensor.late = stream, true, weights, None
+        tensor.stream, tensor.true, tensor.weights = stream, true, weights
         tensor.views = [weakref.ref(tensor)]
         return tensor
 
     @property
     def stream(self) -> Scaled:
         if self.late is not None:
-            self._stream, self.late = self._stream.grown(self.late(self._stream.values), 0), None
+            self.stream = self._stream.grown(self.late(self._stream.values), 0)
         return self._stream
+
+    @stream.setter
+    def stream(self, stream: Scaled) -> None:
+        self._stream, self.late = stream, None
 
     def _with(self, stream: Scaled, true: Tensor) -> Activations:
         return self.of(stream, true, self.weights)

@@ -16,11 +16,15 @@ from px_seg.pruning.paths.weights import Weights
 _METADATA = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
     *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_contiguous, Tensor.is_floating_point),
-    *(Tensor.requires_grad.__get__, Tensor.is_nested.__get__),
+    *(getattr(Tensor, name).__get__ for name in ("requires_grad", "is_nested")),
 }
 
 
-_SHAPED_AS = {Tensor.expand_as: Tensor.expand, Tensor.view_as: Tensor.view, Tensor.reshape_as: Tensor.reshape}
+_SHAPED_AS: dict[Function, Function] = {
+    Tensor.expand_as: Tensor.expand,
+    Tensor.view_as: Tensor.view,
+    Tensor.reshape_as: Tensor.reshape,
+}
 
 
 class Shell(torch.Tensor):
@@ -34,7 +38,8 @@ class Shell(torch.Tensor):
     def like(cls, tensor: Tensor) -> Any:
         return torch.Tensor._make_wrapper_subclass(cls, tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
-    def __repr__(self, **_: Any) -> str:
+    # mypy loses the names of arguments that torch gives no types.
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"{type(self).__name__}{tuple(self.shape)}"
 
     @classmethod
@@ -61,7 +66,9 @@ class Shell(torch.Tensor):
         raise NotImplementedError
 
     @classmethod
-    def __torch_dispatch__(cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares a function that is not given the class
+        cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: Any = None
+    ) -> Any:
         raise UnsupportedOperation(
             f"{func} is called by code that hides it from torch functions, such as a scripted function"
         )

@@ -15,7 +15,7 @@ raises UnsupportedOperation: nothing is scored in silence.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from px_seg.pruning.paths.scaled import Scaled
 from px_seg.pruning.paths.streams import Activations, Kernel
 from px_seg.pruning.paths.tensors import Gate, PathTensor
 from px_seg.pruning.paths.weights import Powers, TrueAndLive
+
+P = TypeVar("P", bound=PathTensor)
 
 
 def path_activations(
@@ -70,7 +72,7 @@ def path_kernel(model: nn.Module, sample: Tensor, weights: Powers, kind: type[Ke
         return [out.stream for out in _walk(model, kind.of(Scaled.of(torch.ones_like(sample)), weights))]
 
 
-def _walk(model: nn.Module, start: PathTensor) -> list[PathTensor]:
+def _walk(model: nn.Module, start: P) -> list[P]:
     try:
         outputs = list(leaves(model(start)))
     except UnsupportedOperation as error:
