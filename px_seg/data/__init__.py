@@ -78,8 +78,11 @@ def _folder(config: ClassificationDataConfig) -> tuple[ClassificationData, Class
     return class_folders(config.root, config.classes)
 
 
-SEGMENTATION: dict[str, Callable] = {"synthetic": _synthetic, "voc2012": _voc2012}
-CLASSIFICATION: dict[str, Callable] = {
+SEGMENTATION: dict[str, Callable[[SegmentationDataConfig], tuple[SegmentationData, SegmentationData]]] = {
+    "synthetic": _synthetic,
+    "voc2012": _voc2012,
+}
+CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[ClassificationData, ClassificationData]]] = {
     "synthetic": _objects,
     "cifar10": _cifar,
     "cifar100": _cifar,

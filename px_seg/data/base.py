@@ -48,8 +48,10 @@ class ClassificationData(Protocol):
 
     classes: tuple[str, ...]
     """Class names by index."""
-    labels: Sequence[int]
-    """The class of every image, known without reading it."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The class of every image, known without reading it."""
 
     def __len__(self) -> int: ...
 

@@ -1,6 +1,6 @@
 """Labelled images in folders: one folder a class, as ImageNet and Tiny-ImageNet are kept, too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +159,7 @@ def _annotated(file: Path) -> dict[str, list[Path]]:
     return {name: sorted(paths) for name, paths in found.items()}
 
 
-def _same_classes(train: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]], folder: Path) -> None:
+def _same_classes(train: Iterable[str], val: Iterable[str], folder: Path) -> None:
     for has, lacks, one, other in ((train, val, "train", "val"), (val, train, "val", "train")):
         if only := sorted(set(has) - set(lacks)):
             raise InputError(

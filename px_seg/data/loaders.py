@@ -1,6 +1,7 @@
 """Batches that depend on the seed alone: not on workers, and not on what else draws numbers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -12,14 +13,20 @@ from px_seg.data.transforms import Transform
 from px_seg.errors import InputError
 from px_seg.progress import bar
 
+D = TypeVar("D", bound=SegmentationData | ClassificationData)
+
 Key = tuple[int, int]
 """An index into a dataset and the seed of the transform applied to that sample."""
 
 
-class Transformed(Dataset):
+Loader: TypeAlias = DataLoader[tuple[Tensor, Tensor]]
+"""Of images with their labels."""
+
+
+class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
     """Samples of `data` as tensors, addressed by (index, seed)."""
 
-    def __init__(self, data: SegmentationData | ClassificationData, transform: Transform) -> None:
+    def __init__(self, data: D, transform: Transform) -> None:
         self.data, self.transform = data, transform
 
     def __len__(self) -> int:
@@ -49,7 +56,7 @@ class Shuffle(Sampler[Key]):
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
 
-def training_loader(data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1) -> DataLoader:
+def training_loader(data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1) -> Loader:
     """Shuffled full batches; the short last one is dropped, for BatchNorm's sake. Raises what `check_fills` does."""
     check_fills(len(data), batch_size, processes)
     return DataLoader(
@@ -73,14 +80,15 @@ def check_fills(length: int, batch_size: int, processes: int) -> None:
         )
 
 
-def evaluation_loader(data: Transformed, batch_size: int, workers: int, process: int, processes: int) -> DataLoader:
+def evaluation_loader(data: Transformed, batch_size: int, workers: int, process: int, processes: int) -> Loader:
     """This process's share of `data`, every image on exactly one process.
 
     A batch is a list of (image, labels) pairs, because whole images differ in size.
     """
     share = range(process, len(data), processes)
     return DataLoader(
-        Subset(data, [(index, 0) for index in share]),
+        # torch knows of no other keys than whole numbers.
+        Subset(data, [(index, 0) for index in share]),  # type: ignore[misc]
         batch_size,
         num_workers=workers,
         collate_fn=list,

@@ -191,7 +191,8 @@ def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Imag
 def _crop(scene: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
     zoom = max(width / scene.width, height / scene.height) * rng.uniform(1.0, 1.8)
     scene = scene.resize((max(width, round(zoom * scene.width)), max(height, round(zoom * scene.height))))
-    left, top = rng.integers(scene.width - width, endpoint=True), rng.integers(scene.height - height, endpoint=True)
+    rooms = (scene.width - width, scene.height - height)
+    left, top = (int(rng.integers(room, endpoint=True)) for room in rooms)
     scene = scene.crop((left, top, left + width, top + height))
     if rng.random() < 0.5:
         scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
