@@ -1,7 +1,6 @@
 """DeepLabV3+ of segmentation-models-pytorch."""
 
 import segmentation_models_pytorch as smp
-from torch import nn
 
 from px_seg.errors import InputError
 from px_seg.models.encoders import SMALL, UNBUILDABLE, check_encoder
@@ -13,7 +12,7 @@ ATROUS_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18
 
 def build_segmenter(
     encoder: str = "resnet50", classes: int = 21, weights: str | None = "imagenet", output_stride: int = 16
-) -> nn.Module:
+) -> smp.DeepLabV3Plus:
     """DeepLabV3+ with the named encoder: images (N, 3, H, W) to logits (N, classes, H, W).
 
     H and W must be multiples of the output stride. `weights` is where the encoder starts:

@@ -77,7 +77,8 @@ class Run:
         self.model.to(self.accelerator.device)
         task.fit_head(self.model, self.accelerator)
         if config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            # torch 2.11 does not say that a module takes it.
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prune(self) -> Masks:
         """The run's masks: found, read where the run is resumed, or those given; the run's folder is open from here.

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
-from torch.utils.data import DataLoader
 
 from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
+from px_seg.data.loaders import Loader
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.progress import bar
 from px_seg.pruning import Masks
@@ -92,7 +93,7 @@ class Prepared(NamedTuple):
     """What `fine_tune` trains with, made by Accelerate for one training."""
 
     model: nn.Module
-    loader: DataLoader
+    loader: DataLoaderShard
     optimizer: Optimizer
     """SGD itself, which `Masks.hold` listens to."""
     stepper: Optimizer
@@ -103,7 +104,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    accelerator: Accelerator, model: nn.Module, task: Task, loader: DataLoader, config: RunConfig, epochs: int
+    accelerator: Accelerator, model: nn.Module, task: Task, loader: Loader, config: RunConfig, epochs: int
 ) -> Prepared:
     """Optimizer, schedule and wrappers for so many epochs of training, and the seed of what it draws.
 
@@ -112,11 +113,11 @@ def prepare(
     if config.sync_bn and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = make_optimizer(model, task.scope, config.optimizer)
-    wrapped, loader, stepper = accelerator.prepare(model, loader, optimizer)
-    updates = math.ceil(len(loader) / accelerator.gradient_accumulation_steps) * epochs
+    wrapped, shard, stepper = accelerator.prepare(model, loader, optimizer)
+    updates = math.ceil(len(shard) / accelerator.gradient_accumulation_steps) * epochs
     schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
     set_seed(config.seed, device_specific=True)
-    return Prepared(wrapped, loader, optimizer, stepper, schedule, config.freeze_bn)
+    return Prepared(wrapped, shard, optimizer, stepper, schedule, config.freeze_bn)
 
 
 def train_under(
@@ -124,7 +125,7 @@ def train_under(
     model: nn.Module,
     masks: Masks,
     task: Task,
-    loader: DataLoader,
+    loader: Loader,
     config: RunConfig,
     epochs: int,
 ) -> None:
@@ -169,7 +170,7 @@ def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: 
             if len(losses) % CHECK_EVERY == 0:
                 batches.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
         mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
-        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), *rates)
+        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), *map(float, rates))
 
 
 def _freeze_statistics(model: nn.Module) -> None:

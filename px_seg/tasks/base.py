@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from px_seg.config import RunConfig
-from px_seg.data.loaders import Key, Transformed
+from px_seg.data.loaders import Key, Loader, Transformed
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 
@@ -18,14 +17,18 @@ LARGEST = 8192
 """Side of a training image, in pixels, above which the number is taken for a mistake."""
 
 
-class Task(Protocol):
-    """What pruning, training and reporting ask of a task."""
+C = TypeVar("C", bound=RunConfig)
+M = TypeVar("M", bound=nn.Module)
+
+
+class Task(Protocol[C, M]):
+    """What pruning, training and reporting ask of a task, its configurations of class C and its networks of class M."""
 
     name: str
     """Of the command, and of the folder in configs/ that has its presets, one for each dataset."""
     about: str
     """What the command does, for its help: a line, and after an empty one examples."""
-    config_type: type[RunConfig]
+    config_type: type[C]
     scope: str
     """The part of the model that is pruned, trained at the backbone's learning rate, and passes between tasks."""
     scores: tuple[Score, ...]
@@ -34,11 +37,11 @@ class Task(Protocol):
     train: Transformed
     val: Transformed
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: C) -> None:
         """Find the data. Raises InputError when it is not there."""
 
     @staticmethod
-    def check(config: RunConfig, synchronised: bool) -> None:
+    def check(config: C, synchronised: bool) -> None:
         """Raise InputError for settings that need neither data nor network to be refused.
 
         `synchronised` says whether BatchNorm sees the batches of several processes.
@@ -50,10 +53,10 @@ class Task(Protocol):
         Raises InputError for the first that cannot be used.
         """
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> M:
         """The dense network, random from torch's global generator. Its part `scope` is the backbone."""
 
-    def fit_head(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def fit_head(self, model: M, accelerator: Accelerator) -> None:
         """Set, in place, what of the network's start is computed from the training data, if anything is."""
 
     def pruning_draw(self) -> list[list[Key]]:
@@ -62,7 +65,7 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """A differentiable scalar."""
 
-    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """Scores over the images of all processes, under the names that results.json uses."""
 
     def settings(self) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class Task(Protocol):
     def report(self, scores: Mapping[str, Any]) -> list[str]:
         """What `evaluate` returns beyond `scores`, as lines of the table for a terminal."""
 
-    def save(self, model: nn.Module, folder: Path, card: Mapping[str, Any]) -> None:
+    def save(self, model: M, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the model so that its library's `from_pretrained` reads it; `card` is for its description."""
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:

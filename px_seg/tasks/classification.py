@@ -1,21 +1,21 @@
 """Image classification."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
 from px_seg.data import CLASSIFICATION, load
 from px_seg.data.checked import check_all
-from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
+from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import squared
@@ -27,7 +27,10 @@ from px_seg.pruning.distributed import all_reduce
 from px_seg.pruning.modes import evaluating
 from px_seg.tasks.base import check_size, spread
 
-LOSSES = {"cross_entropy": nn.functional.cross_entropy, "squared": squared}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": nn.functional.cross_entropy,
+    "squared": squared,
+}
 
 SAMPLES = 10
 """How many validation images samples.png shows."""
@@ -49,7 +52,7 @@ class Classification:
     accelerate launch -m px_seg cls --data.name cifar100 --data.download --sparsity 0.9313"""
     config_type = ClassificationConfig
     scope = "encoder"
-    scores = (Score("accuracy", "accuracy"), Score("top5_accuracy", "top-5 accuracy"))
+    scores: tuple[Score, ...] = (Score("accuracy", "accuracy"), Score("top5_accuracy", "top-5 accuracy"))
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
@@ -136,7 +139,7 @@ class Classification:
         """The configured loss of logits (N, C) and labels (N,) int64."""
         return LOSSES[self.config.loss](logits, labels)
 
-    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`accuracy` and `class_accuracy`, the latter by class name with None where there is no image.
 
         With more than five classes `top5_accuracy` as well. All are of the images of all processes together.

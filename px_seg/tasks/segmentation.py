@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from segmentation_models_pytorch import DeepLabV3Plus
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from px_seg import predictions
@@ -16,7 +17,7 @@ from px_seg.config import SegmentationConfig
 from px_seg.data import SEGMENTATION, load
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
-from px_seg.data.loaders import Key, Transformed, check_pruning_batches, drawn
+from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
@@ -42,7 +43,7 @@ class Segmentation:
     accelerate launch -m px_seg seg --data.name voc2012 --data.root data --sparsity 0.9313"""
     config_type = SegmentationConfig
     scope = "encoder"
-    scores = (Score("miou", "mIoU"), Score("pixel_accuracy", "pixel accuracy"))
+    scores: tuple[Score, ...] = (Score("miou", "mIoU"), Score("pixel_accuracy", "pixel accuracy"))
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
@@ -75,11 +76,11 @@ class Segmentation:
         notes = check(self.train.data, "training images") + check(self.val.data, "validation images")
         return list(dict.fromkeys(notes))
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> DeepLabV3Plus:
         """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
         return build_segmenter(self.config.encoder, len(self.classes), "none", self.config.output_stride)
 
-    def fit_head(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def fit_head(self, model: DeepLabV3Plus, accelerator: Accelerator) -> None:
         """Nothing: decoder and head start random."""
 
     def pruning_draw(self) -> list[list[Key]]:
@@ -104,7 +105,7 @@ class Segmentation:
         padded = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
         return model(padded)[..., :height, :width].argmax(1)
 
-    def evaluate(self, model: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, Any]:
+    def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`miou`, `pixel_accuracy` and `class_iou`, the last by class name with None where absent.
 
         They are read off one confusion matrix, summed over the images of all processes.
@@ -131,7 +132,7 @@ class Segmentation:
         )
         return ["  IoU by class", *rows]
 
-    def save(self, model: nn.Module, folder: Path, card: Mapping[str, Any]) -> None:
+    def save(self, model: DeepLabV3Plus, folder: Path, card: Mapping[str, Any]) -> None:
         """For `segmentation_models_pytorch.from_pretrained`."""
         model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
 
