@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypedDict, TypeVar, Unpack, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -72,7 +72,15 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     return config
 
 
-def _decided(config: C, argv: Sequence[str], by: str, **decided: str | float) -> C:
+class Decided(TypedDict, total=False):
+    """What one setting may decide about others."""
+
+    encoder: str
+    method: str
+    sparsity: float
+
+
+def _decided(config: C, argv: Sequence[str], by: str, **decided: Unpack[Decided]) -> C:
     """The configuration with the values that the setting `by` decides."""
     for key, own in decided.items():
         asked, said = _strength(key, argv), getattr(config, key)
@@ -104,8 +112,8 @@ def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str]) 
         )
         if union and "Expected a <class 'list'>" not in message:
             kinds = re.findall(r"<class '(\w+)'>", message.split("Errors:")[0])
-            kinds = ", ".join(["null" if kind == "NoneType" else kind for kind in sorted(kinds, key="NoneType".__eq__)])
-            message = f"{union[1]} takes {kinds}, got {union[2]}"
+            names = ", ".join(["null" if kind == "NoneType" else kind for kind in sorted(kinds, key="NoneType".__eq__)])
+            message = f"{union[1]} takes {names}, got {union[2]}"
         if "Expected a <class 'list'>" in message:
             message += "; a list is written '[a,b]'"
         if "unrecognized" in message:
@@ -116,7 +124,8 @@ def _parse_over(preset: Path | None, config_type: type[C], argv: Sequence[str]) 
 
 def _files_first(argv: Sequence[str]) -> list[str]:
     """The same words with --config in front: flags override files wherever they stand."""
-    files, flags = [], []
+    files: list[str] = []
+    flags: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--config":
@@ -166,7 +175,8 @@ def _reject_unknown(content: dict[str, Any], into: type, file: Path, prefix: str
             )
         if value is None and get_origin(known[key]) in (dict, list):
             raise InputError(f"{file}: {prefix}{key} has no value: give it one, or leave the key out")
-        if is_dataclass(known[key]):
+        kind = known[key]
+        if isinstance(kind, type) and is_dataclass(kind):
             if not isinstance(value, dict):
                 raise InputError(f"{file}: {prefix}{key} takes nested keys, not {value!r}")
-            _reject_unknown(value, known[key], file, f"{prefix}{key}.")
+            _reject_unknown(value, kind, file, f"{prefix}{key}.")

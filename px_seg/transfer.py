@@ -75,8 +75,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     for cell, state in zip(cells, states, strict=True):
         if cell.config.masks is None and state.results is None:
             data = replace(cell.config.data, download=config.data.download)
-            changes = {"data": data, "overwrite": config.overwrite, "resume": state.begun}
-            set_up(TASK, replace(cell.config, **changes))
+            set_up(TASK, replace(cell.config, data=data, overwrite=config.overwrite, resume=state.begun))
     if config.overwrite:
         main_first(accelerator, lambda: _clear(cells, folder) if accelerator.is_main_process else None)
     if accelerator.is_main_process and config.weights == "none":
@@ -88,7 +87,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
         results = state.results
         if results is None:
             results = run(TASK, replace(cell.config, resume=state.begun), say=_quiet)
-        if accelerator.is_main_process:
+        if results is not None and accelerator.is_main_process:
             outcomes.append(_outcome(cell, results))
             tqdm.write(f"{number} of {len(cells)}: {_said(outcomes[-1])}")
     if not accelerator.is_main_process:
@@ -127,12 +126,18 @@ def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, tit
 
 
 def _state(config: ClassificationConfig, overwrite: bool) -> State:
-    return State(False, None) if overwrite else RunFolder(Path(config.output_dir)).state(config)
+    return State(False, None) if overwrite else _folder(config).state(config)
+
+
+def _folder(config: ClassificationConfig) -> RunFolder:
+    """A cell's own, which its configuration always names."""
+    assert config.output_dir is not None
+    return RunFolder(Path(config.output_dir))
 
 
 def _clear(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
-        RunFolder(Path(cell.config.output_dir)).clear()
+        _folder(cell.config).clear()
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
 
@@ -155,7 +160,7 @@ def _cells(config: TransferConfig, folder: Path) -> list[Cell]:
     for source in sources:
         cells.append(cell(source, source))
         masks = str(folder / source / source / "masks.safetensors")
-        given = {"masks": masks, "pattern": None, "keep_dense": [], "shuffle_masks": False}
+        given: dict[str, Any] = {"masks": masks, "pattern": None, "keep_dense": [], "shuffle_masks": False}
         cells += [cell(source, target, **given) for target in targets if target != source]
     return [Cell(*cell[:2], without_idle_settings(cell.config)) for cell in cells]
 

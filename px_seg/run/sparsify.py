@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,8 @@ from px_seg.run.folder import RunFolder
 from px_seg.run.user_criteria import line_of, own_file
 from px_seg.tasks import Task
 
+C = TypeVar("C", bound=RunConfig)
+
 Batches = list[tuple[Tensor, Tensor]]
 
 SAVE_EVERY = 60.0
@@ -45,13 +47,13 @@ IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks"
 """Settings that make no difference to a network that is not pruned."""
 
 
-def as_dense(config: RunConfig) -> RunConfig:
+def as_dense(config: C) -> C:
     """The same run with nothing pruned."""
-    idle = {"rounds": None, "ranking": None, "pattern": None, "keep_dense": [], "shuffle_masks": False}
-    return without_idle_settings(replace(config, method="dense", sparsity=0.0, **idle))
+    dense = replace(config, method="dense", sparsity=0.0, rounds=None, ranking=None)
+    return without_idle_settings(replace(dense, pattern=None, keep_dense=[], shuffle_masks=False))
 
 
-def without_idle_settings(config: RunConfig) -> RunConfig:
+def without_idle_settings(config: C) -> C:
     """The configuration without what would decide between weights, where nothing is left to decide.
 
     At sparsity 0 the method is `dense`. Raises InputError for a method that does not exist, and for a pattern or

@@ -172,8 +172,8 @@ def _cell(request: Request, combination: Combination, base: RunConfig, method: s
     path = Path(*varied, method, f"{sparsity:g}", f"seed{seed}")
     folder = request.output_dir / path
     # Data is fetched once, when the sweep is checked.
-    own = {"seed": seed, "output_dir": str(folder), "data": replace(base.data, download=False)}
-    config = replace(base, method=method, sparsity=sparsity, **own)
+    data = replace(base.data, download=False)
+    config = replace(base, method=method, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
     config = as_dense(config) if method == DENSE else without_idle_settings(config)
     return Cell(combination, folder, request.output_dir / NOTES / path, config)
 
