@@ -62,8 +62,10 @@ def keys_of(config: type, prefix: str = "") -> dict[str, Any]:
     """Every key of a configuration with its type, nested ones by their dotted names."""
     keys: dict[str, Any] = {}
     for key in fields(config):
-        nested = is_dataclass(key.type)
-        keys |= keys_of(key.type, f"{prefix}{key.name}.") if nested else {prefix + key.name: key.type}
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            keys |= keys_of(key.type, f"{prefix}{key.name}.")
+        else:
+            keys[prefix + key.name] = key.type
     return keys
 
 
@@ -86,7 +88,7 @@ def _described(config_type: type, prefix: str = "") -> dict[str, str]:
         for param in parse_docstring(kind.__doc__ or "").params:
             texts[prefix + param.arg_name] = " ".join((param.description or "").split())
     for key in fields(config_type):
-        if is_dataclass(key.type):
+        if isinstance(key.type, type) and is_dataclass(key.type):
             texts |= _described(key.type, f"{prefix}{key.name}.")
     return texts
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from px_seg.command_line import parse
 from px_seg.config import CONFIGS, TransferConfig
@@ -79,7 +80,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    **{name: Command(task.about, lambda argv, task=task: run_task(task, argv)) for name, task in TASKS.items()},
+    **{name: Command(task.about, partial(run_task, task)) for name, task in TASKS.items()},
     "transfer": Command(TRANSFER, run_transfer),
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
@@ -69,7 +69,8 @@ def broadcast_from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What `work` returns on the main process, on all; it must be small. An error is raised on all."""
     shared: list[T | None] = [main_first(accelerator, lambda: work() if accelerator.is_main_process else None)]
     broadcast_object_list(shared)
-    return shared[0]
+    # Filled on all by now; what the work returns may be None as well.
+    return cast(T, shared[0])
 
 
 def leave_group() -> None:

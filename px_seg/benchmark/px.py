@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ class Setting:
         shape = case.batch_size, 3, case.side, case.side
         images = [torch.randn(shape, generator=generator).to(device) for _ in range(case.batches)]
         if case.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            # torch 2.11 does not say that a module takes it.
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = [x.to(memory_format=torch.channels_last) for x in images]
         return cls(model, images, prune(model, (), case.sparsity, Random(), SCOPE), device)
 
@@ -255,12 +257,8 @@ def report_prune(case: Case, precisions: list[str]) -> None:
     for precision in precisions:
         criterion = PX(precision=precision)
         prune(setting.model, setting.images[:1], case.sparsity, criterion, SCOPE, 2)  # warms up, does not count
-        took, masks = clock(
-            setting.device,
-            lambda criterion=criterion: prune(
-                setting.model, setting.images, case.sparsity, criterion, SCOPE, case.rounds
-            ),
-        )
+        work = partial(prune, setting.model, setting.images, case.sparsity, criterion, SCOPE, case.rounds)
+        took, masks = clock(setting.device, work)
         print(
             f"{case.encoder} at stride {case.output_stride}, {case.rounds} rounds of {case.batches} batches of "
             f"{case.batch_size}x3x{case.side}x{case.side} to {masks.sparsity:.2%}, {precision}, "

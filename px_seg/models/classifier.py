@@ -1,6 +1,7 @@
 """A classifier: any of the backbones, average pooling, and one linear layer."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
             raise InputError(f"a classifier needs at least one class, got {classes}")
         self.names = names
         self.encoder = build_encoder(encoder)
-        self.head = nn.Linear(self.encoder.out_channels[-1], classes)
+        # Not a tensor or a module, as torch has it of all attributes of modules.
+        channels = cast(Sequence[int], self.encoder.out_channels)
+        self.head = nn.Linear(channels[-1], classes)
 
     def features(self, images: Tensor) -> Tensor:
         """The averages of the last features, (N, C): what the head sees."""

@@ -102,7 +102,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     download fails, naming the ways out. Never falls back on something else.
     """
     check_weights(weights, name)
-    if weights in ("none", None):
+    if weights is None or weights == "none":
         return None
     state, source = _obtained(name, weights)
     found = mapped(state, source)
@@ -194,7 +194,11 @@ def _timm_name(encoder: str, tag: str) -> str:
         raise InputError(f"timm has no weights for {architecture}: give --weights FILE or --weights none")
     if (tag or own) and (tag or own) not in tags:
         raise InputError(f"timm has no weights {tag or own!r} for {architecture}: choose {_any(tags)}")
-    return f"{architecture}.{tag or own or timm.models.get_pretrained_cfg(architecture).tag}"
+    if tag or own:
+        return f"{architecture}.{tag or own}"
+    default = timm.models.get_pretrained_cfg(architecture)
+    assert default is not None
+    return f"{architecture}.{default.tag}"
 
 
 def _any(names) -> str:

@@ -75,7 +75,7 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     score = panels[0].score
     for axes, plot in zip(grid, plots, strict=False):
-        _draw(axes, plot, axis, entries, score)
+        _draw(axes, plot, axis, entries, score, figure.get_figwidth())
         axes.set_title(plot.title, fontsize=10)
         axes.set(xlabel=axis.name, ylabel=score.title)
     for axes in grid[len(plots) :]:
@@ -132,9 +132,10 @@ def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:
     sparsities = sorted({s for panel in panels for s in panel.sparsities})
     methods = list(dict.fromkeys(m for panel in panels for m in panel.methods))
     one_dense = len({tuple(run.folder for run in panel.dense) for panel in panels}) == 1
-    values = [numeric(panel.group[0].partition("=")[2]) if len(panel.group) == 1 else None for panel in panels]
+    found = [numeric(panel.group[0].partition("=")[2]) if len(panel.group) == 1 else None for panel in panels]
+    values = [value for value in found if value is not None]
     keys = {panel.group[0].partition("=")[0] for panel in panels if panel.group}
-    if len(panels) > 1 and one_dense and len(sparsities) == len(keys) == 1 and None not in values:
+    if len(panels) > 1 and one_dense and len(sparsities) == len(keys) == 1 and len(values) == len(panels):
         return _against_value(panels, values, methods, sparsities[0])
     ticks = [(_place(s), f"{100 * s:.2f}".rstrip("0").rstrip(".")) for s in sparsities]
     axis = XAxis(ticks, "sparsity of the backbone (%)")
@@ -175,7 +176,7 @@ def _dense(panel: Panel) -> Summary | None:
     return summary([run.score for run in panel.dense]) if panel.dense else None
 
 
-def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Score) -> None:
+def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Score, width: float) -> None:
     if plot.dense is not None:
         mean, deviation, _ = plot.dense
         axes.axhline(score.in_units(mean), color="black", linestyle=(0, (6, 3)), linewidth=1.2, label=DENSE)
@@ -192,7 +193,7 @@ def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Sc
     places = [place for place, _ in axis.ticks]
     axes.set_xticks(places, [text for _, text in axis.ticks], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
-    if len(places) > 6 or axes.get_figure().get_figwidth() > 12:
+    if len(places) > 6 or width > 12:
         axes.tick_params(axis="x", rotation=45)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(alpha=0.3)

@@ -205,7 +205,7 @@ def shared_settings(runs: Sequence[Run]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
-def own_settings(run: Run, shared: dict[str, Any]) -> dict[str, Any]:
+def own_settings(run: Run, shared: Mapping[str, Any]) -> dict[str, Any]:
     """What of the run's settings is not shared by all."""
     return {key: value for key, value in run.config.items() if key not in shared}
 

@@ -16,7 +16,7 @@ class Summary(NamedTuple):
     mean: float
     deviation: float | None
     """Standard deviation with n - 1; None for one seed."""
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple's method of that name
 
 
 class Difference(NamedTuple):
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
     mean: float
     interval: tuple[float, float] | None
     """Of confidence `LEVEL`; None for one seed."""
-    count: int
+    count: int  # type: ignore[assignment]  # in place of tuple's method of that name
 
 
 def summary(values: Sequence[float]) -> Summary:

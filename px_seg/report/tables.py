@@ -33,7 +33,7 @@ def tidy(path: Path, runs: Sequence[Run]) -> None:
 
 def _tidy_row(run: Run) -> dict[str, Any]:
     results = run.results
-    varied = dict(part.split("=", 1) if "=" in part else ("group", part) for part in run.group)
+    varied = dict(part.partition("=")[::2] if "=" in part else ("group", part) for part in run.group)
     return {
         "task": results["task"],
         **varied,

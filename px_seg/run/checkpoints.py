@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -75,7 +76,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
     return _progress(folder)["epoch"]
 
 
-def _progress(folder: Path) -> dict[str, int | str]:
+def _progress(folder: Path) -> dict[str, Any]:
     try:
         progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):

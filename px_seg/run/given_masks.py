@@ -49,6 +49,7 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     Raises InputError unless they speak of this backbone, of all weights that they were made for, name for name and
     shape for shape, and are of the configured method and sparsity.
     """
+    assert config.masks is not None
     path = mask_file(config.masks)
     masks = Masks.load(path)
     made = masks.provenance

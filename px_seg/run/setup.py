@@ -70,6 +70,7 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     set_seed(config.seed)
     model = task.build_model()
     loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
+    source: Pruning | Masks
     if criterion is None:
         source = read_given_masks(model, task, config)
     else:

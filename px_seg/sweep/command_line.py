@@ -109,8 +109,8 @@ def _preset_words(name: str) -> list[str]:
     """The flags that a preset stands for. Paths in it are relative to the folder of all configurations."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "sweep" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml")))
-        raise InputError(f"there is no preset {name!r}: choose one of {known}, or give the path of a YAML file")
+        names = ", ".join(sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml")))
+        raise InputError(f"there is no preset {name!r}: choose one of {names}, or give the path of a YAML file")
     content = read_yaml(path, "the preset")
     known = ("task", "methods", "sparsities", "seeds", "vary", "jobs", "config", "run")
     if not isinstance(content, dict) or (unknown := [key for key in content if key not in known]):
@@ -182,7 +182,8 @@ def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
         try:
             return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
         except ValueError:
-            kinds = {int: "whole numbers", float: "numbers"}.get(kind, "names")
+            words: dict[object, str] = {int: "whole numbers", float: "numbers"}
+            kinds = words.get(kind, "names")
             raise argparse.ArgumentTypeError(f"takes {kinds} separated by commas, got {text!r}") from None
 
     return read

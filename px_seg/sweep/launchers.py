@@ -122,8 +122,15 @@ class _Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         # In a session of its own: Ctrl-C reaches it through `stop`, once. It may outlive whoever reads our output.
         with log.open("a") as output:
-            streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
-            self._process = subprocess.Popen(words, env=dict(environment), start_new_session=True, text=True, **streams)
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,
+                text=True,
+            )
         _feed(self._process, text)
 
     def ended(self) -> bool:
@@ -139,8 +146,9 @@ class _Process:
         self._process.wait()
 
 
-def _feed(process: subprocess.Popen, text: str) -> None:
+def _feed(process: subprocess.Popen[str], text: str) -> None:
     """Give a process its input. One that ended without reading it says so by its exit status."""
+    assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stream:
         stream.write(text)
 
@@ -226,7 +234,7 @@ class Beside:
 
     def __init__(self, words: Sequence[str], text: str) -> None:
         self.words, self.text = list(words), text
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def __call__(self) -> int:
         status = self._once()

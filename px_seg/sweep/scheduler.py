@@ -17,7 +17,6 @@ from px_seg.sweep.plan import NOTES, REPORT, Cell, Request, check_sweep, plan_sw
 from px_seg.sweep.status import (
     DONE,
     FAILED,
-    RUNNING,
     TO_DO,
     Status,
     duration,
@@ -125,17 +124,17 @@ def _carry_out(
 ) -> list[Cell]:
     """Carry out what is to do, until all has ended or this process is told to end; what failed or was stopped."""
     waiting, failed = deque(_of(statuses, TO_DO)), _of(statuses, FAILED)
-    elsewhere = {cell: statuses[cell].holder for cell in _of(statuses, RUNNING)}
+    elsewhere = {cell: state.holder for cell, state in statuses.items() if state.holder is not None}
     active: list[tuple[Cell, Job]] = []
     done, looked, last_said = len(_of(statuses, DONE)), time.monotonic(), ""
 
     def settle(cell: Cell, status: int | None, ours: bool) -> None:
         nonlocal done
         state = look(cell)
-        if state.kind == DONE:
+        if state.results is not None:
             done += 1
             say(f"{done} of {len(statuses)}: {cell.name}: {_came_to(cell, state.results, score)}")
-        elif state.kind == RUNNING:
+        elif state.holder is not None:
             elsewhere[cell] = state.holder
         elif state.kind == FAILED:
             failed.append(cell)

@@ -20,10 +20,11 @@ class Status(NamedTuple):
     kind: str
     """One of DONE, RUNNING (a claim on it is in force), FAILED and TO_DO."""
     results: dict[str, Any] | None = None
+    """Of what is DONE, and of nothing else."""
     attempts: int = 0
     """How often it was tried."""
     holder: job.Holder | None = None
-    """Who carries it out."""
+    """Who carries out what is RUNNING, and nothing else."""
     error: str = ""
     """Why it failed."""
 
@@ -84,7 +85,7 @@ def grid(statuses: Mapping[Cell, Status]) -> list[str]:
 def remaining(statuses: Mapping[Cell, Status], slots: int) -> str:
     """What is left to do, and about how long it takes, judged by the runs that are finished."""
     todo = [cell for cell, state in statuses.items() if state.kind == TO_DO]
-    done = [(cell, state.results) for cell, state in statuses.items() if state.kind == DONE]
+    done = [(cell, state.results) for cell, state in statuses.items() if state.results is not None]
     kinds = [state.kind for state in statuses.values()]
     counts = [f"{kinds.count(kind)} {kind}" for kind in (DONE, RUNNING, FAILED, TO_DO)]
     text = f"{len(statuses)} runs: {', '.join(count for count in counts if not count.startswith('0 '))}"
