@@ -1,6 +1,7 @@
 """The configuration of a run: dataclasses, one set for each task.
 
-They have no defaults for anything that is part of an experiment's protocol: the YAML files hold it.
+They have no defaults for anything that is part of an experiment's protocol: the YAML files hold it. How presets,
+files and flags fill them is in `px_seg.command_line`.
 """
 
 from collections.abc import Mapping

@@ -13,8 +13,9 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.data import checked
 from px_seg.data.checked import check_all, record_folder
-from px_seg.data.folders import ArrayImages, class_folders
+from px_seg.data.class_folders import class_folders
 from px_seg.data.synthetic import Synthetic
+from px_seg.data.torchvision_sets import ArrayImages
 from px_seg.data.voc import VOC
 from px_seg.tasks import Classification, Segmentation, Task
 from px_seg.tasks.segmentation import check

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import datasets
 
 from px_seg import InputError
-from px_seg.data.folders import class_folders, tiny_imagenet
+from px_seg.data.class_folders import class_folders, tiny_imagenet
 from px_seg.data.loaders import Transformed, drawn_evenly
 from px_seg.data.synthetic import SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, unpack_imagenet

@@ -207,7 +207,7 @@ class TestTransforms:
         """Colours that encode the label still do after every step that moves pixels."""
         colours = voc_colours()
         mask = np.kron(np.arange(16).reshape(4, 4), np.ones((20, 20))).astype(np.uint8)
-        from px_seg.data import Sample
+        from px_seg.data.base import Sample
 
         sample = Sample(colours[mask], mask)
         for seed in range(5):

@@ -9,7 +9,7 @@ from torch import nn
 
 from px_seg import PX, InputError, Magnitude, Masks, Random, RandomERK, prunable, prune
 from px_seg.pruning import RANKINGS, Pattern
-from px_seg.pruning.distribution import uniform
+from px_seg.pruning.rankings import uniform
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from conftest import CONFIGS, REPOSITORY, go, smaller
 from PIL import Image
 
-from px_seg.data import SyntheticObjects
+from px_seg.data.synthetic import SyntheticObjects
 from px_seg.pruning import CRITERIA
 from px_seg.pruning.rules import GATES, RULES
 from px_seg.tasks import Classification

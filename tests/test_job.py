@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from px_seg.sweep import job
-from px_seg.sweep.job import EXPIRES, Claim, age, carry_out, holder, last_words, outcome, with_ending
+from px_seg.sweep import claimed_run
+from px_seg.sweep.claimed_run import EXPIRES, Claim, age, carry_out, holder, last_words, outcome, with_ending
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def wait_for(condition, seconds: float = 20) -> None:
 def beside(notes: Path, folder: Path, code: str, *words: object) -> subprocess.Popen:
     """The process beside a run that is a line of Python."""
     run = [sys.executable, "-c", code, *map(str, words)]
-    command = [sys.executable, "-P", job.__file__, str(notes), str(folder), "0", *run]
+    command = [sys.executable, "-P", claimed_run.__file__, str(notes), str(folder), "0", *run]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
@@ -86,11 +86,11 @@ def test_of_many_who_ask_at_once_one_gets_the_claim(notes, tmp_path, expired) ->
     if expired:
         grow_old(Claim.take(notes).path)
     code = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import job\n"
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import claimed_run\n"
         "while not pathlib.Path(sys.argv[3]).exists(): pass\n"
-        "print(job.Claim.take(pathlib.Path(sys.argv[2])) is not None)"
+        "print(claimed_run.Claim.take(pathlib.Path(sys.argv[2])) is not None)"
     )
-    words = [sys.executable, "-c", code, str(Path(job.__file__).parent), str(notes), str(tmp_path / "go")]
+    words = [sys.executable, "-c", code, str(Path(claimed_run.__file__).parent), str(notes), str(tmp_path / "go")]
     racers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     time.sleep(0.5)
     (tmp_path / "go").touch()
@@ -154,7 +154,7 @@ def test_told_to_end_it_ends_the_run_and_what_that_started(notes, tmp_path, numb
     process = beside(notes, tmp_path / "run", code, tmp_path / "child")
     wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
     process.send_signal(number)
-    assert process.wait(60) == job.STOPPED
+    assert process.wait(60) == claimed_run.STOPPED
     child = int((tmp_path / "child").read_text())
     wait_for(lambda: not alive(child))
     assert outcome(notes)["status"] == "stopped"
@@ -169,13 +169,14 @@ def alive(process: int) -> bool:
 
 
 def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "BEAT", 0.0)
+    monkeypatch.setattr(claimed_run, "BEAT", 0.0)
     taker = (
-        f"import os, sys, json, pathlib; sys.path.insert(0, {str(Path(job.__file__).parent)!r}); import job, time\n"
+        f"import os, sys, json, pathlib; sys.path.insert(0, {str(Path(claimed_run.__file__).parent)!r})\n"
+        "import claimed_run, time\n"
         f"notes = pathlib.Path({str(notes)!r}); claim = next(notes.parent.glob('seed0.claim-*'))\n"
-        f"os.utime(claim, (0, 0)); assert job.Claim.take(notes) is not None; time.sleep(600)"
+        f"os.utime(claim, (0, 0)); assert claimed_run.Claim.take(notes) is not None; time.sleep(600)"
     )
-    assert once(notes, tmp_path / "run", taker) == job.TAKEN
+    assert once(notes, tmp_path / "run", taker) == claimed_run.TAKEN
     # The claim that is in force is left to its holder, and nothing is said of how the run ended.
     assert holder(notes) is not None
     assert outcome(notes) == {}
@@ -201,12 +202,12 @@ def test_a_run_that_a_signal_ends_together_with_the_process_beside_it_has_not_fa
     process = beside(notes, tmp_path / "run", WAIT, tmp_path / "run_id")
     os.kill(process_in(tmp_path / "run_id"), signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == job.STOPPED
+    assert process.wait(60) == claimed_run.STOPPED
     assert outcome(notes)["status"] == "stopped"
 
 
 def test_an_error_beside_a_run_does_not_leave_it_alone(notes, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "BEAT", 0.0)
+    monkeypatch.setattr(claimed_run, "BEAT", 0.0)
 
     def broken(claim: Claim) -> bool:
         process_in(tmp_path / "run_id")
@@ -235,7 +236,7 @@ def test_a_file_system_that_does_not_answer_is_given_until_the_claim_expires(not
 def test_a_claim_that_counts_anew_below_an_expired_one_is_in_force(notes, monkeypatch) -> None:
     """Seen expired, then released, and taken by a third before the next number is: both must not hold the run."""
     grow_old(Claim.take(notes).path)
-    real, thirds = job._in_force, []
+    real, thirds = claimed_run._in_force, []
 
     def slow(path: Path) -> bool:
         found = real(path)
@@ -245,7 +246,7 @@ def test_a_claim_that_counts_anew_below_an_expired_one_is_in_force(notes, monkey
             thirds[0] = Claim.take(notes)
         return found
 
-    monkeypatch.setattr(job, "_in_force", slow)
+    monkeypatch.setattr(claimed_run, "_in_force", slow)
     assert Claim.take(notes) is None
     assert thirds[0].renew()
 

@@ -19,8 +19,8 @@ from test_job import grow_old, wait_for
 from px_seg import InputError
 from px_seg.run.setup import check_settings
 from px_seg.sweep import PAPER, launchers, plan_sweep, run_sweep
+from px_seg.sweep.claimed_run import Claim, with_ending
 from px_seg.sweep.command_line import read
-from px_seg.sweep.job import Claim, with_ending
 from px_seg.sweep.launchers import Beside, LocalLauncher, SlurmLauncher, command, shares, slurm_parameters, watched
 from px_seg.sweep.plan import Request
 from px_seg.sweep.status import duration, status_of

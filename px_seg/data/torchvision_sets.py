@@ -1,17 +1,43 @@
 """Datasets that torchvision downloads or unpacks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from px_seg.data.folders import ArrayImages
+from px_seg.data.base import LabelledImage, chosen
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
 
 CIFAR: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+class ArrayImages:
+    """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
+
+    def __init__(
+        self, images: np.ndarray, labels: Sequence[int], every: Sequence[str], classes: Sequence[str] | None, where: str
+    ) -> None:
+        self.classes = chosen(every, classes, where)
+        new = {every.index(name): label for label, name in enumerate(self.classes)}
+        kept = [place for place, label in enumerate(labels) if label in new]
+        self.images, self.labels = images[kept], [new[labels[place]] for place in kept]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return LabelledImage(self.images[index], self.labels[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
+
+    def mode(self, index: int) -> str:
+        return "RGB"
 
 
 def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[ArrayImages, ArrayImages]:

@@ -7,13 +7,14 @@ from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
 from px_seg.pruning.criteria.ntksap import NTKSAP
 from px_seg.pruning.criteria.px import PX
 from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
-from px_seg.pruning.distribution import RANKINGS
+from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.iterative import NothingToRank, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.pattern import Pattern
-from px_seg.pruning.plan import Plan, check_distribution, exponential, plan_pruning
+from px_seg.pruning.plan import Plan, check_ranking, plan_pruning
 from px_seg.pruning.provenance import Provenance
+from px_seg.pruning.rankings import RANKINGS
 from px_seg.pruning.scope import prunable
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
     "TrainingCriterion",
     "UnsupportedOperation",
     "carry_out",
-    "check_distribution",
+    "check_ranking",
     "criterion",
     "exponential",
     "plan_pruning",

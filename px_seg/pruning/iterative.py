@@ -37,7 +37,7 @@ def prune(
     called after each round with its number, from 1, and the masks so far. A sparsity of 0 keeps
     everything and scores nothing. The masks' `provenance` says how they came about.
 
-    `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.distribution`). `pattern`, "2:4" for one,
+    `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.rankings`). `pattern`, "2:4" for one,
     keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
     then the pattern's, here 0.5, and rounds before the last keep at least 2.
 

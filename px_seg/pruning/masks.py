@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.files import replacing
-from px_seg.pruning.distribution import Ranking
 from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.randomness import generator
-from px_seg.pruning.ranking import top, unrankable
+from px_seg.pruning.rankings import Ranking
 from px_seg.pruning.scope import Scope, prunable
+from px_seg.pruning.selection import top, unrankable
 
 _FORMAT = "px_seg.masks/1"
 

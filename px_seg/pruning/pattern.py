@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.ranking import top
 from px_seg.pruning.scope import Scope, prunable
+from px_seg.pruning.selection import top
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

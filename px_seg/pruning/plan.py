@@ -8,26 +8,13 @@ from torch import nn
 
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion
-from px_seg.pruning.distribution import Ranking
-from px_seg.pruning.distribution import ranking as ranking_named
+from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.provenance import Provenance
+from px_seg.pruning.rankings import Ranking
+from px_seg.pruning.rankings import ranking as ranking_named
 from px_seg.pruning.scope import Scope, as_list
-
-MOST_ROUNDS = 10_000
-
-
-def exponential(density: float, rounds: int) -> list[float]:
-    """d_r = density**(r/rounds) for r = 1..rounds: the same share pruned in every round.
-
-    Raises InputError unless 0 < density <= 1 and 1 <= rounds <= 10,000.
-    """
-    if not 0 < density <= 1:
-        raise InputError(f"sparsity must be in [0, 1), got {1 - density:g}")
-    if not isinstance(rounds, int) or not 1 <= rounds <= MOST_ROUNDS:
-        raise InputError(f"rounds must be a whole number from 1 to {MOST_ROUNDS}, got {rounds}")
-    return [density ** (r / rounds) for r in range(1, rounds + 1)]
 
 
 class Plan(NamedTuple):
@@ -62,7 +49,7 @@ def plan_pruning(
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
     exponential(_density(sparsity), 1)
-    check_distribution(sparsity, ranking, pattern)
+    check_ranking(sparsity, ranking, pattern)
     # Not as given: a count that is off by one would break the pattern.
     sparsity = sparsity if pattern is None else Pattern.parse(pattern).sparsity
     rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
@@ -97,7 +84,7 @@ def _density(sparsity: float) -> float:
     return 1 - sparsity
 
 
-def check_distribution(sparsity: float, ranking: str | None, pattern: str | None) -> None:
+def check_ranking(sparsity: float, ranking: str | None, pattern: str | None) -> None:
     """Raise InputError for a ranking or a pattern that does not exist, and for one that contradicts the rest."""
     if ranking is not None:
         ranking_named(ranking)

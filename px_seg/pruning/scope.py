@@ -1,4 +1,4 @@
-"""Which weights pruning is about."""
+"""Which weights are pruned. A run says so by its task's `scope`, the backbone, less `keep_dense`."""
 
 from collections.abc import Iterable
 from typing import TypeAlias

@@ -23,7 +23,7 @@ from px_seg.pruning import (
     Plan,
     TrainingCriterion,
     carry_out,
-    check_distribution,
+    check_ranking,
     exponential,
     plan_pruning,
     prunable,
@@ -87,7 +87,7 @@ def check_pruning(config: RunConfig) -> Criterion | None:
     exponential(1 - config.sparsity, 1)
     rounds = criterion.rounds_to(config.sparsity) if config.rounds is None else config.rounds
     exponential(1 - config.sparsity, rounds)
-    check_distribution(config.sparsity, config.ranking, config.pattern)
+    check_ranking(config.sparsity, config.ranking, config.pattern)
     if config.pattern and config.shuffle_masks:
         raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
     if isinstance(criterion, TrainingCriterion) and config.sparsity and not (criterion.epochs or config.epochs):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from px_seg.errors import InputError, one_line
-from px_seg.sweep import job
+from px_seg.sweep import claimed_run
 from px_seg.sweep.plan import Cell
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -70,7 +70,7 @@ def command(
     elif processes > 1:
         # Two runs on one machine must not meet at one port.
         launch += ["--multi_gpu", "--main_process_port", "0"]
-    run = [*program, "--config", str(job.with_ending(cell.notes, "yaml"))]
+    run = [*program, "--config", str(claimed_run.with_ending(cell.notes, "yaml"))]
     if not cuda and cell.config.threads is None:
         run += ["--threads", str(threads)]
     return [*launch, *run]
@@ -78,7 +78,7 @@ def command(
 
 def watched(cell: Cell, attempts: int, run: Sequence[str]) -> list[str]:
     """The command of the process that stays beside a run; it reads the run's configuration from its input."""
-    return [sys.executable, "-P", job.__file__, str(cell.notes), str(cell.folder), str(attempts), *run]
+    return [sys.executable, "-P", claimed_run.__file__, str(cell.notes), str(cell.folder), str(attempts), *run]
 
 
 class LocalLauncher:
@@ -112,7 +112,7 @@ class LocalLauncher:
         gpus = self.shares[slot]
         run = command(cell, self.program, self.processes, bool(gpus), self.mixed_precision, self.threads)
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        log = job.with_ending(cell.notes, "log")
+        log = claimed_run.with_ending(cell.notes, "log")
         self._busy[slot] = _Process(watched(cell, attempts, run), cell.config.to_yaml(), environment, log)
         return self._busy[slot]
 
@@ -195,7 +195,7 @@ class SlurmLauncher:
         self.slots, self.processes = jobs or sys.maxsize, max(1, self.gpus)
 
     def start(self, cell: Cell, attempts: int) -> "_Submitted":
-        ticket = job.with_ending(cell.notes, "slurm")
+        ticket = claimed_run.with_ending(cell.notes, "slurm")
         if ticket.is_file() and self._lives(ticket.read_text()):
             return _Submitted(self._job(ticket.read_text()))
         run = command(cell, self.program, self.processes, self.gpus > 0, self.mixed_precision, self.threads)
@@ -238,9 +238,9 @@ class Beside:
 
     def __call__(self) -> int:
         status = self._once()
-        if status == job.TAKEN and os.environ.get("SLURM_RESTART_COUNT"):
+        if status == claimed_run.TAKEN and os.environ.get("SLURM_RESTART_COUNT"):
             # The claim may be that of this very job before its node failed.
-            time.sleep(job.EXPIRES)
+            time.sleep(claimed_run.EXPIRES)
             status = self._once()
         return status
 

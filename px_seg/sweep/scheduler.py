@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from px_seg.errors import InputError
 from px_seg.metrics import Score
-from px_seg.sweep.job import STOPPED, TAKEN, Holder, termination_signals
+from px_seg.sweep.claimed_run import STOPPED, TAKEN, Holder, termination_signals
 from px_seg.sweep.launchers import Job, Launcher
 from px_seg.sweep.plan import NOTES, REPORT, Cell, Request, check_sweep, plan_sweep
 from px_seg.sweep.status import (

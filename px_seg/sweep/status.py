@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from px_seg.errors import InputError
 from px_seg.run.folder import RunFolder
-from px_seg.sweep import job
+from px_seg.sweep import claimed_run
 from px_seg.sweep.plan import Cell
 
 DONE, RUNNING, FAILED, TO_DO = "done", "running", "failed", "to do"
@@ -23,7 +23,7 @@ class Status(NamedTuple):
     """Of what is DONE, and of nothing else."""
     attempts: int = 0
     """How often it was tried."""
-    holder: job.Holder | None = None
+    holder: claimed_run.Holder | None = None
     """Who carries out what is RUNNING, and nothing else."""
     error: str = ""
     """Why it failed."""
@@ -35,7 +35,7 @@ def status_of(cell: Cell, processes: int, mixed_precision: str) -> Status:
     Raises InputError where the folder holds a run of another configuration or launch, unless that is under way.
     """
     # First, since the files of a run under way change.
-    if (holder := job.holder(cell.notes)) and not RunFolder(cell.folder).results.is_file():
+    if (holder := claimed_run.holder(cell.notes)) and not RunFolder(cell.folder).results.is_file():
         return Status(RUNNING, holder=holder)
     results = RunFolder(cell.folder).state(cell.config).results
     launched = results if results is not None else _progress(cell)
@@ -45,11 +45,11 @@ def status_of(cell: Cell, processes: int, mixed_precision: str) -> Status:
                 f"the run in {cell.folder} was launched with {key} {launched[key]}, not {asked}: launch the sweep "
                 "as before, or choose another --output_dir"
             )
-    last = job.outcome(cell.notes)
+    last = claimed_run.outcome(cell.notes)
     attempts = last.get("attempts", 0)
     if results is not None:
         return Status(DONE, results=results, attempts=attempts)
-    if last.get("status") == job.FAILED:
+    if last.get("status") == claimed_run.FAILED:
         return Status(FAILED, attempts=attempts, error=last["error"])
     return Status(TO_DO, attempts=attempts)
 
@@ -115,8 +115,8 @@ def _expected(cell: Cell, done: Sequence[tuple[Cell, Mapping[str, Any]]]) -> flo
 
 def seconds_of(cell: Cell, results: Mapping[str, Any]) -> float:
     """From start to end, where the sweep carried the run out; without loading and checking otherwise."""
-    last = job.outcome(cell.notes)
-    return last["seconds"] if last.get("status") == job.DONE else sum(results["seconds"].values())
+    last = claimed_run.outcome(cell.notes)
+    return last["seconds"] if last.get("status") == claimed_run.DONE else sum(results["seconds"].values())
 
 
 def duration(seconds: float) -> str:
@@ -128,4 +128,4 @@ def duration(seconds: float) -> str:
 
 
 def log_of(cell: Cell) -> Path:
-    return job.with_ending(cell.notes, "log")
+    return claimed_run.with_ending(cell.notes, "log")

@@ -13,9 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
-from px_seg.data import CLASSIFICATION, load
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
+from px_seg.data.registry import CLASSIFICATION, load
 from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import squared

@@ -14,10 +14,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from px_seg import predictions
 from px_seg.config import SegmentationConfig
-from px_seg.data import SEGMENTATION, load
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
+from px_seg.data.registry import SEGMENTATION, load
 from px_seg.data.transforms import Transform, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy

@@ -2,7 +2,7 @@
 
 It uses the standard library alone and is started by its path, so that it costs no import of torch:
 
-    python -P px_seg/sweep/job.py NOTES FOLDER ATTEMPTS COMMAND... < CONFIGURATION
+    python -P px_seg/sweep/claimed_run.py NOTES FOLDER ATTEMPTS COMMAND... < CONFIGURATION
 
 NOTES is the path, without an ending, of what is kept about the run in FOLDER. It outlives the sweep that started it,
 so that a run is never without the process that renews its claim.

@@ -1,7 +1,7 @@
 """How many weights each layer keeps: which weights compete with which.
 
 A ranking is a function of the scores, the live places and how many to keep, and returns what is
-kept, as `px_seg.pruning.ranking.top` does, which ranks all layers together.
+kept, as `px_seg.pruning.selection.top` does, which ranks all layers together.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from px_seg.errors import InputError
-from px_seg.pruning.ranking import top
+from px_seg.pruning.selection import top
 
 Ranking: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], int], list[Tensor]]
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from px_seg.data.base import LabelledImage, chosen
@@ -36,30 +35,6 @@ class ImageFiles:
     def mode(self, index: int) -> str:
         path = self.paths[index]
         return usable(opened(path, 64), path).mode
-
-
-class ArrayImages:
-    """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
-
-    def __init__(
-        self, images: np.ndarray, labels: Sequence[int], every: Sequence[str], classes: Sequence[str] | None, where: str
-    ) -> None:
-        self.classes = chosen(every, classes, where)
-        new = {every.index(name): label for label, name in enumerate(self.classes)}
-        kept = [place for place, label in enumerate(labels) if label in new]
-        self.images, self.labels = images[kept], [new[labels[place]] for place in kept]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        return LabelledImage(self.images[index], self.labels[index])
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        return ()
-
-    def mode(self, index: int) -> str:
-        return "RGB"
 
 
 def class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:

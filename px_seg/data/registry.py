@@ -1,0 +1,89 @@
+"""Datasets by the name that data.name takes: from a configuration to its training and its validation part."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
+from px_seg.data.base import ClassificationData, SegmentationData
+from px_seg.data.class_folders import class_folders, tiny_imagenet, tiny_imagenet_folder
+from px_seg.data.synthetic import Synthetic, SyntheticObjects
+from px_seg.data.torchvision_sets import cifar, fetch_tiny_imagenet, unpack_imagenet
+from px_seg.data.voc import VOC, download
+from px_seg.errors import InputError
+
+D = TypeVar("D", bound=DataConfig)
+T = TypeVar("T")
+
+
+def _synthetic(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
+    if config.train_split == config.val_split:
+        raise InputError(
+            f"data.train_split and data.val_split are both {config.val_split}: make one of them train, the other val"
+        )
+    train = Synthetic(config.train_split, config.train_images, config.size, config.seed)
+    return train, Synthetic(config.val_split, config.val_images, config.size, config.seed)
+
+
+def _voc2012(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
+    if config.download:
+        download(config.root)
+    train, val = VOC(config.root, config.train_split, held_out=config.val_split), VOC(config.root, config.val_split)
+    if shared := set(train.names) & set(val.names):
+        warnings.warn(
+            f"{len(shared)} images are in both {train.split} and {val.split}: the scores will be inflated", stacklevel=2
+        )
+    return train, val
+
+
+def _objects(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
+    train = SyntheticObjects("train", config.train_images, config.size, config.seed, config.classes)
+    return train, SyntheticObjects("val", config.val_images, config.size, config.seed, config.classes)
+
+
+def _cifar(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
+    return cifar(config.name, config.root, config.classes, config.download)
+
+
+def _tiny_imagenet(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
+    if config.download and tiny_imagenet_folder(config.root) is None:
+        fetch_tiny_imagenet(config.root)
+    return tiny_imagenet(config.root, config.classes)
+
+
+def _imagenet(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
+    if config.download:
+        raise InputError("ImageNet cannot be downloaded without an account: leave --data.download out")
+    unpack_imagenet(config.root)
+    return class_folders(config.root, config.classes)
+
+
+def _folder(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
+    if config.download:
+        raise InputError("there is nothing to download for data.name folder: leave --data.download out")
+    return class_folders(config.root, config.classes)
+
+
+SEGMENTATION: dict[str, Callable[[SegmentationDataConfig], tuple[SegmentationData, SegmentationData]]] = {
+    "synthetic": _synthetic,
+    "voc2012": _voc2012,
+}
+CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[ClassificationData, ClassificationData]]] = {
+    "synthetic": _objects,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "tiny_imagenet": _tiny_imagenet,
+    "imagenet": _imagenet,
+    "folder": _folder,
+}
+
+
+def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[T, T]:
+    """The train and val data that the configuration names, through `SEGMENTATION` or `CLASSIFICATION`.
+
+    Raises InputError for an unknown name or split and for missing files; what is inside the
+    files shows when they are read, which a task's `check_data` does for all.
+    """
+    if config.name not in readers:
+        raise InputError(f"there is no dataset {config.name!r}: choose one of {', '.join(readers)}")
+    return readers[config.name](config)
