@@ -13,7 +13,7 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.data import checked
 from px_seg.data.checked import check_all, record_folder
-from px_seg.data.class_folders import class_folders
+from px_seg.data.class_folders import read_class_folders
 from px_seg.data.synthetic import Synthetic
 from px_seg.data.torchvision_sets import ArrayImages
 from px_seg.data.voc import VOC
@@ -99,7 +99,7 @@ def test_some_of_the_classes_are_on_record_with_all(folders, decoded) -> None:
         (folders / name / "eel").mkdir()
         Image.new("RGB", (40, 32)).save(folders / name / "eel" / "0.png")
     for wanted in (None, ["dog", "cat"], None):
-        train, _ = class_folders(folders, wanted)
+        train, _ = read_class_folders(folders, wanted)
         check_all(train.mode, train, "images", "modes")
     assert len(decoded()) == 5
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_damaged_later_is_refused_every_time(voc, decoded) -> Non
 
 
 def test_a_file_that_disappears_between_listing_and_check_is_named(folders) -> None:
-    train, _ = class_folders(folders, None)
+    train, _ = read_class_folders(folders, None)
     check_all(train.mode, train, "images", "modes")
     train.paths[1].unlink()
     with pytest.raises(InputError, match=r"cat.1\.png has gone missing"):

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import datasets
 
 from px_seg import InputError
-from px_seg.data.class_folders import class_folders, tiny_imagenet
+from px_seg.data.class_folders import read_class_folders, tiny_imagenet
 from px_seg.data.loaders import Transformed, drawn_evenly
 from px_seg.data.synthetic import SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, unpack_imagenet
@@ -45,7 +45,7 @@ def folder_run(tree: Path, out: Path, *flags: object) -> dict:
 
 class TestFolders:
     def test_a_folder_a_class(self, tree) -> None:
-        train, val = class_folders(tree, None)
+        train, val = read_class_folders(tree, None)
         assert (train.classes, val.classes) == (("cat", "dog"), ("cat", "dog"))
         assert (train.labels, val.labels) == ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
         assert train[4].label == 1
@@ -55,7 +55,7 @@ class TestFolders:
     def test_some_classes_in_the_order_asked_for(self, tree) -> None:
         picture(tree / "train" / "ant" / "0.png")
         picture(tree / "val" / "ant" / "deep" / "0.PNG")
-        train, val = class_folders(tree, ["dog", "ant"])
+        train, val = read_class_folders(tree, ["dog", "ant"])
         assert train.classes == ("dog", "ant")
         assert train.labels == [0, 0, 0, 1]
         assert val.paths[-1].name == "0.PNG"
@@ -70,7 +70,7 @@ class TestFolders:
 
     def test_what_does_not_belong_together_is_refused(self, tree, tmp_path) -> None:
         with pytest.raises(InputError, match="there is no folder nowhere/train"):
-            class_folders("nowhere", None)
+            read_class_folders("nowhere", None)
         picture(tree / "val" / "emu" / "0.jpg")
         message = r"have different classes: 1 of val are not in train \(emu\)"
         with pytest.raises(InputError, match=message):
@@ -78,22 +78,22 @@ class TestFolders:
         (tree / "train" / "emu").mkdir()
         (tree / "train" / "emu" / "notes.txt").write_text("none yet")
         with pytest.raises(InputError, match=r"the class emu has no images in .*train"):
-            class_folders(tree, None)
+            read_class_folders(tree, None)
         with pytest.raises(InputError, match=r"has no class 'fox': choose data.classes from cat, dog, emu"):
-            class_folders(tree, ["cat", "fox"])
-        assert len(class_folders(tree, ["cat", "dog"])[0]) == 6
+            read_class_folders(tree, ["cat", "fox"])
+        assert len(read_class_folders(tree, ["cat", "dog"])[0]) == 6
 
     def test_one_class_and_one_folder_for_both_are_refused(self, tree, tmp_path) -> None:
         (tmp_path / "linked").mkdir()
         (tmp_path / "linked" / "train").symlink_to(tree / "train")
         (tmp_path / "linked" / "val").symlink_to(tree / "train")
         with pytest.raises(InputError, match="are the same folder"):
-            class_folders(tmp_path / "linked", None)
+            read_class_folders(tmp_path / "linked", None)
         for split in ("train", "val"):
             (tree / split / "cat").rename(tree / split / ".cat")
             (tree / split / "dog" / "._0.jpg").write_bytes(b"not an image")
         with pytest.raises(InputError, match="has one class, dog: classification needs at least two"):
-            class_folders(tree, None)
+            read_class_folders(tree, None)
 
     def test_grey_and_cmyk_images_are_converted_and_said(self, tree, tmp_path, capsys) -> None:
         picture(tree / "train" / "cat" / "1.jpg", "L")
@@ -102,7 +102,7 @@ class TestFolders:
         folder_run(tree, tmp_path / "out", "--epochs", 0)
         told = "3 of the training images are not RGB and are converted (2 CMYK, 1 L, such as "
         assert told + f"{tree / 'train' / 'cat' / '1.jpg'})" in capsys.readouterr().out
-        train, _ = class_folders(tree, None)
+        train, _ = read_class_folders(tree, None)
         grey = train[1].image
         assert grey.shape == (30, 40, 3)
         assert (grey[..., 0] == grey[..., 1]).all()

@@ -37,7 +37,7 @@ class ImageFiles:
         return usable(opened(path, 64), path).mode
 
 
-def class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:
+def read_class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:
     """`root`/train/CLASS/IMAGE and `root`/val/CLASS/IMAGE.
 
     Raises InputError when one of the two is missing, has no class folders, or has other classes than the other,

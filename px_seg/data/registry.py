@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
 from px_seg.data.base import ClassificationData, SegmentationData
-from px_seg.data.class_folders import class_folders, tiny_imagenet, tiny_imagenet_folder
+from px_seg.data.class_folders import read_class_folders, tiny_imagenet, tiny_imagenet_folder
 from px_seg.data.synthetic import Synthetic, SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, fetch_tiny_imagenet, unpack_imagenet
 from px_seg.data.voc import VOC, download
@@ -55,13 +55,13 @@ def _imagenet(config: ClassificationDataConfig) -> tuple[ClassificationData, Cla
     if config.download:
         raise InputError("ImageNet cannot be downloaded without an account: leave --data.download out")
     unpack_imagenet(config.root)
-    return class_folders(config.root, config.classes)
+    return read_class_folders(config.root, config.classes)
 
 
 def _folder(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
     if config.download:
         raise InputError("there is nothing to download for data.name folder: leave --data.download out")
-    return class_folders(config.root, config.classes)
+    return read_class_folders(config.root, config.classes)
 
 
 SEGMENTATION: dict[str, Callable[[SegmentationDataConfig], tuple[SegmentationData, SegmentationData]]] = {
