@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 
-from px_seg.config import flat
+from px_seg.config import RunConfig, flat
 from px_seg.files import read_yaml
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -31,16 +31,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
 WIDEST = 110
 
 
-def help_text(name: str, about: str, config_type: type, preset: Path) -> str:
+def width() -> int:
+    """Columns that a help takes."""
+    return min(WIDEST, shutil.get_terminal_size().columns)
+
+
+def help_text(name: str, about: str, config_type: type[RunConfig], preset: Path) -> str:
     """The help of `px_seg NAME`: flags in groups, each with its value in the preset."""
     values = flat(read_yaml(preset, "the preset"))
     described = _described(config_type)
-    width = min(WIDEST, shutil.get_terminal_size().columns)
     parser = argparse.ArgumentParser(
         usage=f"px_seg {name} [--config FILE] [--KEY VALUE ...]",
         description=f"{about}\n\nIn parentheses: the values in configs/{preset.parent.name}/{preset.name}, from which "
         "a run starts\nunless --data.name says otherwise.",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width()),
         add_help=False,
     )
     files = parser.add_argument_group("configuration")
@@ -69,8 +73,8 @@ def keys_of(config: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _grouped(config_type: type) -> dict[str, dict[str, Any]]:
-    keys = keys_of(config_type)
+def _grouped(config_type: type[RunConfig]) -> dict[str, dict[str, Any]]:
+    keys = {key: kind for key, kind in keys_of(config_type).items() if key not in config_type.DECIDED}
     grouped = {
         title: {key: kind for name in names for key, kind in keys.items() if key.partition(".")[0] == name}
         for title, names in GROUPS.items()

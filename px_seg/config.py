@@ -7,7 +7,7 @@ files and flags fill them is in `px_seg.command_line`.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -188,6 +188,9 @@ class RunConfig:
         threads: CPU threads of each process when there is no GPU; by default an equal share of the cores
     """
 
+    DECIDED: ClassVar[tuple[str, ...]] = ()
+    """Settings that the command decides by itself, and that cannot be given."""
+
     sparsity: float
     method: str
     encoder: str
@@ -263,6 +266,8 @@ class TransferConfig(ClassificationConfig):
         sources: tasks to prune on; by default all
         targets: tasks to try the masks on; by default all
     """
+
+    DECIDED: ClassVar[tuple[str, ...]] = ("masks", "data.classes")
 
     tasks: dict[str, list[str]]
     sources: list[str] | None = None

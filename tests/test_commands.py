@@ -61,3 +61,23 @@ def test_a_command_is_given_the_other_words(monkeypatch) -> None:
     monkeypatch.setitem(COMMANDS, "seg", commands.Command("about", given.append))
     main(["seg", "--sparsity", "0.8"])
     assert given == [["--sparsity", "0.8"]]
+
+
+def test_the_help_of_a_study_leaves_out_what_it_decides(capsys) -> None:
+    text = shown(capsys, "transfer", "--help")
+    assert "--tasks" in text
+    assert "--masks" not in text
+    assert "--data.classes" not in text
+
+
+def test_the_help_of_a_sweep_is_grouped(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = shown(capsys, "sweep", "--help")
+    assert text.startswith("usage: px_seg sweep ")
+    headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
+    assert [heading for heading in headings if heading in ("what is run", "where", "how")] == [
+        "what is run",
+        "where",
+        "how",
+    ]
+    assert max(map(len, text.splitlines())) <= 100 + len("usage: ")

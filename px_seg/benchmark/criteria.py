@@ -33,10 +33,10 @@ def costs(case: Case, names: Sequence[str], repeats: int) -> list[dict[str, Any]
     inference = setting.held() + peak_bytes(setting.device, setting.infer)
     rows = []
     for name in names:
-        rank = _equipped(name, batches)
+        ranked_by = _equipped(name, batches)
 
-        def one_round(rank: Criterion = rank) -> None:
-            scores = rank.score(setting.model, batches, setting.masks, SCOPE)
+        def one_round(ranked_by: Criterion = ranked_by) -> None:
+            scores = ranked_by.score(setting.model, batches, setting.masks, SCOPE)
             setting.masks.keep_top(scores, 0.97 * setting.masks.density)
 
         times = seconds(setting.device, {"inference": setting.infer, "round": one_round}, repeats)
@@ -44,7 +44,7 @@ def costs(case: Case, names: Sequence[str], repeats: int) -> list[dict[str, Any]
         rows.append(
             {
                 "method": name,
-                "rounds": "by sparsity" if isinstance(rank, IMP) else rank.rounds,
+                "rounds": "by sparsity" if isinstance(ranked_by, IMP) else ranked_by.rounds,
                 "ratio": times["round"] / times["inference"],
                 "round_s": times["round"],
                 "inference_s": times["inference"],
@@ -120,7 +120,7 @@ def _labels(images: Tensor, seed: int) -> Tensor:
 
 
 def _equipped(name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Criterion:
-    rank = criterion(name)
+    ranked_by = criterion(name)
 
     def one_epoch(model: nn.Module, masks: Masks) -> None:
         model.train()
@@ -131,4 +131,4 @@ def _equipped(name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Criterion:
                 cross_entropy(model(images), labels).backward()
                 optimizer.step()
 
-    return replace(rank, train=one_epoch) if isinstance(rank, IMP) else rank
+    return replace(ranked_by, train=one_epoch) if isinstance(ranked_by, IMP) else ranked_by

@@ -41,13 +41,13 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
     ) -> ModelCard:
         """The README.md that `save_pretrained` writes: how to read the model, and what it was trained on."""
         data = ModelCardData(library_name="px_seg", license="mit", tags=["px_seg", "image-classification", "sparse"])
-        told = "\n".join(
+        rows = "\n".join(
             f"| {name} | {f'{value:.4f}' if isinstance(value, float) else value} |"
             for name, value in {"dataset": dataset, **(scores or {})}.items()
         )
         return ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n# A px_seg classifier\n\n```python\nimport px_seg\n\n"
-            f"model = px_seg.Classifier.from_pretrained(folder).eval()\n```\n\n| | |\n|---|---|\n{told}\n"
+            f"model = px_seg.Classifier.from_pretrained(folder).eval()\n```\n\n| | |\n|---|---|\n{rows}\n"
         )
 
 

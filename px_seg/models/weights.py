@@ -294,8 +294,8 @@ def _match(encoder: nn.Module, state: Mapping[str, Tensor], name: str, source: s
         raise InputError(f"{misfit}: CLIP's ResNet-50 has its own architecture: give --encoder {CLIP_ENCODER}")
     if missing or stray:
         groups = {"missing": missing, "unknown": stray}
-        told = [f"{counted(names)} {what} ({some(names)})" for what, names in groups.items() if names]
-        raise InputError(f"{misfit}: {', '.join(told)}")
+        misfits = [f"{counted(names)} {what} ({some(names)})" for what, names in groups.items() if names]
+        raise InputError(f"{misfit}: {', '.join(misfits)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise InputError(

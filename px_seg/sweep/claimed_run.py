@@ -201,7 +201,7 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
     not run, nor is one that has failed in an attempt later than the `attempts` that are known of.
     """
     notes.parent.mkdir(parents=True, exist_ok=True)
-    with termination_signals() as told:
+    with termination_signals() as signals:
         claim = Claim.take(notes)
         if claim is None:
             return TAKEN
@@ -213,10 +213,10 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
                 return 1
             _replace(with_ending(notes, "yaml"), configuration)
             started = time.time()
-            status = _attempt(notes, folder, command, claim, told)
+            status = _attempt(notes, folder, command, claim, signals)
             if status is None:
                 return TAKEN
-            about = _outcome(notes, folder, status, told)
+            about = _outcome(notes, folder, status, signals)
             about["attempts"] = former.get("attempts", 0) + 1
             about["seconds"] = round(former.get("seconds", 0.0) + time.time() - started, 1)
             _replace(with_ending(notes, "json"), json.dumps(about, indent=2))
@@ -225,7 +225,7 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
             claim.release()
 
 
-def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, told: Sequence[int]) -> int | None:
+def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, signals: Sequence[int]) -> int | None:
     """The exit status of the run, which is ended when it is told to; None when it was, its claim being lost."""
     words = [*command, *(["--resume"] if (folder / "config.yaml").is_file() else [])]
     with with_ending(notes, "log").open("a") as log:
@@ -234,7 +234,7 @@ def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, to
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         patience = PATIENCE
         try:
-            while process.poll() is None and not told:
+            while process.poll() is None and not signals:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.2)
                 if time.time() - claim.renewed > BEAT and not claim.renew():
@@ -245,15 +245,15 @@ def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, to
     return process.returncode
 
 
-def _outcome(notes: Path, folder: Path, status: int, told: Sequence[int]) -> dict[str, Any]:
+def _outcome(notes: Path, folder: Path, status: int, signals: Sequence[int]) -> dict[str, Any]:
     """What is to be said of an attempt that ended with this status."""
     about = {"status": DONE, "host": socket.gethostname()}
     if (folder / "results.json").is_file():
         return about
     until = time.monotonic() + GRACE
-    while not told and time.monotonic() < until:
+    while not signals and time.monotonic() < until:
         time.sleep(0.05)
-    if told:
+    if signals:
         return about | {"status": ENDED}
     error = last_words(with_ending(notes, "log")) if status else "it ended without results.json"
     return about | {"status": FAILED, "error": error}
@@ -287,12 +287,12 @@ def termination_signals() -> Iterator[list[int]]:
     SIGUSR2 is ignored, here and by the run, which inherits that: Slurm warns all processes of a job by it, and
     whoever started this one acts on it.
     """
-    told: list[int] = []
-    actions: dict[int, Any] = dict.fromkeys(ENDING, lambda number, _: told.append(number))
+    signals: list[int] = []
+    actions: dict[int, Any] = dict.fromkeys(ENDING, lambda number, _: signals.append(number))
     actions[signal.SIGUSR2] = signal.SIG_IGN
     former = {number: signal.signal(number, action) for number, action in actions.items()}
     try:
-        yield told
+        yield signals
     finally:
         for number, action in former.items():
             signal.signal(number, action)

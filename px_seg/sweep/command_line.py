@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from px_seg.command_help import width
 from px_seg.config import CONFIGS, flat
 from px_seg.errors import InputError
 from px_seg.files import read_yaml, user_path
@@ -73,33 +74,29 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        "px_seg sweep",
+        usage="px_seg sweep --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]",
         description=description,
         epilog="All other flags go to the runs: `px_seg seg --help` and `px_seg cls --help` list them.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width()),
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--preset", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
-    add("--task", default="seg", choices=TASKS, help=f"{', '.join(TASKS)}; by default seg")
-    add("--methods", type=_listed(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
+    add = parser.add_argument_group("what is run").add_argument
+    add("--preset", metavar="NAME", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
+    add("--task", default="seg", choices=TASKS, help="by default seg")
+    add("--methods", type=_list_of(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
     shares = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
     add("--sparsities", type=_sparsities, metavar="X,Y", help=shares)
-    add("--seeds", type=_listed(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
-    add(
-        "--vary",
-        type=_varied,
-        action="append",
-        default=[],
-        metavar="KEY=V,W",
-        help="a setting and its values; repeatable",
-    )
-    add("--output_dir", help="folder of the sweep; by default runs/NAME of the preset")
-    add("--jobs", type=int, help="runs at a time; by default one per GPU, or one if there is none")
+    add("--seeds", type=_list_of(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
+    varied = "a setting of the runs and its values; repeatable"
+    add("--vary", type=_varied, action="append", default=[], metavar="KEY=V,W", help=varied)
+    add = parser.add_argument_group("where").add_argument
+    add("--output_dir", metavar="DIR", help="folder of the sweep; by default runs/NAME of the preset")
+    add("--jobs", type=int, metavar="N", help="runs at a time; by default one per GPU, or one if there is none")
     add("--gpus", type=_gpus, metavar="I,J", help="GPUs to share out among the jobs; none for the CPU; by default all")
-    add("--mixed_precision", default="no", help="mixed precision of each run: no, fp16 or bf16")
-    add("--launcher", default="local", choices=("local", "slurm"), help="where runs start: local (default) or slurm")
+    add("--mixed_precision", default="no", metavar="NAME", help="of each run: no, fp16 or bf16")
+    add("--launcher", default="local", choices=("local", "slurm"), help="where runs start, by default local")
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="Slurm parameter, as in submitit; repeatable")
+    add = parser.add_argument_group("how").add_argument
     add("--retry", action="store_true", help="try failed runs again")
     add("--dry_run", action="store_true", help="check and print the plan, start nothing")
     return parser
@@ -177,7 +174,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1e9).split("\n")[0]
 
 
-def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+def _list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     def read(text: str) -> tuple[T, ...]:
         try:
             return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
@@ -190,11 +187,11 @@ def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
 
 
 def _sparsities(text: str) -> tuple[float, ...]:
-    return PAPER if text == "paper" else _listed(float)(text)
+    return PAPER if text == "paper" else _list_of(float)(text)
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    chosen = () if text == "none" else _listed(int)(text)
+    chosen = () if text == "none" else _list_of(int)(text)
     if not chosen and text != "none":
         raise argparse.ArgumentTypeError(f"takes numbers separated by commas, or none, got {text!r}")
     return chosen

@@ -83,9 +83,9 @@ def run_sweep(
         say(line)
     if dry_run:
         return Outcome(*(_of(statuses, kind) for kind in (DONE, FAILED)))
-    with termination_signals() as told:
-        unfinished = _carry_out(statuses, launcher, look, task_of(request.task).scores[0], told, say)
-    if told:
+    with termination_signals() as signals:
+        unfinished = _carry_out(statuses, launcher, look, task_of(request.task).scores[0], signals, say)
+    if signals:
         raise KeyboardInterrupt
     for cell in unfinished:
         say(f"not finished: {cell.name}: {look(cell).error or 'stopped'} (log: {log_of(cell)})")
@@ -119,7 +119,7 @@ def _carry_out(
     launcher: Launcher,
     look: Callable[[Cell], Status],
     score: Score,
-    told: Sequence[int],
+    signals: Sequence[int],
     say: Callable[[str], Any],
 ) -> list[Cell]:
     """Carry out what is to do, until all has ended or this process is told to end; what failed or was stopped."""
@@ -147,10 +147,10 @@ def _carry_out(
             say(f"{cell.name} {known.get(status, f'was abandoned: the process beside it ended with status {status}')}")
 
     try:
-        while (waiting or active or elsewhere) and not told:
+        while (waiting or active or elsewhere) and not signals:
             # Runs that a killed sweep left behind on this machine still take its room.
             room = launcher.slots - sum(holder.left_behind() for holder in elsewhere.values())
-            while waiting and len(active) < room and not told:
+            while waiting and len(active) < room and not signals:
                 cell = waiting.popleft()
                 active.append((cell, launcher.start(cell, statuses[cell].attempts)))
             time.sleep(LOOK)
@@ -163,7 +163,7 @@ def _carry_out(
                 elsewhere.clear()
                 for cell in others:
                     settle(cell, None, ours=False)
-                line = f"waiting for runs of other processes: {_listed(elsewhere)}"
+                line = f"waiting for runs of other processes: {_names(elsewhere)}"
                 if elsewhere and not active and not waiting and line != last_said:
                     say(line)
                     last_said = line
@@ -179,5 +179,5 @@ def _came_to(cell: Cell, results: Mapping[str, Any], score: Score) -> str:
     return f"{score.label} {score.text(results[score.name])} in {duration(seconds_of(cell, results))}"
 
 
-def _listed(elsewhere: Mapping[Cell, Holder]) -> str:
+def _names(elsewhere: Mapping[Cell, Holder]) -> str:
     return "; ".join(f"{cell.name} ({held.host}, process {held.process})" for cell, held in elsewhere.items())
