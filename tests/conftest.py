@@ -1,60 +1,101 @@
-"""Small data and small configurations that several tests share."""
+"""What holds for every test: a place of its own, one thread, no network; and small data and configurations."""
 
 import os
-import subprocess
-import sys
+import shutil
+import site
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+# Before torch, the hub's client and matplotlib are imported, which read these once. The workers of pytest-xdist and
+# whatever tests start are below the process that makes the folder, and share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["PX_SEG_TESTS"] = tempfile.mkdtemp(prefix="px_seg_tests_")
+PLACE = Path(os.environ["PX_SEG_TESTS"])
+os.environ |= {
+    "PYTHONUSERBASE": os.environ.get("PYTHONUSERBASE", site.getuserbase()),
+    "HOME": str(PLACE / "home"),
+    "XDG_CACHE_HOME": str(PLACE / "cache"),
+    "PX_SEG_CACHE": str(PLACE / "cache" / "px_seg"),
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    os.environ.pop(name, None)
+(PLACE / "home").mkdir(exist_ok=True)
+
+import hypothesis
 import torch
-import yaml
 from accelerate.state import AcceleratorState
-from PIL import Image
+from helpers.runs import make_voc, tiny_classification, tiny_segmentation
+from hypothesis.configuration import set_hypothesis_home_dir
 
-from px_seg.command_line import parse
-from px_seg.data.palette import voc_colours
-from px_seg.run.pipeline import run
-from px_seg.tasks import Segmentation, Task, presets
-
-REPOSITORY = Path(__file__).parents[1]
-CONFIGS = REPOSITORY / "configs"
+set_hypothesis_home_dir(PLACE / "hypothesis")
+hypothesis.settings.register_profile("px_seg", database=None)
+hypothesis.settings.load_profile("px_seg")
+torch.set_num_threads(1)
 
 
-def parsed(*flags: object, task: type[Task] = Segmentation):
-    """The configuration that these flags ask for."""
-    return parse(task.config_type, [str(flag) for flag in flags], presets(task), "")
-
-
-def go(*flags: object, task: type[Task] = Segmentation) -> dict:
-    """What results.json holds after the run that these flags ask for."""
-    return run(task, parsed(*flags, task=task))
-
-
-def script(
-    *flags: object, name: str = "seg", launcher: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess:
-    command = [sys.executable, *launcher, str(REPOSITORY / "scripts" / f"{name}.py"), *map(str, flags)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-
-
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+def pytest_unconfigure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(PLACE, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _records_of_their_own(tmp_path_factory: pytest.TempPathFactory):
-    """What the tests check, in processes that they start too, is not on record in the user's cache folder."""
+def _one_core_each() -> Iterator[None]:
+    """Of itself a run takes all cores, and on those are the other tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PX_SEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    connect = socket.socket.connect
+
+    def only_here(self: socket.socket, address) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("localhost", "127.0.0.1", "::1", socket.gethostname()):
+            raise AssertionError(f"a test asks the network for {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", only_here)
         yield
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator():
+def _fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def once() -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that is expensive to make and that tests only read: once, for all workers together.
+
+    `once(name, make)` is the folder of that name; the first that asks for it has `make(folder)` fill it.
+    """
+    import fcntl
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = PLACE / "once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_name(f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            whole = folder.with_name(f"{name}.whole")
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture
@@ -63,44 +104,22 @@ def voc(tmp_path: Path) -> Path:
     return make_voc(tmp_path / "data")
 
 
-def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
-    rng = np.random.default_rng(0)
-    tree = root / "VOCdevkit" / "VOC2012"
-    lists = tree / "ImageSets" / "Segmentation"
-    for folder in (tree / "JPEGImages", tree / "SegmentationClass", lists):
-        folder.mkdir(parents=True)
-    for split, count in {"train": train, "val": val}.items():
-        names = [f"{split}_{number}" for number in range(count)]
-        for number, name in enumerate(names):
-            height, width = 50 + 7 * number, 90 - 5 * number
-            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            mask = np.zeros((height, width), np.uint8)
-            mask[10:30, 10:40] = 1 + number
-            mask[10, 10:40] = 255
-            Image.fromarray(image).save(tree / "JPEGImages" / f"{name}.jpg")
-            indexed = Image.fromarray(mask)
-            indexed.putpalette(voc_colours().flatten().tolist())
-            indexed.save(tree / "SegmentationClass" / f"{name}.png")
-        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
-    return root
-
-
-def smaller(preset: Path, target: Path, data: dict, pruning: dict, **settings: object) -> Path:
-    """The preset with these settings in it, as a file of its own."""
-    content = yaml.safe_load(preset.read_text()) | settings
-    content["data"] |= data
-    content["pruning"] = pruning
-    target.write_text(yaml.safe_dump(content))
-    return target
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A configuration of a segmentation run that takes a second, on a small network."""
+    return tiny_segmentation(tmp_path / "tiny.yaml")
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """A configuration of a segmentation run that takes seconds."""
-    data = {"train_images": 8, "val_images": 5, "size": 32}
-    pruning = {"batches": 1, "batch_size": 2}
-    preset = CONFIGS / "seg" / "synthetic.yaml"
-    return smaller(preset, tmp_path / "tiny.yaml", data, pruning, rounds=2, epochs=1, batch_size=4)
+def tiny_resnet18(tmp_path: Path) -> Path:
+    """The same on the default backbone, for tests that know its layers."""
+    return tiny_segmentation(tmp_path / "tiny_resnet18.yaml")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A configuration of a classification run that takes a second."""
+    return tiny_classification(tmp_path / "small.yaml")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from conftest import CONFIGS, REPOSITORY, go, smaller
+from helpers.runs import CONFIGS, REPOSITORY, go, smaller
 from PIL import Image
 
 from px_seg.data.synthetic import SyntheticObjects

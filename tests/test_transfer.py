@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIGS, TWO, script, smaller
+from helpers.runs import CONFIGS, TWO, script, smaller
 
 from px_seg import InputError, Masks
 from px_seg.command_line import parse

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from cases import WITH_DATA, assert_close, network, pairs, same
-from networks import LINEAR_PIECES, Drawn
-from reference import Reference
+from helpers.cases import WITH_DATA, assert_close, network, pairs, same
+from helpers.networks import LINEAR_PIECES, Drawn
+from helpers.reference import Reference
 from torch import Tensor, nn
 
 from px_seg import NTKSAP, SNIP, Fisher, GraSP, InputError, Magnitude, Masks, SynFlow, SynFlowL2, criterion, prunable

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import parsed
 
+from helpers.runs import parsed
 from px_seg import Masks, predictions
 from px_seg.config import RunConfig
 from px_seg.predictions import Prediction

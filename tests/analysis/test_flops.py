@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import go
+from helpers.runs import go
 from torch import nn
 
 from px_seg import InputError, Masks, predictions, prune
@@ -45,9 +45,9 @@ def test_of_a_segmenter_a_pruned_layer_costs_its_density() -> None:
     assert total - kept == pytest.approx(0.9 * 2 * 512 * 512 * 9 * 4 * 4, rel=1e-5)
 
 
-def test_a_run_writes_what_it_costs_and_what_it_showed(tiny, tmp_path) -> None:
+def test_a_run_writes_what_it_costs_and_what_it_showed(tiny_resnet18, tmp_path) -> None:
     out = tmp_path / "out"
-    results = go("--config", tiny, "--method", "random", "--sparsity", 0.9, "--output_dir", out)
+    results = go("--config", tiny_resnet18, "--method", "random", "--sparsity", 0.9, "--output_dir", out)
     model = load_model(out)
     masks = Masks.load(out / "masks.safetensors")
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import go, make_voc, parsed
+from helpers.runs import go, make_voc, parsed
 from PIL import Image
 
 from px_seg import InputError

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from cases import WITH_DATA, WITH_LOSS, network, pairs, same
+from helpers.cases import WITH_DATA, WITH_LOSS, network, pairs, same
 from torch import Tensor, nn
 
 from px_seg import NTKSAP, SNIP, Criterion, Fisher, GraSP, InputError, Magnitude, Masks, criterion, prunable

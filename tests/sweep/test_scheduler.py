@@ -12,9 +12,9 @@ from pathlib import Path
 
 import accelerate.commands.launch
 import pytest
-from conftest import CONFIGS, REPOSITORY, make_voc, script
-from sweeps import SMALL, directly, ran, request, stand_in
-from test_job import grow_old, wait_for
+from helpers.runs import CONFIGS, REPOSITORY, TESTS, make_voc, script
+from helpers.sweeps import SMALL, directly, ran, request, stand_in
+from helpers.waiting import grow_old, wait_for
 
 from px_seg import InputError
 from px_seg.run.setup import check_settings
@@ -321,7 +321,7 @@ def test_what_cannot_work_is_found_before_anything_is_started(tmp_path) -> None:
 DRIVER = """
 import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
-from sweeps import directly, request
+from helpers.sweeps import directly, request
 from px_seg.errors import one_line_errors
 from px_seg.sweep import run_sweep, launchers
 launchers.command = directly
@@ -333,7 +333,7 @@ with one_line_errors("interrupted"):
 
 def driver(folder: Path) -> subprocess.Popen:
     """A sweep in a process of its own."""
-    code = DRIVER.format(tests=str(REPOSITORY / "tests"), folder=str(folder))
+    code = DRIVER.format(tests=str(TESTS), folder=str(folder))
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

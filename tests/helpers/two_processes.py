@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from conftest import REPOSITORY
 
+from helpers.runs import CONFIGS
 from px_seg import Magnitude, prune
 from px_seg.command_line import parse
 from px_seg.data.loaders import training_loader
@@ -33,7 +33,7 @@ def digest(tensors) -> str:
 
 accelerator = Accelerator()
 torch.set_num_threads(1)
-config = parse(Segmentation.config_type, FLAGS, REPOSITORY / "configs" / "seg", "")
+config = parse(Segmentation.config_type, FLAGS, CONFIGS / "seg", "")
 task = Watched(config)
 set_seed(0)
 model = task.build_model()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, go, parsed
+from helpers.runs import CONFIGS, go, parsed
 from PIL import Image
 from torchvision import datasets
 

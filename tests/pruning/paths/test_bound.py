@@ -6,14 +6,14 @@ import re
 
 import pytest
 import torch
+from helpers.networks import PIECES, Drawn, drawn
+from helpers.reference import Reference
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from networks import PIECES, Drawn, drawn
-from reference import Reference
 from torch import Tensor, nn
 
 from px_seg import PX, InputError, Masks, UnsupportedOperation, prunable, prune
-from px_seg.pruning import rules
+from px_seg.pruning.paths import rules
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 

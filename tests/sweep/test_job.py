@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.waiting import alive, grow_old, wait_for
 
 from px_seg.sweep import claimed_run
 from px_seg.sweep.claimed_run import EXPIRES, Claim, age, carry_out, holder, last_words, outcome, with_ending
@@ -19,18 +20,6 @@ def notes(tmp_path: Path) -> Path:
     place = tmp_path / "sweep" / "px" / "0.9313" / "seed0"
     place.parent.mkdir(parents=True)
     return place
-
-
-def grow_old(path: Path) -> None:
-    past = path.stat().st_mtime - EXPIRES - 1
-    os.utime(path, (past, past))
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def beside(notes: Path, folder: Path, code: str, *words: object) -> subprocess.Popen:
@@ -159,13 +148,6 @@ def test_told_to_end_it_ends_the_run_and_what_that_started(notes, tmp_path, numb
     wait_for(lambda: not alive(child))
     assert outcome(notes)["status"] == "stopped"
     assert holder(notes) is None
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_run_whose_claim_was_taken_over_ends(notes, tmp_path, monkeypatch) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.networks import LINEAR_PIECES, Drawn, drawn
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from networks import LINEAR_PIECES, Drawn, drawn
 from torch import Tensor, nn
 
 from px_seg import PX, InputError, prunable

@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from reference import Reference
+from helpers.reference import Reference
 from torch import nn
 
 from px_seg import PX, UnsupportedOperation

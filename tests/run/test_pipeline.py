@@ -2,17 +2,14 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from conftest import CONFIGS, TWO, go, parsed, script
+from helpers.runs import CONFIGS, TWO, go, lines, parsed, script, worker
+from helpers.stopped import Interrupted, Unfinished
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -20,10 +17,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from px_seg import InputError, Masks, prunable
 from px_seg.errors import TrainingDiverged
 from px_seg.tasks import Segmentation
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_writes_what_the_contract_names(tiny, tmp_path, capsys) -> None:
@@ -133,18 +126,6 @@ def test_gradients_accumulate_as_the_launcher_was_told(tiny, tmp_path, monkeypat
     assert rates == pytest.approx([0.1 * (1 - progress) ** 0.9 for progress in last])
 
 
-class Interrupted(Segmentation):
-    """Stops in the middle of the third epoch, as Ctrl-C would."""
-
-    steps = 0
-
-    def loss(self, logits, labels):
-        self.steps += 1
-        if self.steps == 6:
-            raise KeyboardInterrupt
-        return super().loss(logits, labels)
-
-
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--epochs", 4)
     whole = go(*flags, "--output_dir", tmp_path / "whole")
@@ -158,13 +139,6 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -
     assert losses[0] == losses[1]
     with pytest.raises(InputError, match="finished"):
         go(*flags, "--resume", "--output_dir", tmp_path / "cut")
-
-
-class Unfinished(Segmentation):
-    """Stops after the last epoch, before anything is written of it."""
-
-    def draw(self, folder, model, title):
-        raise KeyboardInterrupt
 
 
 def test_a_run_stopped_at_its_very_end_can_be_finished(tiny, tmp_path) -> None:
@@ -416,12 +390,7 @@ def test_an_error_of_the_main_process_ends_all_without_a_traceback(tmp_path) -> 
 
 
 def test_two_processes_train_one_model_on_different_images(tmp_path) -> None:
-    worker = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, *TWO, str(worker), str(tmp_path)]
-    done = subprocess.run(
-        command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    worker("two_processes", tmp_path, ACCELERATE_USE_CPU="true")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for epoch in ("1", "2"):
         assert len(first["images"][epoch]) == len(second["images"][epoch]) == 4

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import CONFIGS, TWO, go, parsed, script, smaller
+from helpers.runs import CONFIGS, TWO, classify, go, lines, parsed, script
+from helpers.stopped import Interrupted, Unfinished
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,23 +22,6 @@ from px_seg.metrics import classification_scores
 from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
 from px_seg.run.pipeline import run
 from px_seg.tasks import Classification, Segmentation
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A configuration of a classification run that takes seconds."""
-    data = {"train_images": 30, "val_images": 20, "size": 32}
-    short = {"rounds": 2, "epochs": 1, "batch_size": 10, "encoder": "resnet20"}
-    preset = CONFIGS / "cls" / "synthetic.yaml"
-    return smaller(preset, tmp_path / "small.yaml", data, {"batches": 1, "batch_size": 15}, **short)
-
-
-def classify(*flags: object) -> dict:
-    return go(*flags, task=Classification)
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_writes_what_the_contract_names(small, tmp_path, capsys) -> None:
@@ -318,8 +302,6 @@ class TestGivenMasks:
         assert results["shuffle_masks"]
 
     def test_a_run_from_masks_is_resumed_from_the_same_ones(self, tiny, tmp_path) -> None:
-        from test_run import Unfinished
-
         ticket, out = self.ticket(tiny, tmp_path), tmp_path / "out"
         flags = ("--config", tiny, "--masks", ticket, "--epochs", 1, "--output_dir", out)
         with pytest.raises(KeyboardInterrupt):
@@ -353,8 +335,6 @@ def test_an_evaluation_before_training_leaves_the_training_as_it_was(tiny, tmp_p
 
 
 def test_a_run_resumed_before_its_first_checkpoint_logs_its_start_once(tiny, tmp_path) -> None:
-    from test_run import Interrupted
-
     flags = (
         "--config",
         tiny,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from networks import Drawn
 from safetensors.torch import save_file
 
+from helpers.networks import Drawn
 from px_seg import PX, criterion, prune
 
 PIECES = ["norm", "relu_", "residual_", "max", "projected", "concat", "squeeze"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import TWO, go, script
+from helpers.runs import TWO, go, script
 from safetensors.torch import load_file
 
 from px_seg import Criterion, InputError, Magnitude, Masks, prune

@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import parsed, script
-from sweeps import finished
+from helpers.runs import parsed, script
+from helpers.sweeps import finished
 
 from px_seg import InputError
 from px_seg.metrics import Score

@@ -1,14 +1,12 @@
 """Pruning over two CPU processes against one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.runs import worker
+from helpers.shared_pruning import CRITERIA, batches, labelled, network
 from safetensors.torch import load_file
-from shared_pruning import CRITERIA, batches, labelled, network
 
 from px_seg import PX, Masks, criterion, prune
 from px_seg.analysis import agreement
@@ -17,10 +15,7 @@ from px_seg.analysis import agreement
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    worker = Path(__file__).with_name("shared_pruning.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker, folder]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    worker("shared_pruning", folder)
     return folder
 
 
