@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from px_seg.sweep.job import EXPIRES
+from px_seg.sweep.claimed_run import EXPIRES
 
 
 def wait_for(condition, seconds: float = 60) -> None:
