@@ -1,8 +1,10 @@
+"""Scores from confusion matrices, and how they are written."""
+
 import pytest
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from px_seg.metrics import Score, segmentation_scores
+from px_seg.metrics import Score, classification_scores, segmentation_scores
 
 
 def test_a_case_computed_by_hand() -> None:
@@ -53,3 +55,11 @@ def test_a_change_has_a_sign_that_breaks_no_line() -> None:
 def test_the_best_score_is_the_highest_or_the_lowest() -> None:
     assert MIOU.best([0.1, 0.3, 0.2]) == 0.3
     assert RMSE.best(iter([1.0, 0.3, 0.2])) == 0.2
+
+
+def test_scores_are_read_off_the_confusion_matrix() -> None:
+    scores = classification_scores(torch.tensor([[3, 1, 0], [0, 0, 0], [2, 0, 4]]))
+    assert scores.accuracy == 0.7
+    assert scores.class_accuracy == (0.75, None, 4 / 6)
+    with pytest.raises(ValueError, match="no image"):
+        classification_scores(torch.zeros(2, 2))

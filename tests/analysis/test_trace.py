@@ -1,26 +1,18 @@
-"""The trace bound, against torch.func and against sums over paths; what pruning leaves of a network."""
+"""The trace bound, against torch.func and against sums over paths."""
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.networks import LINEAR_PIECES, Drawn, drawn
+from helpers.networks import LINEAR_PIECES, Body, Drawn, drawn, some_masks
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from px_seg import PX, InputError, prunable
-from px_seg.analysis import agreement, collapse, ntk_trace, ntk_trace_bound
-from px_seg.benchmark.criteria import report_collapse, report_costs
-from px_seg.benchmark.px import Case
+from px_seg.analysis import agreement, ntk_trace, ntk_trace_bound
 
 PROPERTY = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-
-def some_masks(net: nn.Module, density: float, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.rand(w.shape, generator=generator) < density for n, w in prunable(net).items()}
 
 
 def without_shifts(net: Drawn) -> Drawn:
@@ -89,30 +81,9 @@ def test_what_cannot_be_compared_is_refused(generator) -> None:
         agreement({"a": torch.ones(2)}, {"a": torch.ones(3)})
 
 
-def test_agreement_is_the_share_of_equal_places() -> None:
-    first = {"a": torch.tensor([True, True, False]), "b": torch.tensor([False])}
-    second = {"a": torch.tensor([True, False, False]), "b": torch.tensor([False])}
-    assert agreement(first, second) == 0.75
-
-
-def test_collapse_counts_empty_layers_and_stranded_weights() -> None:
-    """Hidden unit 0 has no input left and unit 2 no output, so two of the five kept weights come to nothing."""
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.Linear(1, 1))
-    first = torch.tensor([[False, False], [True, True], [True, False]])
-    masks = {"0.weight": first, "2.weight": torch.tensor([[True, True, False]])}
-    found = collapse(net, masks, (2,))
-    assert (found.empty, found.thinnest) == ((), 0.5)
-    assert found.stranded == pytest.approx(2 / 5)
-    cut = collapse(net, {**masks, "3.weight": torch.tensor([[False]])}, (2,))
-    assert (cut.empty, cut.stranded) == (("3.weight",), 1.0)
-
-
-def test_a_round_of_every_criterion_can_be_measured(capsys) -> None:
-    case = Case("resnet18", output_stride=16, batches=1, batch_size=2, side=32)
-    report_costs(case, ["magnitude", "snip", "imp"], repeats=1)
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
-    assert [row[0].strip() for row in rows] == ["magnitude", "snip", "imp"]
-    magnitude, snip, _ = (float(row[4]) for row in rows)
-    assert magnitude < snip
-    with pytest.raises(InputError, match="holds no finished run"):
-        report_collapse([Path("nowhere")])
+def test_constants_begin_paths_for_the_bound() -> None:
+    net = Body(lambda x: (x + 100.0).relu()).double()
+    net.first.bias = net.last.bias = None
+    x = [torch.randn(2, 3, 4, 4, dtype=torch.float64)]
+    exact = ntk_trace(net, x)
+    assert ntk_trace_bound(net, x) < exact <= ntk_trace_bound(net, x, biases=True)

@@ -1,22 +1,14 @@
-"""Labelled images: from folders, from torchvision, drawn; and batches that are balanced."""
+"""Labelled images in a folder a class, and Tiny-ImageNet."""
 
-import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from helpers.runs import CONFIGS, go, parsed
+from helpers.runs import go
 from PIL import Image
-from torchvision import datasets
 
 from px_seg import InputError
 from px_seg.data.class_folders import read_class_folders, tiny_imagenet
-from px_seg.data.loaders import Transformed, drawn_evenly
-from px_seg.data.synthetic import SyntheticObjects
-from px_seg.data.torchvision_sets import cifar, unpack_imagenet
-from px_seg.data.transforms import MEAN, STD, classifier_evaluation, classifier_training
 from px_seg.tasks import Classification
 
 
@@ -173,137 +165,3 @@ class TestTinyImageNet:
         listed.write_bytes("".join(lines).encode("utf-16"))
         with pytest.raises(InputError, match="not a readable UTF-8 text file"):
             tiny_imagenet(tmp_path, None)
-
-
-def test_cifar_is_torchvisions(tmp_path, monkeypatch) -> None:
-    """A tree of the published layout with ten images; the checksums are the test's own."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    names = ["plane", "car", "bird"]
-    for file, count in {"one": 8, "test": 4}.items():
-        pixels = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
-        (folder / file).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 3 for i in range(count)]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
-    with pytest.raises(InputError, match=r"no complete cifar10 in .*cifar-10-batches-py.*--data.download"):
-        cifar("cifar10", str(tmp_path), None, download=False)
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["one", None]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test", None]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": None})
-    train, test = cifar("cifar10", str(tmp_path), None, download=False)
-    assert (len(train), len(test)) == (8, 4)
-    assert train[0].image.shape == (32, 32, 3)
-    some, _ = cifar("cifar10", str(tmp_path), ["bird", "plane"], download=False)
-    assert some.labels == [1, 0, 1, 0, 1]
-    assert np.array_equal(some[1].image, train[2].image)
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(datasets.cifar, "download_and_extract_archive", unreachable)
-    with pytest.raises(InputError, match=r"could not be downloaded \(no route to host\): fetch https://www.cs.toronto"):
-        cifar("cifar100", str(tmp_path), None, download=True)
-
-
-def test_imagenet_folders_need_no_archives(tree) -> None:
-    unpack_imagenet(str(tree))
-    with pytest.raises(InputError, match=r"no ImageNet in .*train/CLASS/ and val/CLASS/|needs scipy"):
-        unpack_imagenet(str(tree / "train"))
-
-
-class TestSyntheticObjects:
-    def test_the_images_of_a_class_do_not_depend_on_the_others(self) -> None:
-        every = SyntheticObjects("train", 30, 32)
-        some = SyntheticObjects("train", 4, 32, classes=[every.classes[7], every.classes[2]])
-        assert (some[0].label, some[1].label) == (0, 1)
-        assert np.array_equal(some[0].image, every[7].image)
-        assert np.array_equal(some[3].image, every[2 + 15].image)
-
-    def test_splits_are_disjoint_and_classes_even(self) -> None:
-        train, val = SyntheticObjects("train", 45, 32), SyntheticObjects("val", 45, 32)
-        assert len({data[index].image.tobytes() for data in (train, val) for index in range(45)}) == 90
-        assert set(Counter(train.labels).values()) == {3}
-        with pytest.raises(IndexError):
-            train[45]
-
-
-class TestTransforms:
-    def config(self, *flags: object):
-        return parsed("--data.size", 32, *flags, task=Classification).data
-
-    def test_a_sample_depends_on_its_seed_alone(self) -> None:
-        sample = SyntheticObjects("train", 2, 48)[1]
-        for flags in ((), ("--data.crop", "area", "--data.jitter", 0.4, "--data.grey", 0.5)):
-            transform = classifier_training(self.config(*flags))
-            first, label = transform(sample, 5)
-            assert first.shape == (3, 32, 32)
-            assert (label, label.dtype, label.shape) == (1, torch.int64, ())
-            transform(sample, 1)
-            assert torch.equal(transform(sample, 5)[0], first)
-            assert not torch.equal(transform(sample, 6)[0], first)
-
-    def test_padding_moves_the_image_by_so_many_pixels(self) -> None:
-        """Of a random picture of the right size, every crop is the picture moved, the rest the mean colour, 0."""
-        rng = np.random.default_rng(0)
-        sample = SyntheticObjects("train", 1, 32)[0]._replace(image=rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-        plain = classifier_evaluation("resize", 32)(sample, 0)[0]
-        np.testing.assert_allclose(
-            plain.numpy(), ((sample.image / 255 - MEAN) / STD).transpose(2, 0, 1), rtol=1e-4, atol=1e-5
-        )
-        padded = torch.nn.functional.pad(plain, (4, 4, 4, 4))
-        windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 32, 32)
-        transform = classifier_training(self.config("--data.flip", "false"))
-        places = set()
-        for seed in range(40):
-            distances = (windows - transform(sample, seed)[0]).abs().amax((1, 2, 3))
-            # The fill is rounded to whole values before it is normalised.
-            assert distances.min() < 0.01
-            places.add(int(distances.argmin()))
-        assert len(places) > 20
-
-    def test_the_middle_is_seven_eighths_of_the_short_side(self) -> None:
-        image = np.zeros((64, 128, 3), np.uint8)
-        image[4:60, 36:92] = 255
-        sample = SyntheticObjects("train", 1, 32)[0]._replace(image=image)
-        shown = classifier_evaluation("centre_crop", 56)(sample, 0)[0]
-        assert shown.shape == (3, 56, 56)
-        assert (shown > 0).all()
-
-
-class TestBalance:
-    def batches(self, labels: list[int], *args: int, **kwargs: int) -> list[list[int]]:
-        classes = SyntheticObjects.every[: max(labels) + 1]
-        data = Transformed(SyntheticObjects("train", len(labels), 32, classes=classes), None)
-        return [[labels[index] for index, _ in batch] for batch in drawn_evenly(data, labels, *args, **kwargs)]
-
-    def test_every_class_gives_as_many_or_one_fewer(self) -> None:
-        labels = [0] * 50 + [1] * 20 + [2] * 7
-        for seed in range(5):
-            first, second = self.batches(labels, 2, 10, seed)
-            assert sorted(Counter(first + second).values()) == [6, 7, 7]
-            for batch in (first, second):
-                assert len(batch) == 10
-                assert set(Counter(batch).values()) <= {3, 4}
-        # A class that runs out leaves the rest to the others.
-        assert Counter(self.batches(labels, 1, 40, 0)[0]) == {0: 17, 1: 16, 2: 7}
-
-    def test_so_many_of_every_class(self) -> None:
-        labels = [0, 1, 2] * 5
-        batches = self.batches(labels, 99, 4, 0, per_class=3)
-        assert [len(batch) for batch in batches] == [4, 4, 1]
-        assert Counter(label for batch in batches for label in batch) == {0: 3, 1: 3, 2: 3}
-        with pytest.raises(InputError, match=r"asks for 6 images of every class, but .* has 5"):
-            self.batches(labels, 1, 4, 0, per_class=6)
-
-    def test_samples_are_drawn_by_the_seed_and_once(self) -> None:
-        data, labels = Transformed(SyntheticObjects("train", 12, 32), None), [0, 1] * 6
-        first, again, other = (drawn_evenly(data, labels, 2, 4, seed) for seed in (0, 0, 1))
-        assert first == again != other
-        indices = [index for batch in first for index, _ in batch]
-        assert len(set(indices)) == 8
-
-    def test_a_run_prunes_with_them(self, tmp_path) -> None:
-        flags = ("--pruning.per_class", 2, "--pruning.batch_size", 8, "--epochs", 0, "--rounds", 1, "--data.size", 32)
-        flags += ("--encoder", "resnet20", "--data.train_images", 60, "--output_dir", tmp_path / "out")
-        results = go("--config", CONFIGS / "cls" / "synthetic.yaml", *flags, task=Classification)
-        assert results["pruning"] == {"batches": 4, "batch_size": 8, "per_class": 2}

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from px_seg import PX, prunable
+
 LINEAR_PIECES = (
     "conv",
     "strided",
@@ -141,3 +143,29 @@ def drawn(pieces: tuple[str, ...]) -> st.SearchStrategy[Drawn]:
         return Drawn(rng.choices(pieces, k=rng.randint(2, 8)), seed, rng.random() < 0.5)
 
     return st.integers(0, 2**32 - 1).map(draw)
+
+
+def images(seed: int, *sizes: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, 3, 9, 8, dtype=torch.float64, generator=generator) for n in sizes]
+
+
+def some_masks(net: nn.Module, density: float, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {n: torch.rand(w.shape, generator=generator) < density for n, w in prunable(net).items()}
+
+
+class Body(nn.Module):
+    """Two convolutions around a function."""
+
+    def __init__(self, function, out: int = 4) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(out, 2, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def total(net: nn.Module, x: Tensor, **settings) -> Tensor:
+    return PX(**settings).score(net, [x])["last.weight"].sum()

@@ -14,6 +14,7 @@ from px_seg.config import RunConfig
 from px_seg.predictions import Prediction
 from px_seg.run.folder import RunFolder
 from px_seg.sweep import Request
+from px_seg.sweep.command_line import read
 from px_seg.sweep.launchers import LocalLauncher
 
 SMALL = ("--data.train_images", "8", "--data.val_images", "5", "--data.size", "32", "--rounds", "2", "--epochs", "1")
@@ -108,3 +109,11 @@ def finished(root: Path, method: str, sparsity: float, seed: int, score: float, 
     }
     RunFolder(folder).results.write_text(json.dumps(results))
     return folder
+
+
+def asked(*words: object) -> Request:
+    return read([str(word) for word in words], "")[0]
+
+
+def names(cells) -> list[str]:
+    return [str(cell.folder) for cell in cells]

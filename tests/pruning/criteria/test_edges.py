@@ -4,11 +4,21 @@ import copy
 
 import pytest
 import torch
-from helpers.cases import WITH_DATA, WITH_LOSS, network, pairs, same
+from helpers.cases import WITH_DATA, WITH_LOSS, assert_close, network, pairs, same
 from torch import Tensor, nn
 
-from px_seg import NTKSAP, SNIP, Criterion, Fisher, GraSP, InputError, Magnitude, Masks, criterion, prunable
-from px_seg.pruning import CRITERIA, IMP, prune, scored
+from px_seg import (
+    NTKSAP,
+    SNIP,
+    Criterion,
+    Fisher,
+    GraSP,
+    InputError,
+    Magnitude,
+    criterion,
+    prunable,
+)
+from px_seg.pruning import CRITERIA, prune, scored
 
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("dense", "imp")])
@@ -148,33 +158,6 @@ def test_a_criterion_may_be_given_a_scope_that_can_be_read_once() -> None:
             assert list(scores) == ["0.weight", "7.weight"]
 
 
-def test_norms_that_share_their_parameters_are_plain_together() -> None:
-    net = network()
-    net[5].weight, net[5].bias = net[1].weight, net[1].bias
-    assert NTKSAP().score(net, pairs(2)).keys() == prunable(net).keys()
-
-
-def test_imp_trains_whatever_contexts_its_caller_is_in() -> None:
-    dtypes = []
-
-    def train(model: nn.Module, masks: Masks) -> None:
-        loss = model(torch.randn(2, 2, 5, 5))[0, 0, 0, 0]
-        loss.backward()
-        dtypes.append(loss.dtype)
-
-    with torch.inference_mode(), torch.autocast("cpu"):
-        IMP(train=train).score(network().float())
-    assert dtypes == [torch.float32]
-
-
-def test_random_scores_are_not_the_numbers_that_made_the_weights() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(50, 50, bias=False), nn.Linear(50, 50, bias=False))
-    for name, score in criterion("random", seed=0).score(net).items():
-        both = torch.stack([score.flatten(), net.get_parameter(name).detach().flatten()])
-        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
-
-
 class Forgetful(Criterion):
     """Reads the batches without having said so."""
 
@@ -222,3 +205,9 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="dense prunes nothing"):
         prune(network(), (), 0.5, criterion("dense"))
     assert prune(network(), (), 0, criterion("dense")).sparsity == 0
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_the_order_of_the_batches_does_not_matter(name: str) -> None:
+    net, batches = network(), pairs(2, 3, 2)
+    assert_close(criterion(name).score(net, batches), criterion(name).score(net, batches[::-1]), 1e-9)

@@ -1,34 +1,16 @@
-"""PX at the edges: unusual networks, scales, contexts and input, each with the right score or a clear refusal."""
+"""What each operation means for a path, and what is refused by name."""
+
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.networks import Body, images, total
+from helpers.reference import Reference
 from torch import Tensor, nn
 
-from px_seg import PX, InputError, Magnitude, Masks, UnsupportedOperation, prunable, prune
-from px_seg.analysis import ntk_trace, ntk_trace_bound
-from px_seg.pruning.modes import arithmetic
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-class Body(nn.Module):
-    """Two convolutions around a function."""
-
-    def __init__(self, function, out: int = 4) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(out, 2, 1)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.function(self.first(x)))
-
-
-def total(net: nn.Module, x: Tensor, **settings) -> Tensor:
-    return PX(**settings).score(net, [x])["last.weight"].sum()
+from px_seg import PX, UnsupportedOperation
+from px_seg.pruning.paths import rules
 
 
 @pytest.mark.parametrize("axis", ["same", "other"])
@@ -42,23 +24,6 @@ def test_a_depthwise_layer_waits_only_for_a_sum_over_its_channels(axis: str) -> 
     bound = (g * h).sum().detach()
     for score in PX().score(net, [x]).values():
         torch.testing.assert_close(score.sum(), bound, rtol=1e-12, atol=0)
-
-
-class ThroughAView(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.last = nn.Linear(1, 1), nn.Linear(2, 1)
-        self.in_place = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.cat([x, F.relu(self.one(x), inplace=self.in_place)], 1))
-
-
-def test_a_layer_of_one_weight_shares_no_memory_with_its_input() -> None:
-    net, x = ThroughAView().double(), torch.randn(8, 1, dtype=torch.float64)
-    plain = total(net, x)
-    net.in_place = True
-    torch.testing.assert_close(total(net, x), plain, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -113,173 +78,162 @@ class Function(nn.Module):
         return self.function(x)
 
 
-@pytest.mark.parametrize("scale", [1e-17, 1e-12, 1e-6, 1e6, 1e10, 1e15])
-@pytest.mark.parametrize("layer", [0, 2])
-def test_float32_scores_keep_their_ratios_at_any_scale_of_a_layer(scale: float, layer: int) -> None:
-    net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False))
-    net[layer].weight.data *= scale
-    x = torch.randn(3, 4)
-    single, double = PX().score(net, [x]), PX(precision="float64").score(net, [x])
-    unit = single["0.weight"].double().sum() / double["0.weight"].sum()
-    for name, score in single.items():
-        torch.testing.assert_close(score.double(), unit * double[name], rtol=1e-5, atol=0)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish()),
+        *(nn.ReLU(inplace=True), nn.SiLU(inplace=True), nn.Hardtanh(-2, 0.5)),
+    ],
+    ids=str,
+)
+def test_gates_are_the_activation_over_its_input(layer: nn.Module, generator) -> None:
+    """Between two identity layers the score of the last weight is x^2 gate^2 summed over samples."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), layer, nn.Linear(1, 1, bias=False)).double()
+    net[0].weight.data.fill_(1)
+    net[2].weight.data.fill_(1)
+    u = torch.linspace(-8, 8, 33, dtype=torch.float64)[:, None]
+    u = u[u != 0][:, None]
+    expected = layer(u.clone()).square().sum()
+    torch.testing.assert_close(PX().score(net, [u])["2.weight"].sum(), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e-10, 1e19, 1e25])
-@pytest.mark.parametrize("what", ["images", "constant"])
-def test_images_and_constants_may_be_of_any_size(scale: float, what: str) -> None:
-    net, x = Body(F.relu), torch.randn(2, 3, 4, 4)
-    net.first.bias.data.zero_()
-    plain = PX().score(net, [x])
-    if what == "constant":
-        net.function = lambda x: F.relu(x * scale)
-    scores = PX().score(net, [x * scale if what == "images" else x])
-    for name, score in scores.items():
-        torch.testing.assert_close(score / score.sum(), plain[name] / plain[name].sum(), rtol=1e-4, atol=0)
+class OnAView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x.flatten(2).transpose(1, 2).relu_()
+        return x
 
 
-@pytest.mark.parametrize("where", ["around", "inside"])
-def test_autocast_does_not_reach_the_walk(where: str) -> None:
-    def inside(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return F.relu(F.avg_pool2d(net.middle(x), 2))
-
-    net, x = Body(inside), torch.randn(2, 3, 8, 8)
-    net.middle = nn.Conv2d(4, 4, 3)
-    plain = Body(lambda x: F.relu(F.avg_pool2d(net.middle(x), 2)))
-    plain.middle, plain.first, plain.last = net.middle, net.first, net.last
-    expected = PX().score(plain, [x])
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=where == "around"):
-        scores = PX().score(net if where == "inside" else plain, [x])
-    for name, score in scores.items():
-        assert torch.equal(score, expected[name])
+class UnderAView(OnAView):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        y = x.flatten(2)
+        x.relu_()
+        return y
 
 
-def test_a_compiled_model_is_walked_as_it_was() -> None:
-    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.randn(2, 3, 8, 8)
-    scores = PX().score(torch.compile(net), [x])
-    for name, score in PX().score(net, [x]).items():
-        assert torch.equal(scores[f"_orig_mod.{name}"], score)
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return x * torch.tanh(x)
 
 
-def test_bfloat16_is_near_float32_and_its_scores_are_float32() -> None:
-    net = Body(lambda x: F.gelu(F.leaky_relu(x, 0.1))).eval()
-    x = torch.randn(4, 3, 16, 16)
-    scores, expected = PX(precision="bfloat16").score(net, [x]), PX().score(net, [x])
-    for name, score in scores.items():
-        assert score.dtype == torch.float32
-        assert not torch.equal(score, expected[name])
-        torch.testing.assert_close(score, expected[name], rtol=0.05, atol=0.01 * expected[name].max().item())
+class Scripted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + scripted(x)
 
 
-def test_half_precision_models_are_walked_in_float32() -> None:
-    net, x = Body(F.relu), torch.randn(2, 3, 8, 8)
-    expected = total(net.half().float(), x)
-    assert total(net.half(), x).dtype == torch.float32
-    torch.testing.assert_close(total(net, x), expected, rtol=1e-5, atol=0)
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(64, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        return self.attention(x, x, x)[0]
 
 
-def test_tf32_is_switched_on_for_the_walk_alone_and_needs_a_gpu() -> None:
-    switches, gpu = (torch.backends.cudnn.conv, torch.backends.cuda.matmul), torch.device("cuda")
-    before = [switch.fp32_precision for switch in switches]
-    for precision, wanted in (("tf32", "tf32"), (None, "ieee"), ("float32", "ieee")):
-        with arithmetic(precision, gpu):
-            assert [switch.fp32_precision for switch in switches] == [wanted, wanted]
-        assert [switch.fp32_precision for switch in switches] == before
-    with pytest.raises(InputError, match="tf32 needs an NVIDIA GPU"):
-        total(Body(F.relu), torch.randn(1, 3, 4, 4), precision="tf32")
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(64, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x.flatten(2))[0]
 
 
-def test_the_images_are_left_alone_by_a_model_that_writes_on_its_input() -> None:
-    net, x = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1)), torch.randn(2, 3, 4, 4)
-    before = x.clone()
-    PX().score(net, [x])
-    assert torch.equal(x, before)
+class OutArgument(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, x, out=torch.empty(0))
 
 
-@pytest.mark.parametrize("where", ["bias", "running_mean", "images"])
-def test_what_is_not_finite_is_refused(where: str) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    x = torch.randn(2, 3, 4, 4)
-    {"bias": net[0].bias.data, "running_mean": net[1].running_mean, "images": x[0, 0, 0]}[where][0] = torch.nan
-    with pytest.raises(InputError, match="not finite"):
-        PX().score(net, [x])
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x).softmax(1)
 
 
 @pytest.mark.parametrize(
-    ("batches", "message"),
+    ("layer", "operation"),
     [
-        (torch.randn(2, 3, 8, 8), "batches must be a list of image tensors, got a single tensor"),
-        ([{"image": torch.randn(2, 3, 8, 8)}], "got dict"),
-        ([None], "got NoneType"),
-        ([torch.empty(0, 3, 8, 8)], r"\(0, 3, 8, 8\)"),
-        ([torch.zeros(2, 3, 8, 8, dtype=torch.complex64)], "complex64"),
+        (nn.LayerNorm([3, 8, 8]), r"1 \(LayerNorm\): torch's layer_norm"),
+        (nn.GroupNorm(1, 3), r"1 \(GroupNorm\): torch's group_norm"),
+        (nn.InstanceNorm2d(3), r"1 \(InstanceNorm2d\): torch's instance_norm"),
+        (nn.Upsample(16, mode="bicubic"), r"1 \(Upsample\): bicubic"),
+        (nn.Softplus(), r"1 \(Softplus\): torch's softplus"),
+        (nn.BatchNorm2d(3, track_running_stats=False), r"1 \(BatchNorm2d\): .*batch statistics"),
+        (Attention(), r"1 \(Attention\): torch's softmax"),
+        (Transformer(), r"1\.attention \(MultiheadAttention\): torch's multi_head_attention_forward"),
+        (Recurrent(), r"1\.lstm \(LSTM\): torch's lstm"),
+        (OnAView(), r"1 \(OnAView\): torch's relu_ works in place on memory that other tensors in use share"),
+        (UnderAView(), r"1 \(UnderAView\): torch's relu_ works in place on memory that other tensors in use share"),
+        (OutArgument(), r"1 \(OutArgument\): torch's add writes to a tensor given as `out`"),
     ],
-    ids=["tensor", "dict", "None", "empty", "complex"],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_batches_that_are_none_are_refused(batches, message: str) -> None:
-    for use in (lambda net: PX().score(net, batches), lambda net: prune(net, batches, 0.5, PX())):
-        with pytest.raises(InputError, match=message):
-            use(Body(F.relu))
-
-
-def test_masks_that_px_would_not_read_are_refused() -> None:
-    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), [torch.randn(2, 3, 4, 4)]
-    with pytest.raises(InputError, match=r"mask of 1\.weight is not for the weight of a convolution"):
-        PX().score(net, x, {"1.weight": torch.ones(4)})
-    for use in (PX().score, ntk_trace, ntk_trace_bound):
-        with pytest.raises(InputError, match=r"mask of 0\.weight holds values other than 0 and 1"):
-            use(net, x, {"0.weight": torch.full((4, 3, 1, 1), 0.5)})
-
-
-def test_tied_weights_have_the_models_own_name() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    net[2].weight = net[0].weight
-    assert list(prunable(net, "2")) == ["0.weight"]
-    masks = prune(net, [torch.randn(3, 4)], 0.5, PX(), scope="2", rounds=2)
-    masks.apply(net)
-    assert masks.kept == 8
-
-
-def test_computed_weights_are_refused_and_not_computed() -> None:
-    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))).train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(InputError, match=r"the weight of 0 .* is computed from other parameters"):
+def test_what_has_no_paths_is_refused_by_name(layer: nn.Module, operation: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), layer)
+    with pytest.raises(UnsupportedOperation, match=operation):
         PX().score(net, [torch.randn(1, 3, 8, 8)])
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_requests_that_make_no_sense_are_refused() -> None:
-    net, x = Body(F.relu), [torch.randn(1, 3, 4, 4)]
-    net.unused = nn.Linear(2, 2)
-    for arguments, message in (
-        ({"scope": []}, "the scope is empty"),
-        ({"scope": "unused"}, "no output of the model depends on a weight in scope"),
-        ({"rounds": 2.5}, "rounds must be a whole number"),
-        ({"criterion": PX}, r"criterion must be an object such as PX\(\)"),
-        ({"sparsity": 0.99}, "keeps none of the 24 weights in scope"),
-    ):
-        with pytest.raises(InputError, match=message):
-            prune(net, x, **{"sparsity": 0.5, "criterion": PX(), "rounds": 2} | arguments)
-    with pytest.raises(UnsupportedOperation, match="an output of the model is that of a sigmoid"):
-        PX().score(nn.Sequential(net, nn.Sigmoid()), x)
+def test_code_that_torch_functions_do_not_show_is_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match=r"1 \(Scripted\): code compiled by torch.jit hides"):
+        PX().score(nn.Sequential(nn.Conv2d(3, 3, 1), Scripted()), [torch.randn(1, 3, 8, 8)])
 
 
-def test_scores_of_several_dtypes_rank_exactly(generator) -> None:
-    scores = {"a": torch.rand(1000, generator=generator).half(), "b": torch.rand(1000, generator=generator)}
-    ones = Masks({name: torch.ones(1000, dtype=torch.bool) for name in scores})
-    for density in (0.1, 0.5, 0.9):
-        assert ones.keep_top(scores, density).kept == round(2000 * density)
-    assert ones.keep_top(scores, 0.5) == ones.keep_top(scores, 0.5) != ones.keep_top(scores, 0.6)
+def test_a_rule_is_added_in_one_place() -> None:
+    """The example of px_seg.pruning.paths.rules, as it stands there."""
+    code = re.findall(r"^    (.*)$", rules.__doc__, re.MULTILINE)
+    before = dict(rules.RULES), dict(rules.GATES)
+    try:
+        exec("import torch\n" + "\n".join(code), {})
+        norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+        norm.running_var.uniform_(0.5, 2)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Softsign(), nn.Conv2d(4, 2, 1)).double()
+        x = images(0, 2)
+        u = net[:2].eval()(x[0])
+        g = nn.functional.conv2d(x[0] ** 2, torch.ones_like(net[0].weight)) / (1 + u.abs()) ** 2
+        h = (net[0].weight ** 2).sum((1, 2, 3)) / (norm.running_var + norm.eps)
+        bound = (g.sum((0, 2, 3)).sum() * (net[3].weight ** 2 * h.view(1, -1, 1, 1)).sum()).detach()
+        torch.testing.assert_close(PX().score(net, x)["3.weight"].sum(), bound, rtol=1e-12, atol=0)
+    finally:
+        for table, kept in zip((rules.RULES, rules.GATES), before, strict=True):
+            table.clear()
+            table.update(kept)
 
 
-def test_constants_begin_paths_for_the_bound() -> None:
-    net = Body(lambda x: (x + 100.0).relu()).double()
-    net.first.bias = net.last.bias = None
-    x = [torch.randn(2, 3, 4, 4, dtype=torch.float64)]
-    exact = ntk_trace(net, x)
-    assert ntk_trace_bound(net, x) < exact <= ntk_trace_bound(net, x, biases=True)
+@pytest.mark.parametrize("kind", ["linear", "1-d"])
+def test_other_dimensions(kind: str) -> None:
+    if kind == "linear":
+        net, shape = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), (3, 6)
+    else:
+        layers = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 2, 1)
+        net, shape = nn.Sequential(*layers), (3, 3, 10)
+    net.double()
+    x = [torch.randn(shape, dtype=torch.float64)]
+    scores, reference = PX().score(net, x), Reference(net, x)
+    bound = reference.bound()
+    for name, score in scores.items():
+        torch.testing.assert_close(score.sum(), bound, rtol=1e-12, atol=0)
+        lost = bound - reference.bound(name, (0,) * score.dim())
+        torch.testing.assert_close(score[(0,) * score.dim()], lost, rtol=1e-9, atol=1e-13 * bound.item())
 
 
-def test_other_criteria_need_no_batches() -> None:
-    assert prune(Body(F.relu), (), 0.5, Magnitude()).sparsity == 0.5
+def test_transposed_convolutions() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 3)).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    scores = PX().score(net, [x])
+    u = net[0](x)
+    g = nn.functional.conv_transpose2d(x**2, torch.ones_like(net[0].weight), stride=2, groups=2) * (u > 0)
+    g = nn.functional.conv2d(g, torch.ones_like(net[2].weight)).sum(0)
+    h = nn.functional.conv_transpose2d(torch.ones(1, 4, 5, 5).double(), net[0].weight ** 2, stride=2, groups=2)
+    bound = (g * nn.functional.conv2d(h, net[2].weight ** 2)).sum().detach()
+    for score in scores.values():
+        torch.testing.assert_close(score.sum(), bound, rtol=1e-12, atol=0)

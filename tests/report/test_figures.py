@@ -1,0 +1,46 @@
+"""What the curves show."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from helpers.sweeps import finished
+
+from px_seg.report.figures import _place, _plots, style
+from px_seg.report.runs import panels, read_runs
+from px_seg.sweep import PAPER
+
+
+def test_the_papers_sparsities_are_equally_far_apart() -> None:
+    places = [_place(sparsity) for sparsity in PAPER]
+    steps = [after - before for before, after in pairwise(places)]
+    assert steps == pytest.approx([math.log(1 / 0.64)] * 8, rel=0.01)
+
+
+def test_what_is_drawn_depends_on_what_is_varied(tmp_path) -> None:
+    for batches in (1, 4, 16):
+        for sparsity in (0.8, 0.9):
+            finished(tmp_path / "two", "px", sparsity, 0, 0.5, group=f"pruning.batches={batches}")
+        finished(tmp_path / "one", "px", 0.8, 0, 0.5, group=f"pruning.batches={batches}")
+    for name in ("one", "two"):
+        finished(tmp_path / name, "dense", 0.0, 0, 0.6)
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "two")))
+    assert [curve.name for curve in plot.curves] == [f"pruning.batches={n}" for n in (1, 4, 16)]
+    assert axis.name == "sparsity of the backbone (%)"
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "one")))
+    assert [curve.name for curve in plot.curves] == ["px"]
+    assert axis.ticks == [(0.0, "1"), (2.0, "4"), (4.0, "16")]
+    assert plot.dense.mean == 0.6
+    finished(tmp_path / "one", "px", 0.8, 0, 0.5, group="rounds=10")
+    ((plot,), axis) = _plots(panels(read_runs(tmp_path / "one")))
+    assert (len(plot.curves), axis.name) == (4, "sparsity of the backbone (%)")
+    finished(tmp_path / "one", "snip", 0.9, 0, 0.5, group="pruning.batches=4")
+    plots, _ = _plots(panels(read_runs(tmp_path / "one")))
+    assert len(plots) == 4
+
+
+def test_curves_differ_in_marker_or_line_as_well_as_in_colour() -> None:
+    styles = [style(number) for number in range(24)]
+    assert len({(colour, marker) for colour, marker, _ in styles}) == 24
+    for first, second in pairwise(styles):
+        assert all(one != other for one, other in zip(first, second, strict=True))

@@ -1,0 +1,54 @@
+"""What a run records of itself besides its scores."""
+
+import numpy as np
+from helpers.runs import classify, go
+
+from px_seg import Masks, build_classifier, predictions
+from px_seg.models import load_model
+
+
+def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
+    build_classifier("resnet20", 3, "none").save_pretrained(tmp_path / "model")
+    flags = ("--config", small, "--weights", tmp_path / "model", "--epochs", 0, "--output_dir", tmp_path / "out")
+    results = classify(*flags)
+    source = str(tmp_path / "model" / "model.safetensors")
+    assert results["weights_loaded"] == {
+        **{"source": source, "format": "a run of px_seg"},
+        **{"matched": 126, "left_out": {"the former task's head": 2}, "zeros": 0},
+    }
+    assert f"weights: 126 tensors from {source} (a run of px_seg)" in capsys.readouterr().out
+
+
+def test_scales_of_zero_and_other_starts_are_noted(small, tiny, tmp_path) -> None:
+    results = classify(
+        *("--config", small, "--encoder", "tu-resnet26", "--method", "random", "--epochs", 0),
+        *("--output_dir", tmp_path / "timm"),
+    )
+    assert results["notes"][0].startswith("8 of the backbone's 29 BatchNorms have scale 0")
+    flags = ("--config", small, "--method", "random", "--epochs", 0)
+    assert classify(*flags, "--output_dir", tmp_path / "first")["notes"] == []
+    flags = ("--config", small, "--masks", tmp_path / "first", "--epochs", 0)
+    assert classify(*flags, "--output_dir", tmp_path / "same")["notes"] == []
+    other = classify(*flags, "--seed", 1, "--output_dir", tmp_path / "other")
+    assert other["notes"] == ["the masks were found on weights none, seed 0: this run starts from none, seed 1"]
+
+
+def test_a_run_writes_what_it_costs_and_what_it_showed(tiny_resnet18, tmp_path) -> None:
+    out = tmp_path / "out"
+    results = go("--config", tiny_resnet18, "--method", "random", "--sparsity", 0.9, "--output_dir", out)
+    model = load_model(out)
+    masks = Masks.load(out / "masks.safetensors")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert results["parameters"] == {"kept": total - (masks.total - masks.kept), "total": total}
+    assert results["flops"]["total"] > results["flops"]["kept"] > 0.05 * results["flops"]["total"]
+    file = out / "model" / "model.safetensors"
+    assert results["checkpoint_bytes"]["file"] == file.stat().st_size > 4 * total
+    # Nine of ten backbone weights are 0, and zeros pack well.
+    assert results["checkpoint_bytes"]["compressed"] < 0.5 * file.stat().st_size
+
+    shown, classes = predictions.load(out / "samples.npz")
+    assert len(shown) == 5
+    assert classes[0] == "background"
+    assert shown[0].image.shape == (32, 32, 3)
+    assert shown[0].truth.shape == shown[0].predicted.shape == (32, 32)
+    assert shown[0].image.dtype == np.uint8

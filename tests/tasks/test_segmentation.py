@@ -1,0 +1,48 @@
+"""What is the segmentation task's own: its loss, its predictions, its data."""
+
+import math
+
+import torch
+from helpers.runs import CONFIGS, go, parsed
+from torch import nn
+
+from px_seg.tasks import Segmentation
+
+
+def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
+    flags = ("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc, "--data.workers", 1, "--weights", "none")
+    flags += ("--encoder", "resnet18", "--data.size", 49, "--rounds", 1, "--pruning.batches", 1, "--epochs", 1)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    assert whole["data"] | {"root": ""} == {
+        **{"name": "voc2012", "root": "", "classes": 21, "train": 8, "val": 4},
+        **{"size": 49, "evaluation": "whole"},
+    }
+    crop = go(*flags, "--data.evaluation", "centre_crop", "--epochs", 0, "--output_dir", tmp_path / "crop")
+    assert math.isfinite(crop["miou"])
+
+
+def test_a_padded_image_is_cropped_back(voc) -> None:
+    """The prediction of an image of odd size is the network's on the zero-padded one, where they overlap."""
+    config = parsed("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc)
+    task = Segmentation(config)
+
+    class Positions(nn.Module):
+        def forward(self, x):
+            assert x.shape[-2] % 8 == x.shape[-1] % 8 == 0
+            rows = torch.arange(x.shape[-2]).view(1, 1, -1, 1).expand(1, 1, -1, x.shape[-1])
+            return torch.cat([torch.full_like(rows, 50), rows], 1).float()
+
+    predicted = task.predict(Positions(), torch.zeros(1, 3, 61, 37))
+    assert predicted.shape == (1, 61, 37)
+    assert (predicted[0, 51:] == 1).all()
+    assert (predicted[0, :51] == 0).all()
+
+
+def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
+    task = Segmentation(parsed("--config", str(tiny)))
+    logits = torch.randn(2, 7, 4, 4, generator=generator)
+    labels = torch.randint(0, 5, (2, 4, 4), generator=generator)
+    labels[0] = 255
+    expected = nn.functional.cross_entropy(logits[1:], labels[1:])
+    torch.testing.assert_close(task.loss(logits, labels), expected)
+    assert task.loss(logits, torch.full_like(labels, 255)) == 0
