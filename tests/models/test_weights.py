@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
-from px_seg import InputError, build_segmenter
+from px_seg import InputError, build_classifier, build_segmenter
 from px_seg.models import Classifier, build_encoder, check_weights, load_encoder
 
 
@@ -160,3 +160,14 @@ def test_old_files_without_step_counters_are_read(tmp_path) -> None:
     torch.save(state, tmp_path / "old.pth")
     encoder = build_segmenter("resnet18", classes=3, weights=str(tmp_path / "old.pth")).encoder
     assert all(torch.equal(encoder.state_dict()[name], state[name]) for name in state if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize("build", [build_segmenter, build_classifier])
+def test_none_means_what_the_word_means(build) -> None:
+    states = []
+    for weights in (None, "none"):
+        torch.manual_seed(0)
+        states.append(build("resnet18", 3, weights).state_dict())
+    first, second = states
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,6 +1,7 @@
 """What a run records of itself besides its scores."""
 
 import numpy as np
+import pytest
 from helpers.runs import classify, go
 
 from px_seg import Masks, build_classifier, predictions
@@ -52,3 +53,18 @@ def test_a_run_writes_what_it_costs_and_what_it_showed(tiny_resnet18, tmp_path) 
     assert shown[0].image.shape == (32, 32, 3)
     assert shown[0].truth.shape == shown[0].predicted.shape == (32, 32)
     assert shown[0].image.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("method", "batches"),
+    [("random", 0), ("magnitude", 0), ("dense", 0), ("snip", 1), ("synflow", 1)],
+)
+def test_batches_are_those_that_the_method_read(tiny, tmp_path, method: str, batches: int) -> None:
+    results = go("--config", tiny, "--method", method, "--epochs", 0, "--output_dir", tmp_path / "out")
+    assert results["pruning"] == {"batches": batches, "batch_size": 2 * batches, "per_class": None}
+
+
+def test_given_masks_read_no_batches(tiny, tmp_path) -> None:
+    go("--config", tiny, "--method", "magnitude", "--epochs", 0, "--output_dir", tmp_path / "first")
+    flags = ("--masks", tmp_path / "first", "--epochs", 0, "--output_dir", tmp_path / "second")
+    assert go("--config", tiny, *flags)["pruning"]["batches"] == 0
