@@ -1,7 +1,11 @@
 """Sweeps whose runs are stand-ins: they take no time and leave the files that a run leaves."""
 
 import json
+import multiprocessing
+import os
+import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +15,10 @@ import torch
 from helpers.runs import parsed
 from px_seg import Masks, predictions
 from px_seg.config import RunConfig
+from px_seg.errors import one_line_errors
 from px_seg.predictions import Prediction
 from px_seg.run.folder import RunFolder
-from px_seg.sweep import Request
+from px_seg.sweep import Request, launchers, run_sweep
 from px_seg.sweep.command_line import read
 from px_seg.sweep.launchers import LocalLauncher
 
@@ -60,6 +65,43 @@ def stand_in(folder: Path, body: str = "") -> LocalLauncher:
 def directly(cell, program: Sequence[str], *_: object) -> list[str]:
     """In place of `launchers.command`: without accelerate launch, which takes seconds."""
     return [sys.executable, *program, "--config", f"{cell.notes}.yaml"]
+
+
+class Forked:
+    """The sweep of all stand-ins in a folder, in a process of its own.
+
+    Forked off this one: another Python would import torch first, which takes longer than the whole sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        descriptor, self.said = tempfile.mkstemp(dir=folder, suffix=".said")
+        self.process = multiprocessing.get_context("fork").Process(target=self._carry_out, args=(descriptor,))
+        self.process.start()
+        os.close(descriptor)
+
+    def _carry_out(self, descriptor: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+        launchers.command = directly
+        with one_line_errors("interrupted"):
+            run_sweep(request(self.folder / "out"), LocalLauncher([str(self.folder / "seg.py")], jobs=2, gpus=()))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def said_at_its_end(self) -> str:
+        self.process.join(120)
+        assert self.status is not None, "the sweep does not end"
+        return Path(self.said).read_text()
+
+    @property
+    def status(self) -> int | None:
+        return self.process.exitcode
 
 
 def ran(folder: Path) -> list[str]:

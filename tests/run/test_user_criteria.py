@@ -44,7 +44,7 @@ def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> N
         ("import sys\n\nsys.exit(0)", r"own\.py:3 cannot be run: SystemExit"),
         (
             OWN.replace("'largest_first'", "x").replace('"largest_first"', '"../up"'),
-            r"letters, digits, _, \. and -: got '../up'",
+            r"letters, digits, _, \., \+ and -: got '../up'",
         ),
         (OWN.replace('("largest_first")', ""), r"register a criterion with @register\(\"name\"\)"),
         (OWN.replace("def score", "def rank"), "the criterion 'largest_first' must define score"),
@@ -52,7 +52,7 @@ def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> N
         (OWN.replace("weight.detach()", "wait.detach()"), r"own\.py:\d+: largest_first cannot score: NameError"),
         (OWN.replace("return {", "dict() or {"), "scores must be tensors by parameter name, got NoneType"),
         (OWN.replace("abs()", "abs()[:1]"), "the method largest_first cannot score this network: no score of shape"),
-        (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.conv1.weight hold NaN"),
+        (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.model.conv1.0.weight hold NaN"),
     ],
 )
 def test_criteria_of_ones_own_that_are_wrong(tiny, tmp_path, text: str, message: str) -> None:

@@ -75,13 +75,14 @@ def test_of_many_who_ask_at_once_one_gets_the_claim(notes, tmp_path, expired) ->
     if expired:
         grow_old(Claim.take(notes).path)
     code = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); import claimed_run\n"
-        "while not pathlib.Path(sys.argv[3]).exists(): pass\n"
+        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1]); import claimed_run\n"
+        "go = pathlib.Path(sys.argv[3]); go.with_name(f'ready{os.getpid()}').touch()\n"
+        "while not go.exists(): pass\n"
         "print(claimed_run.Claim.take(pathlib.Path(sys.argv[2])) is not None)"
     )
     words = [sys.executable, "-c", code, str(Path(claimed_run.__file__).parent), str(notes), str(tmp_path / "go")]
     racers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    time.sleep(0.5)
+    wait_for(lambda: len(list(tmp_path.glob("ready*"))) == 8)
     (tmp_path / "go").touch()
     assert sorted(racer.communicate(timeout=60)[0].strip() for racer in racers) == ["False"] * 7 + ["True"]
 
@@ -89,7 +90,7 @@ def test_of_many_who_ask_at_once_one_gets_the_claim(notes, tmp_path, expired) ->
 def test_age_is_by_the_clock_of_the_file_system(notes, monkeypatch) -> None:
     claim = Claim.take(notes)
     monkeypatch.setattr(time, "time", lambda: 1e10)
-    assert 0 <= age(claim.path) < 5
+    assert 0 <= age(claim.path) < 60
 
 
 def test_a_run_that_ends_well_is_done_and_one_without_results_is_not(notes, tmp_path) -> None:

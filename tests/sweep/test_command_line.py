@@ -7,6 +7,7 @@ from helpers.runs import script
 from helpers.sweeps import SMALL, asked
 
 from px_seg import InputError
+from px_seg.commands import main
 from px_seg.run.setup import check_settings
 from px_seg.sweep import plan_sweep
 
@@ -94,16 +95,21 @@ def test_bad_input_is_one_clear_line(words, message) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_script_sweeps_and_reports(tmp_path) -> None:
-    words = ("--methods", "random,dense", "--sparsities", "0.9", "--jobs", 2, *SMALL, "--output_dir", tmp_path / "out")
+SHORT = ("--sparsities", "0.9", "--jobs", "2", *SMALL, "--encoder", "tu-test_resnet")
+
+
+def test_the_script_sweeps_and_reports(tmp_path, capsys) -> None:
+    words = ("--methods", "random,dense", *SHORT, "--output_dir", str(tmp_path / "out"))
     done = script(*words, name="sweep")
     assert done.returncode == 0, done.stderr
     assert "report on 2 runs" in done.stdout
     results = json.loads((tmp_path / "out" / "random" / "0.9" / "seed0" / "results.json").read_text())
     assert results["sparsity"] == 0.9
     assert (tmp_path / "out" / "report" / "index.html").is_file()
-    again = script(*words, name="sweep")
-    assert "2 runs: 2 done" in again.stdout
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", *words])
+    assert end.value.code == 0
+    assert "2 runs: 2 done" in capsys.readouterr().out
 
 
 def test_the_script_sweeps_classification_too(tmp_path) -> None:
@@ -127,15 +133,18 @@ def test_the_script_sweeps_classification_too(tmp_path) -> None:
 
 def test_a_failed_sweep_has_a_status_of_its_own_and_still_reports(tmp_path) -> None:
     # A learning rate that makes the loss infinite, which no check can foresee.
-    words = ("--methods", "dense,random", "--sparsities", "0.9", "--jobs", 2, *SMALL, "--output_dir", tmp_path / "out")
+    words = ("--methods", "random", *SHORT, "--output_dir", tmp_path / "out")
     done = script(*words, "--vary", "optimizer.head_lr=0.1,1e30", "--epochs", 2, name="sweep")
     assert done.returncode == 1, done.stderr
     assert "training diverged" in done.stdout
-    assert "report on 2 runs" in done.stdout
+    assert "report on 1 run" in done.stdout
 
 
-def test_bad_input_at_the_command_line_is_one_line(tmp_path) -> None:
-    done = script("--methods", "px", "--sparsities", "0.9", "--output_dir", tmp_path, "--nope", 3, name="sweep")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_bad_input_at_the_command_line_is_one_line(tmp_path, capsys) -> None:
+    words = ("--methods", "px", "--sparsities", "0.9", "--output_dir", str(tmp_path), "--nope", "3")
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", *words])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1

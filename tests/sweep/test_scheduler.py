@@ -2,14 +2,10 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from helpers.runs import TESTS
-from helpers.sweeps import SMALL, names, ran, request, stand_in
+from helpers.sweeps import SMALL, Forked, names, ran, request, stand_in
 from helpers.waiting import grow_old, wait_for
 
 from px_seg import InputError
@@ -91,30 +87,11 @@ def test_what_cannot_work_is_found_before_anything_is_started(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-DRIVER = """
-import sys; sys.path.insert(0, {tests!r})
-from pathlib import Path
-from helpers.sweeps import directly, request
-from px_seg.errors import one_line_errors
-from px_seg.sweep import run_sweep, launchers
-launchers.command = directly
-with one_line_errors("interrupted"):
-    launcher = launchers.LocalLauncher([{folder!r} + "/seg.py"], jobs=2, gpus=())
-    run_sweep(request(Path({folder!r}) / "out"), launcher)
-"""
-
-
-def driver(folder: Path) -> subprocess.Popen:
-    """A sweep in a process of its own."""
-    code = DRIVER.format(tests=str(TESTS), folder=str(folder))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def test_sweeps_at_once_in_one_folder_do_no_run_twice(tmp_path) -> None:
     stand_in(tmp_path, "time.sleep(0.5)")
-    sweeps = [driver(tmp_path) for _ in range(3)]
-    said = [sweep.communicate(timeout=120)[0] for sweep in sweeps]
-    assert [sweep.returncode for sweep in sweeps] == [0, 0, 0], said
+    sweeps = [Forked(tmp_path) for _ in range(3)]
+    said = [sweep.said_at_its_end() for sweep in sweeps]
+    assert [sweep.status for sweep in sweeps] == [0, 0, 0], said
     assert len(ran(tmp_path)) == len(set(ran(tmp_path))) == 10
     assert all("10 of 10: " in text or "10 done" in text for text in said)
 
@@ -122,11 +99,11 @@ def test_sweeps_at_once_in_one_folder_do_no_run_twice(tmp_path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_is_told_to_end_ends_its_runs_and_goes_on_when_asked_again(tmp_path, number) -> None:
     stand_in(tmp_path, "time.sleep(600)")
-    sweep = driver(tmp_path)
+    sweep = Forked(tmp_path)
     wait_for(lambda: len(ran(tmp_path)) == 2, 60)
     sweep.send_signal(number)
-    said, _ = sweep.communicate(timeout=60)
-    assert (sweep.returncode, said.splitlines()[-1]) == (130, "interrupted")
+    said = sweep.said_at_its_end()
+    assert (sweep.status, said.splitlines()[-1]) == (130, "interrupted")
     notes = tmp_path / "out" / "sweep"
     assert list(notes.rglob("*.claim-*")) == []
     assert [json.loads(file.read_text())["status"] for file in notes.rglob("seed*.json")] == ["stopped"] * 2
@@ -138,11 +115,11 @@ def test_a_sweep_that_is_told_to_end_ends_its_runs_and_goes_on_when_asked_again(
 
 
 def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, capsys) -> None:
-    stand_in(tmp_path, "time.sleep(4 if config['method'] == 'px' else 0)")
-    sweep = driver(tmp_path)
+    stand_in(tmp_path, "time.sleep(3 if config['method'] == 'px' and not config['seed'] else 0)")
+    sweep = Forked(tmp_path)
     wait_for(lambda: len(ran(tmp_path)) == 2, 60)
-    sweep.kill()
-    sweep.communicate(timeout=60)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.said_at_its_end()
     run_sweep(request(tmp_path / "out"), LocalLauncher([str(tmp_path / "seg.py")], jobs=2, gpus=()))
     assert len(ran(tmp_path)) == len(set(ran(tmp_path))) == 10
     assert "2 running" in capsys.readouterr().out
@@ -150,8 +127,8 @@ def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, 
 
 def test_sweeps_at_once_do_not_try_anew_what_failed_for_one_of_them(tmp_path) -> None:
     stand_in(tmp_path, "time.sleep(1)\nif config['method'] == 'px': sys.exit('error: no luck')")
-    sweeps = [driver(tmp_path) for _ in range(2)]
-    said = [sweep.communicate(timeout=120)[0] for sweep in sweeps]
+    sweeps = [Forked(tmp_path) for _ in range(2)]
+    said = [sweep.said_at_its_end() for sweep in sweeps]
     assert len(ran(tmp_path)) == len(set(ran(tmp_path))) == 10
     assert all(text.count("not finished: px") == 4 for text in said), said
 
