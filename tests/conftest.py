@@ -106,8 +106,8 @@ def voc(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A configuration of a segmentation run that takes a second, on a small network."""
-    return tiny_segmentation(tmp_path / "tiny.yaml")
+    """A configuration of a segmentation run that takes a second, on a network of a million parameters."""
+    return tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet")
 
 
 @pytest.fixture

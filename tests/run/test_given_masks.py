@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import classify, go, parsed
+from helpers.runs import classify, go, parsed, tiny_segmentation
 from helpers.stopped import Unfinished
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,13 +20,31 @@ from px_seg.run.pipeline import run
 from px_seg.tasks import Segmentation
 
 
-class TestGivenMasks:
-    def ticket(self, tiny: Path, tmp_path: Path, *flags: object) -> Path:
-        go("--config", tiny, "--epochs", 0, *flags, "--output_dir", tmp_path / "seg")
+@pytest.fixture
+def tiny(tiny_resnet18: Path) -> Path:
+    """Of the default backbone: that its names and shapes occur in others is what some of these tests are about."""
+    return tiny_resnet18
+
+
+@pytest.fixture
+def ticket_of(once, tmp_path: Path) -> Callable[..., Path]:
+    """The masks of a run with these flags, in its folder without its model; tests may change them."""
+
+    def copied(*flags: object) -> Path:
+        def make(folder: Path) -> None:
+            config = tiny_segmentation(folder / "tiny.yaml")
+            go("--config", config, "--epochs", 0, *flags, "--output_dir", folder / "seg")
+
+        made = once("ticket" + re.sub(r"\W+", "_", " ".join(map(str, flags))), make) / "seg"
+        shutil.copytree(made, tmp_path / "seg", ignore=shutil.ignore_patterns("model"))
         return tmp_path / "seg" / "masks.safetensors"
 
-    def test_a_segmentation_ticket_classifies_and_comes_back(self, tiny, small, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--sparsity", 0.7)
+    return copied
+
+
+class TestGivenMasks:
+    def test_a_segmentation_ticket_classifies_and_comes_back(self, ticket_of, tiny, small, tmp_path) -> None:
+        ticket = ticket_of("--sparsity", 0.7)
         flags = ("--config", small, "--encoder", "resnet18", "--masks", ticket, "--output_dir", tmp_path / "cls")
         results = classify(*flags)
         assert (results["method"], results["sparsity"], results["masks"]) == ("px", 0.7, str(ticket))
@@ -43,8 +64,8 @@ class TestGivenMasks:
         again = load_file(tmp_path / "back" / "model" / "model.safetensors")
         assert all(torch.equal(again[name], saved[name]) for name in given)
 
-    def test_shuffling_a_ticket_keeps_its_densities(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path)
+    def test_shuffling_a_ticket_keeps_its_densities(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of()
         flags = ("--config", tiny, "--masks", ticket, "--shuffle_masks", "--epochs", 0)
         results = go(*flags, "--output_dir", tmp_path / "out")
         given, kept = Masks.load(ticket), Masks.load(tmp_path / "out" / "masks.safetensors")
@@ -52,8 +73,8 @@ class TestGivenMasks:
         assert results["shuffle_masks"]
         assert kept.densities() == given.densities()
 
-    def test_masks_of_a_part_fit_where_that_part_was_meant(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--keep_dense", "[encoder.layer4]")
+    def test_masks_of_a_part_fit_where_that_part_was_meant(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of("--keep_dense", "[encoder.layer4]")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
         pruned = json.loads((tmp_path / "seg" / "results.json").read_text())
         assert results["backbone_sparsity"] == pruned["backbone_sparsity"] < 0.8
@@ -65,8 +86,8 @@ class TestGivenMasks:
         results = classify(*flags, "--output_dir", tmp_path / "out")
         assert (results["sparsity"], results["method"]) == (0.6, "magnitude")
 
-    def test_masks_of_another_backbone_are_refused(self, tiny, small, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path)
+    def test_masks_of_another_backbone_are_refused(self, ticket_of, tiny, small, tmp_path) -> None:
+        ticket = ticket_of()
         for encoder in ("resnet34", "resnet50", "resnet20"):
             out = tmp_path / encoder
             with pytest.raises(InputError, match=rf"not for this model|backbone resnet18, not {encoder}"):
@@ -94,20 +115,20 @@ class TestGivenMasks:
             (("--pruning.settings.bn", "batch"), "leave --pruning.settings out"),
         ],
     )
-    def test_what_contradicts_them_is_refused(self, tiny, tmp_path, flags, message) -> None:
-        ticket = self.ticket(tiny, tmp_path)
+    def test_what_contradicts_them_is_refused(self, ticket_of, tiny, tmp_path, flags, message) -> None:
+        ticket = ticket_of()
         with pytest.raises(InputError, match=message):
             go("--config", tiny, "--masks", ticket, *flags, "--output_dir", tmp_path / "out")
 
-    def test_a_pattern_is_not_shuffled(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
+    def test_a_pattern_is_not_shuffled(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of("--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
         with pytest.raises(InputError, match="shuffled masks would not keep the pattern 2:4"):
             go("--config", tiny, "--masks", ticket, "--shuffle_masks", "--output_dir", tmp_path / "out")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert (results["pattern"], results["keep_dense"], results["sparsity"]) == ("2:4", ["encoder.conv1"], 0.5)
 
-    def test_a_configuration_made_in_python_is_held_to_the_file(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path)
+    def test_a_configuration_made_in_python_is_held_to_the_file(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of()
         config = replace(parsed("--config", tiny, "--masks", ticket), sparsity=0.3, output_dir=str(tmp_path / "out"))
         with pytest.raises(InputError, match=r"holds masks of px at 0.8, not of px at 0.3"):
             run(Segmentation, config)
@@ -125,8 +146,8 @@ class TestGivenMasks:
             ({"method": "../../x"}, "description of where the masks come from cannot be read"),
         ],
     )
-    def test_what_a_file_says_is_held_to_its_masks(self, tiny, tmp_path, said, message) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude")
+    def test_what_a_file_says_is_held_to_its_masks(self, ticket_of, tiny, tmp_path, said, message) -> None:
+        ticket = ticket_of("--method", "magnitude")
         with safe_open(ticket, framework="pt") as file:
             header = file.metadata()
         save_file(load_file(ticket), ticket, metadata={**header, **said})
@@ -134,8 +155,8 @@ class TestGivenMasks:
             go("--config", tiny, "--masks", ticket, "--output_dir", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def test_masks_that_keep_nothing_or_prune_a_norm_are_refused(self, tiny, tmp_path) -> None:
-        ticket = Masks.load(self.ticket(tiny, tmp_path, "--method", "magnitude"))
+    def test_masks_that_keep_nothing_or_prune_a_norm_are_refused(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = Masks.load(ticket_of("--method", "magnitude"))
         path = tmp_path / "mine.safetensors"
         Masks({name: torch.zeros_like(mask) for name, mask in ticket.items()}).save(path)
         with pytest.raises(InputError, match="keeps no weight at all"):
@@ -144,18 +165,18 @@ class TestGivenMasks:
         with pytest.raises(InputError, match=r"a mask for encoder.bn1.weight, which is not a weight of a convolution"):
             go("--config", tiny, "--masks", path)
 
-    def test_the_folder_of_a_run_stands_for_its_masks(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude")
+    def test_the_folder_of_a_run_stands_for_its_masks(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of("--method", "magnitude")
         results = go("--config", tiny, "--masks", ticket.parent, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert results["backbone_sparsity"] == Masks.load(ticket).sparsity
 
-    def test_shuffled_masks_say_so(self, tiny, tmp_path) -> None:
-        ticket = self.ticket(tiny, tmp_path, "--method", "magnitude", "--shuffle_masks")
+    def test_shuffled_masks_say_so(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of("--method", "magnitude", "--shuffle_masks")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert results["shuffle_masks"]
 
-    def test_a_run_from_masks_is_resumed_from_the_same_ones(self, tiny, tmp_path) -> None:
-        ticket, out = self.ticket(tiny, tmp_path), tmp_path / "out"
+    def test_a_run_from_masks_is_resumed_from_the_same_ones(self, ticket_of, tiny, tmp_path) -> None:
+        ticket, out = ticket_of(), tmp_path / "out"
         flags = ("--config", tiny, "--masks", ticket, "--epochs", 1, "--output_dir", out)
         with pytest.raises(KeyboardInterrupt):
             go(*flags, task=Unfinished)

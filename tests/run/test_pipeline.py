@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from px_seg import Masks, prunable
 
 
-def test_a_run_writes_what_the_contract_names(tiny, tmp_path, capsys) -> None:
+def test_a_run_writes_what_the_contract_names(tiny_resnet18, tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    results = go("--config", tiny, "--sparsity", 0.9, "--tracker", "tensorboard", "--output_dir", out)
+    results = go("--config", tiny_resnet18, "--sparsity", 0.9, "--tracker", "tensorboard", "--output_dir", out)
     written = {path.name for path in out.iterdir()}
     assert written >= {
         *("config.yaml", "results.json", "metrics.jsonl", "masks.safetensors", "model"),

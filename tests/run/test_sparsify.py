@@ -95,8 +95,8 @@ def test_imp_trains_on_two_processes(tiny, tmp_path) -> None:
     assert results["backbone_sparsity"] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_the_ablations_of_the_paper(tiny, tmp_path) -> None:
-    flags = ("--config", tiny, "--method", "snip", "--sparsity", 0.9, "--epochs", 0)
+def test_the_ablations_of_the_paper(tiny_resnet18, tmp_path) -> None:
+    flags = ("--config", tiny_resnet18, "--method", "snip", "--sparsity", 0.9, "--epochs", 0)
     plain = go(*flags, "--output_dir", tmp_path / "plain")
     both = go(*flags, "--shuffle_masks", "--reinit", "--output_dir", tmp_path / "both")
     assert [(r["shuffle_masks"], r["reinit"]) for r in (plain, both)] == [(False, False), (True, True)]
@@ -113,8 +113,8 @@ def test_the_ablations_of_the_paper(tiny, tmp_path) -> None:
         assert live.sum() < 200 or spread[1] / spread[0] < 1.5
 
 
-def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny, tmp_path) -> None:
-    flags = ("--config", tiny, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
+def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet18, tmp_path) -> None:
+    flags = ("--config", tiny_resnet18, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
     results = go(*flags, "--output_dir", tmp_path / "o")
     assert (results["sparsity"], results["pattern"]) == (0.5, "2:4")
     masks, weights = Masks.load(tmp_path / "o" / "masks.safetensors"), load_file(tmp_path / "o/model/model.safetensors")
