@@ -1,4 +1,4 @@
-"""What --help prints for a command that takes a configuration: its keys by what they are about, one after the other."""
+"""What --help prints for a command that takes a configuration: its keys, grouped by what they are about."""
 
 import argparse
 import shutil
@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
     "devices": ("channels_last", "sync_bn", "threads"),
 }
-"""Headings, and the keys below each, nested ones with all that they hold. Other keys come last."""
+"""Headings, and the keys below each, nested ones with everything that they hold. Other keys come last."""
 
 WIDEST = 110
 

@@ -28,9 +28,9 @@ C = TypeVar("C", bound=RunConfig)
 def parse(config_type: type[C], argv: Sequence[str], presets: Path, about: str = "") -> C:
     """The configuration that a command line asks for.
 
-    `presets` is the folder of YAML files named after datasets; for another dataset a file given with --config says
-    everything. Raises InputError, naming the valid keys, for an unknown one, and for values of the wrong type.
-    Prints the help, which begins with `about`, and exits for --help.
+    `presets` is the folder of YAML files named after datasets; for any other dataset a file given with --config
+    must hold everything. Raises InputError, naming the valid keys, for an unknown one, and for values of the wrong
+    type. Prints the help, which begins with `about`, and exits for --help.
     """
     if {"-h", "--help"} & set(argv):
         print(help_text(presets.name, about, config_type, presets / "synthetic.yaml"), end="")
@@ -49,11 +49,11 @@ def parse(config_type: type[C], argv: Sequence[str], presets: Path, about: str =
 
 
 def _settled(config: C, argv: Sequence[str]) -> C:
-    """The configuration with what one setting decides about others.
+    """The configuration with the values that one setting decides for others.
 
     A mask file decides sparsity and method, a pattern and the dense method the sparsity, CLIP's weights the encoder.
-    A flag overrides what a file says of them, and a file a preset. InputError where both are said in one
-    place, or the decided in the stronger, and contradict each other.
+    A flag overrides what a file says about them, and a file overrides a preset. InputError where the two contradict
+    each other and are given in the same place, or the decided one in the stronger place.
     """
     if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)

@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Carry out the command that the first word names, by default of this process's own command line.
+    """Carry out the command that the first word names, by default from this process's own command line.
 
     Exits with the statuses of `px_seg.errors.one_line_errors`.
     """

@@ -152,7 +152,7 @@ class ScheduleConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """One run: prune, fine-tune, evaluate; what every task asks.
+    """One run: prune, fine-tune, evaluate; what all tasks share.
 
     Args:
         sparsity: share of the backbone's weights to prune, in [0, 1), not counting layers in keep_dense

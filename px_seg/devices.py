@@ -74,7 +74,7 @@ def broadcast_from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def leave_group() -> None:
-    """End what the processes of this launch share, once nothing more is to be run."""
+    """Leave the process group of this launch, once nothing more is to be run."""
     PartialState().destroy_process_group()
 
 
@@ -82,7 +82,7 @@ def _share_cores(threads: int | None) -> None:
     """Use `threads` CPU threads, or this process's share of the machine's cores.
 
     `accelerate launch` sets OMP_NUM_THREADS=1 when nothing else is asked for, which leaves
-    all cores but one idle on a machine without a GPU; any other value was the user's wish.
+    all cores but one idle on a machine without a GPU; any other value is the user's choice.
     """
     if threads is None and os.environ.get("OMP_NUM_THREADS", "1") != "1":
         return

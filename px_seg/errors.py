@@ -21,7 +21,7 @@ class TrainingDiverged(RuntimeError):
 
 
 def one_line(error: BaseException | str, limit: int | None = None) -> str:
-    """What an error says, folded into one line and cut to `limit` characters; the name of its class if nothing."""
+    """What an error says, folded into one line and cut to `limit` characters; its class name if it says nothing."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 

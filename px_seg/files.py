@@ -1,4 +1,4 @@
-"""Paths and YAML files that a user wrote, and files that are there whole or not at all."""
+"""Paths and YAML files that a user wrote, and files that are written whole or not at all."""
 
 import os
 import secrets

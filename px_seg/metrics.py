@@ -12,12 +12,12 @@ class Score:
     """One number by which a trained network is judged; by default a share in [0, 1], written in %.
 
     Args:
-        name: in results.json
-        label: for people
+        name: key in results.json
+        label: name shown to people
         higher_is_better: whether a network with more of it is the better one
-        unit: that people read it in
+        unit: in which people read it
         scale: how many of that unit a 1 in results.json is
-        digits: after the point
+        digits: decimal places
         limits: of an axis, in the unit of results.json; None where it has no natural ones
     """
 
@@ -57,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """`miou`: mean of `class_iou` over the classes that occur. `pixel_accuracy`: share of right pixels.
+    """`miou`: mean of `class_iou` over the classes that occur. `pixel_accuracy`: share of correct pixels.
 
     `class_iou` has None for a class that neither truth nor prediction contains.
     """
@@ -87,7 +87,7 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """`accuracy`: share of right images. `class_accuracy`: the same of each class, None for one without images."""
+    """`accuracy`: share of correct images. `class_accuracy`: the same for each class, None for one without images."""
 
     accuracy: float
     class_accuracy: tuple[float | None, ...]

@@ -2,7 +2,7 @@
 
 Every cell of the task-by-task matrix is an ordinary run in a folder of its own. That of a task with itself prunes;
 the others in its row start from its masks. With a ridge head and an evaluation before training, as the presets have
-it, a cell tells what the masks are worth before and after fine-tuning.
+it, a cell shows what the masks are worth before and after fine-tuning.
 """
 
 import csv
@@ -58,7 +58,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     """Carry out what is missing of the study, and write its tables and its picture.
 
     A study that was stopped goes on; cells that are finished are read. On several processes every one calls this;
-    the others than the main one return None. Raises InputError, before anything is run, for tasks
+    all but the main one return None. Raises InputError, before anything is run, for tasks
     that do not fit the data, and for a folder that holds cells of another configuration.
     """
     _check(config)
@@ -66,7 +66,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
         folder = default_folder("transfer", config)
     else:
         folder = user_path(config.output_dir, "--output_dir")
-    # Masks are told by their path, however the folder is spelt when the study is asked for again.
+    # Masks are identified by their path, however the folder is spelt when the study is asked for again.
     folder = folder.resolve()
     cells = _cells(config, folder)
     accelerator = make_accelerator(config, folder)

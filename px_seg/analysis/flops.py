@@ -15,7 +15,7 @@ class Flops(NamedTuple):
     """Operations of one forward pass over one sample, a multiplication and an addition counting as two."""
 
     kept: int
-    """Those left when a product with a weight that is 0 costs nothing, which no dense kernel saves."""
+    """Those left when a product with a zero weight costs nothing; dense kernels do not save them."""
     total: int
     """Those of the dense network."""
 
@@ -34,6 +34,6 @@ def count_flops(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequence
     for name in prunable(model):
         own = sum(counts.get(f"{root}.{name.removesuffix('.weight')}", {}).values())
         weight = weights[name]
-        # Every weight of a layer is used at as many places as any other.
+        # Every weight of a layer is used equally often.
         saved += own * (weight.numel() - int(weight.count_nonzero())) / weight.numel()
     return Flops(round(total - saved), total)

@@ -20,7 +20,7 @@ class Collapse(NamedTuple):
     """The lowest density of those that keep something."""
 
     stranded: float
-    """Share of the kept weights that lie on no path from the input to an output, so that nothing comes of them."""
+    """Share of the kept weights that lie on no path from the input to an output, so that they have no effect."""
 
 
 def collapse(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]) -> Collapse:
@@ -32,7 +32,7 @@ def collapse(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]
     densities = {name: float(mask.float().mean()) for name, mask in masks.items()}
     kept = sum(int(mask.count_nonzero()) for mask in masks.values())
     try:
-        # To the power 0 every weight that lives reads 1, so R counts paths.
+        # Raised to the power 0 every live weight reads 1, so R counts paths.
         paths = kernel_bound(copy.deepcopy(model).double(), shape, masks, exponent=0).gradients
         reached = sum(int((mask & (paths[name] != 0).to(mask.device)).count_nonzero()) for name, mask in masks.items())
     except InputError as error:

@@ -1,6 +1,6 @@
 """The trace of the Neural Tangent Kernel: PX's bound on it, and for small networks the trace itself.
 
-The kernel is that of the convolution and linear weights which live: tr NTK = sum over samples x,
+The kernel is that of the live convolution and linear weights: tr NTK = sum over samples x,
 outputs k and weights j of (df_k(x) / d theta_j)**2.
 """
 
@@ -51,7 +51,7 @@ def ntk_trace_bound(
 def ntk_trace(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None = None) -> float:
     """tr NTK of the network in eval mode with its masks applied, exactly, by torch.func.
 
-    For small networks: it holds the Jacobian of one sample's outputs by all the weights. In the
+    For small networks: it holds the Jacobian of one sample's outputs with respect to all weights. In the
     weights' dtype, summed in float64. Raises InputError when the masks do not fit.
     """
     masks = masks or {}

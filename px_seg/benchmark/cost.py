@@ -1,4 +1,4 @@
-"""Time and peak memory of a piece of work, measured beside a reference in the same process."""
+"""Time and peak memory of a piece of work, measured next to a reference in the same process."""
 
 import gc
 import itertools
@@ -22,7 +22,7 @@ def clock(device: torch.device, work: Work) -> tuple[float, Any]:
 
 
 def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> dict[str, float]:
-    """The shortest of `repeats` runs of each work, taken in turns after one run of each that does not count.
+    """The shortest of `repeats` runs of each work, taken in turns after one warm-up run of each.
 
     In turns, so that a machine that slows down or speeds up does so for all.
     """
@@ -36,10 +36,10 @@ def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> di
 
 
 def peak_bytes(device: torch.device, work: Work) -> int:
-    """Most memory that torch holds during the work beyond what it holds before, after one run that does not count.
+    """Peak memory that torch holds during the work beyond what it held before, after one warm-up run.
 
     On a CPU it is summed from the allocations that torch's profiler sees at the ends of operators;
-    what an operator takes and gives back itself is not among them.
+    what an operator allocates and frees internally is not included.
     """
     work()
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a round of PX costs beside plain inference, how that grows, and how far precisions agree."""
+"""What a round of PX costs compared with plain inference, how that grows, and how far precisions agree."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """A case, made: the network, the images and the masks in force."""
+    """A case, built: the network, the images and the masks in force."""
 
     model: nn.Module
     images: list[Tensor]
@@ -150,7 +150,7 @@ def variations(case: Case) -> dict[str, list[Case]]:
 
 
 def _try(setting: Setting, precisions: list[str]) -> None:
-    """Raise InputError for a precision that is unknown, or not of this device, before time is spent."""
+    """Raise InputError for a precision that is unknown, or that this device lacks, before time is spent."""
     for precision in precisions:
         PX(precision=precision).score(setting.model, [setting.images[0][:1]], scope=SCOPE)
 

@@ -13,7 +13,7 @@ IGNORE = 255
 
 
 class Sample(NamedTuple):
-    """One undecorated image with its labels, as stored or drawn."""
+    """One unprocessed image with its labels, as stored or drawn."""
 
     image: np.ndarray
     """(H, W, 3), uint8, RGB."""
@@ -36,7 +36,7 @@ class SegmentationData(Protocol):
 
 
 class LabelledImage(NamedTuple):
-    """One undecorated image of one class."""
+    """One unprocessed image of one class."""
 
     image: np.ndarray
     """(H, W, 3), uint8, RGB."""

@@ -1,4 +1,4 @@
-"""Files are checked once: what was found good is on record, and is not decoded again while it has not changed.
+"""Files are checked once: those found good are on record, and are not decoded again until they change.
 
 A record is a file in `record_folder()`, one for each check and folder of data. It holds, for every sample, size and
 time of change of its files, and what the check returned.
@@ -21,7 +21,7 @@ from px_seg.progress import bar
 T = TypeVar("T", str, bool)
 
 VERSION = [1, PIL.__version__]
-"""What was found by another version is found anew. Raise the number when a check refuses or returns something else."""
+"""What another version found is checked again. Raise the number when a check refuses or returns something else."""
 
 Stamp = list[int]
 """Size and mtime in nanoseconds of each file of a sample, one after the other."""
@@ -36,16 +36,16 @@ class Filed(Protocol):
 
 
 class Checked(NamedTuple):
-    """What a check of a whole dataset came to."""
+    """The outcome of checking a whole dataset."""
 
     values: list[Any]
     """What it returned, sample by sample."""
     notes: list[str]
-    """What a person is to be told."""
+    """What the user should be told."""
 
 
 def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> Checked:
-    """What `read` returns for every index, so that a damaged file shows now and not after hours of work.
+    """What `read` returns for every index, so that a damaged file is found now and not after hours of work.
 
     `read` is called for the samples that have no files, that are not on record, or whose files have
     changed since. `check` names all that its result depends on besides the files. What `read`
@@ -135,7 +135,7 @@ class _Record:
     def write(self, samples: dict[str, list]) -> list[str]:
         """Put these on record in place of what was there; a note where that cannot be done.
 
-        Of several runs that write at a time the last one's record stays, whole; what only another
+        When several runs write at the same time, the last one's record stays, whole; what only another
         had found is checked again.
         """
         if self.folder is None:
@@ -171,6 +171,6 @@ def _stamp(files: Sequence[str]) -> Stamp | None:
     try:
         seen = [os.stat(file) for file in files]
     except OSError:
-        # Reading it will say by name what is wrong.
+        # Reading it will name what is wrong.
         return None
     return [number for file in seen for number in (file.st_size, file.st_mtime_ns)] or None

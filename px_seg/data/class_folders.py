@@ -1,4 +1,4 @@
-"""Labelled images in folders: one folder a class, as ImageNet and Tiny-ImageNet are kept, too."""
+"""Labelled images in folders: one folder per class, as ImageNet and Tiny-ImageNet are kept too."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images from files, with what is wrong with one said by name."""
+"""Images from files; errors name the file and what is wrong with it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SMALLEST = 8
 def opened(path: Path, side: int | None = None) -> Image.Image:
     """The decoded image as it is stored. InputError when it cannot be read, or not to its end.
 
-    With `side`, a JPEG is decoded no larger than needed for that, which reads it as far in less time.
+    With `side`, a JPEG is decoded no larger than needed for that, which reads just as much of it in less time.
     """
     try:
         image = Image.open(path)

@@ -1,4 +1,4 @@
-"""Batches that depend on the seed alone: not on workers, and not on what else draws numbers."""
+"""Batches that depend on the seed alone: not on workers, nor on anything else that draws random numbers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
@@ -117,7 +117,7 @@ def drawn_evenly(
 ) -> list[list[Key]]:
     """The samples of every batch, drawn without replacement, the classes taking turns.
 
-    Every class so gives as many as any other, or one fewer, until it has no more. With `per_class`
+    Every class thus gives as many as any other, or one fewer, until it has no more. With `per_class`
     it gives exactly that many, and the last batch is what remains. Raises InputError for a class that has fewer.
     """
     queues: dict[int, list[Key]] = {}

@@ -41,7 +41,7 @@ class ArrayImages:
 
 
 def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[ArrayImages, ArrayImages]:
-    """Train and test of `cifar10` or `cifar100`, through torchvision, which compares the files with their checksums.
+    """Train and test of `cifar10` or `cifar100`, through torchvision, which verifies the files' checksums.
 
     Raises InputError when they are not in `root`, damaged, or cannot be downloaded.
     """

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-# albumentations asks the network for its newest version when imported.
+# albumentations looks for a newer version of itself on the network when imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Channel statistics of ImageNet, for all data and weights; CLIP was trained with slightly others."""
+"""Channel statistics of ImageNet, for all data and weights; CLIP was trained with slightly different ones."""
 
 FILL = {"fill": tuple(255 * mean for mean in MEAN), "border_mode": cv2.BORDER_CONSTANT}
 """The mean colour, 0 once it is normalised, where there is no image."""
@@ -73,7 +73,7 @@ def _centre_crop(size: int) -> Transform:
 
 
 EVALUATION: dict[str, Callable[[int], Transform]] = {"whole": _whole, "centre_crop": _centre_crop}
-"""How an image is shown to be segmented: as it is, or by its short side resized and cropped."""
+"""How an image is prepared to be segmented: as it is, or with its short side resized, then cropped."""
 
 
 def evaluation(name: str, size: int) -> Transform:
@@ -97,7 +97,7 @@ def _area(config: ClassificationDataConfig) -> list[A.BasicTransform]:
 
 
 CROPS: dict[str, Callable[[ClassificationDataConfig], list[A.BasicTransform]]] = {"padded": _padded, "area": _area}
-"""What a training image to be classified is cropped by: a shift, or a random part of it."""
+"""How a training image to be classified is cropped: by a shift, or to a random part of it."""
 
 
 def classifier_training(config: ClassificationDataConfig) -> Transform:
@@ -127,7 +127,7 @@ def _inner(size: int) -> Transform:
 
 
 CLASSIFIER_EVALUATION: dict[str, Callable[[int], Transform]] = {"resize": _resized, "centre_crop": _inner}
-"""How an image is shown to be classified: made a square, or the middle of it, 224 of a short side of 256."""
+"""How an image is prepared to be classified: made square, or cropped to its middle, 224 of a short side of 256."""
 
 
 def classifier_evaluation(name: str, size: int) -> Transform:

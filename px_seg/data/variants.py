@@ -1,8 +1,8 @@
 """Which pictures are variants of one: mirrored, resized, recoloured, or a light and a dark shade.
 
-Told by content where content tells: the detail of two variants agrees, whatever their brightness and colour, and
-that of two pictures does not. Not told by content are a variant that was drawn anew (a light and a dark
-wallpaper of one design) and a mirror image with its lettering put right; there the file names say it.
+They are recognised by content where possible: the detail of two variants agrees, whatever their brightness and colour,
+and that of two pictures does not. Content cannot reveal a variant that was drawn anew (a light and a dark
+wallpaper of one design) or a mirror image with its lettering put right; there the file names do.
 """
 
 import re
@@ -39,7 +39,7 @@ NAMED = re.compile(r"(?:_mirror|-d|-l)$")
 def grouped(paths: Sequence[Path]) -> list[list[Path]]:
     """The pictures, variants of one together, groups and members in the order given.
 
-    A variant of a variant belongs to the group too. Raises InputError for a file that is no readable image.
+    A variant of a variant belongs to the group too. Raises InputError for a file that is not a readable image.
     """
     if not paths:
         return []

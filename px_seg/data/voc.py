@@ -1,4 +1,4 @@
-"""Datasets laid out as Pascal VOC2012 is: photographs, palette masks and lists of names."""
+"""Datasets laid out like Pascal VOC2012: photographs, palette masks and lists of names."""
 
 from pathlib import Path
 

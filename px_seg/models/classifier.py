@@ -39,7 +39,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="px_seg", license
     def generate_model_card(
         self, dataset: str = "", scores: Mapping[str, object] | None = None, **_: object
     ) -> ModelCard:
-        """The README.md that `save_pretrained` writes: how to read the model, and what it was trained on."""
+        """The README.md that `save_pretrained` writes: how to load the model, and what it was trained on."""
         data = ModelCardData(library_name="px_seg", license="mit", tags=["px_seg", "image-classification", "sparse"])
         rows = "\n".join(
             f"| {name} | {f'{value:.4f}' if isinstance(value, float) else value} |"
@@ -56,7 +56,7 @@ def build_classifier(encoder: str = "resnet50", classes: int = 1000, weights: st
 
     `weights` is where the encoder starts; see `px_seg.models.load_encoder`. The head
     starts random, from torch's global generator. Raises InputError for an unknown encoder and weights that
-    cannot be had.
+    are not available.
     """
     model = Classifier(encoder, classes)
     load_encoder(model.encoder, encoder, weights)

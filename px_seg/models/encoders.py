@@ -65,7 +65,7 @@ SMALL: dict[str, Callable[[], nn.Module]] = {"resnet20": ResNet20, "resnet18_3x3
 
 
 def build_encoder(name: str) -> nn.Module:
-    """The backbone, random from torch's global generator: images (N, 3, H, W) to a list of features.
+    """The backbone, initialised from torch's global generator: images (N, 3, H, W) to a list of features.
 
     The last features are the deepest; `out_channels` has the channels of each. Raises InputError for an unknown name.
     """
@@ -79,8 +79,8 @@ def build_encoder(name: str) -> nn.Module:
 def zero_scales(encoder: nn.Module) -> list[str]:
     """A line for the BatchNorms whose scale is 0 throughout; none where there are none.
 
-    timm starts the last one of every residual branch so. Whatever scores by the outputs, PX as well, gives the
-    branch 0 then, and prunes it first.
+    timm initialises the last one of every residual branch this way. Whatever scores by the outputs, PX included, then
+    gives the branch 0 and prunes it first.
     """
     norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.weight is not None]
     zero = sum(not module.weight.count_nonzero() for module in norms)
@@ -94,7 +94,7 @@ def zero_scales(encoder: nn.Module) -> list[str]:
 
 
 def check_encoder(name: str) -> None:
-    """Raise InputError for a name that no backbone has, with near ones."""
+    """Raise InputError for a name that no backbone has, suggesting similar ones."""
     if name.startswith("tu-"):
         known = [f"tu-{architecture}" for architecture in timm.list_models()]
         valid = name.split(".")[0] in known

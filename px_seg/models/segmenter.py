@@ -20,7 +20,7 @@ def build_segmenter(
     starts random, from torch's global generator.
 
     Raises InputError for an encoder that is unknown or cannot be dilated, an output stride
-    other than 8 and 16, and weights that cannot be had.
+    other than 8 and 16, and weights that are not available.
     """
     check_segmenter(encoder, output_stride)
     check_weights(weights, encoder)

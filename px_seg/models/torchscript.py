@@ -59,7 +59,7 @@ def read_torchscript(file: Path) -> dict[str, Tensor]:
 
 
 class _Refused(Exception):
-    """The pickle asks for something that is no tensor, container or module."""
+    """The pickle asks for something that is not a tensor, container or module."""
 
 
 class _Module:
@@ -74,7 +74,7 @@ class _Module:
 
 
 class _Storage:
-    """Stands for a storage class of torch, which only the dtype is wanted of."""
+    """Stands for a storage class of torch, of which only the dtype is needed."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype

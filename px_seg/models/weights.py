@@ -33,7 +33,7 @@ NAMES = "none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, a fi
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an encoder was filled with.
+    """What was loaded into an encoder.
 
     `source` says where from, and which version; `format` whose names the tensors had; `matched` is the number of
     tensors loaded, and `left_out` the names of others in the file, by the reason why. `zeros` is the share of the
@@ -91,7 +91,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     - `none`, or None, which leaves it as it is,
     - `imagenet`, the segmentation library's own download, or timm's for a `tu-` encoder,
     - `mocov2`, `dino`, `clip`: the authors' files, downloaded to the cache of torch.hub,
-    - `torchvision:VERSION`, as `torchvision:IMAGENET1K_V2`, and `timm:TAG`, as `timm:a1_in1k`,
+    - `torchvision:VERSION`, such as `torchvision:IMAGENET1K_V2`, and `timm:TAG`, such as `timm:a1_in1k`,
     - a file: safetensors, a torch file of tensors, or a TorchScript archive, with the names of any of these,
     - the folder of an earlier run, or its `model`.
 
@@ -134,7 +134,7 @@ def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
     if weights == "imagenet" or kind == "timm":
         full = _timm_name(name, version)
         if name.startswith("tu-"):
-            # The encoder's very layers, which need not be all of the classifier's.
+            # Exactly the encoder's layers, which need not be all of the classifier's.
             model = _fetched(lambda: smp.encoders.get_encoder(f"tu-{full}", weights=True), weights)
         else:
             model = _fetched(lambda: timm.create_model(full, pretrained=True), weights)
@@ -232,10 +232,10 @@ def _read(file: Path) -> Mapping[str, Tensor]:
             "state_dict() instead"
         ) from None
     except Exception as error:
-        # A file that is no archive at all fails in the unpickler, in ways of its own.
+        # A file that is not an archive at all fails in the unpickler, in ways of its own.
         raise InputError(f"{file} is not a readable weights file: {one_line(error, 160)}") from error
     for key in ("state_dict", "model"):
-        # A training checkpoint: beside it lie the epoch, the optimizer and the like.
+        # A training checkpoint also holds the epoch, the optimizer and the like.
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):

@@ -14,7 +14,7 @@ Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
 
 
 def checked_batches(batches: Batches) -> Batches:
-    """The batches as they are. InputError for what is no list, and for a tensor, whose parts would pass for batches."""
+    """The batches as they are. InputError for what is no list, a tensor included: its parts would pass for batches."""
     if isinstance(batches, Tensor):
         raise InputError("batches must be a list of image tensors, got a single tensor: put it in a list")
     if not isinstance(batches, Iterable):
@@ -69,7 +69,7 @@ def one_shape(shapes: Iterable[torch.Size | None]) -> torch.Size:
 
 
 def sample_shape(batches: Batches, group: Group) -> torch.Size:
-    """The shape of one sample, (C, H, W), told by the first batch of every process in the group."""
+    """The shape of one sample, (C, H, W), from the first batch of every process in the group."""
 
     def own() -> torch.Size | None:
         return next((_images(batch).shape[1:] for batch in checked_batches(batches)), None)

@@ -37,19 +37,19 @@ def prune(
     called after each round with its number, from 1, and the masks so far. A sparsity of 0 keeps
     everything and scores nothing. The masks' `provenance` says how they came about.
 
-    `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.rankings`). `pattern`, "2:4" for one,
+    `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.rankings`). `pattern`, such as "2:4",
     keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
     then the pattern's, here 0.5, and rounds before the last keep at least 2.
 
-    `start` takes up a pruning that was broken off: the masks after one of its rounds, as `on_round` saw them, with
+    `start` resumes a pruning that was interrupted: the masks after one of its rounds, as `on_round` saw them, with
     everything else as it was.
 
     On several processes each calls this with its share of the batches and the torch.distributed
     `group` of all; they score over all batches and end with the same masks.
 
     Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round, an
-    empty scope, for a pattern that is no pattern, has another sparsity, comes with a ranking of
-    layers, or does not divide a layer's input channels, and for a `start` that is of another pruning.
+    empty scope, for a pattern that is malformed, has another sparsity, comes with a ranking of
+    layers, or does not divide a layer's input channels, and for a `start` that belongs to another pruning.
     """
     plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern)
     return carry_out(plan, model, batches, criterion, on_round=on_round, group=group, start=start)

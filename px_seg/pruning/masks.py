@@ -74,7 +74,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def total(self) -> int:
-        """Number of weights the masks speak of."""
+        """Number of weights the masks cover."""
         return sum(mask.numel() for mask in self.values())
 
     @cached_property
@@ -151,8 +151,8 @@ class Masks(Mapping[str, Tensor]):
     def check(self, model: nn.Module) -> None:
         """Raise InputError naming the first mask that does not fit the model's parameters, or a weight without one.
 
-        Of the weights in the scope that the masks were made for, if they say it, none may be without: of a larger model
-        of the kind all names may fit, and weights be left over.
+        Every weight in the scope that the masks were made for, if they state it, must have one: all names may fit a
+        larger model of the same kind and still leave weights over.
         """
         check_fit(self, dict(model.named_parameters()))
         if self.provenance.scope is not None:

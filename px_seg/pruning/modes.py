@@ -1,4 +1,4 @@
-"""How a model runs while it is scored: nothing of the caller's reaches it, and nothing of it stays."""
+"""How a model runs while it is scored: nothing of the caller's affects it, and it leaves nothing behind."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

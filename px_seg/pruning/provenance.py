@@ -12,7 +12,7 @@ from px_seg.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What is known of how masks came about. None stands for what is not.
+    """What is known of how masks came about. None stands for what is not known.
 
     `prune` fills in the first group of fields, a run of px_seg the second.
 

@@ -8,7 +8,7 @@ import torch
 def derived_seed(purpose: str, *key: object) -> int:
     """A seed below 2**32 that `purpose` and `key` decide.
 
-    Hashed, because plain seeds meet again: a network built after torch.manual_seed(seed) is
+    Hashed, because plain seeds collide: a network built after torch.manual_seed(seed) is
     drawn from the very numbers that a generator of that seed gives. And torch's generator on the CPU
     sees only the lowest 32 bits of a seed.
     """

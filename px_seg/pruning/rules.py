@@ -1,4 +1,4 @@
-"""The tables in which a user teaches both path streams another operation; see `px_seg.pruning.paths.rules`."""
+"""The tables with which a user teaches both path streams another operation; see `px_seg.pruning.paths.rules`."""
 
 from px_seg.pruning.paths.rules import GATES, RULES, batch_norm, structural
 

@@ -65,7 +65,7 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     """Score against sparsity, or against the one number that is varied, as NAME.png and NAME.svg.
 
     Every panel must have runs that prune.
-    Lines are means over seeds, shades a standard deviation to either side; the dense network is a dashed line.
+    Lines are means over seeds, shaded bands one standard deviation either side; the dense network is a dashed line.
     """
     plots, axis = _plots(panels)
     columns = min(3, len(plots))

@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Panel:
-    """The runs with one combination of varied values, and the dense ones they are held to."""
+    """The runs with one combination of varied values, and the dense ones they are compared with."""
 
     group: Group
     runs: list[Run]
@@ -162,7 +162,7 @@ def _sound(results: Mapping[str, Any]) -> bool:
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """The runs by what is varied, each with the dense ones that agree with it in all that they felt.
+    """The runs by what is varied, each with the dense ones that agree with it in all settings that affect them.
 
     Raises InputError where two different dense networks would be the reference of one.
     """
@@ -172,7 +172,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     found = []
     for group in groups:
         alike = {run.group for run in dense if set(run.group) <= set(group)}
-        # The one that felt most: it has the values that another leaves to a preset.
+        # The one that most settings affected: it has the values that another leaves to a preset.
         closest = [other for other in alike if len(other) == max(map(len, alike))]
         if len(closest) > 1:
             raise InputError(f"{', '.join(group)} has two dense references: {' and '.join(map('/'.join, closest))}")

@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 
 class Summary(NamedTuple):
-    """What several seeds came to."""
+    """A score over several seeds."""
 
     mean: float
     deviation: float | None
@@ -20,7 +20,7 @@ class Summary(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How much more one comes to than the other, over the seeds that both have."""
+    """By how much one scores more than the other, over the seeds that both have."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -37,7 +37,7 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     """Mean of first - second by seed, with Student's interval of confidence `LEVEL` for it; None without common seeds.
 
     With n common seeds the interval is the mean +- t(n - 1) s / sqrt(n), s the standard deviation of the differences.
-    It takes the differences for normally distributed, which so few seeds cannot show.
+    It assumes normally distributed differences, which so few seeds cannot show.
     """
     common = [seed for seed in first if seed in second]
     if not common:

@@ -14,7 +14,7 @@ from px_seg.tasks import TASKS, score_by
 
 
 def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
-    """Write `report/` in the folder of a sweep, over a former one; its path.
+    """Write `report/` in the folder of a sweep, replacing an earlier one; its path.
 
     runs.csv has a row for each finished run; table.md the tables; curves and densities the figures, as PNG and SVG;
     index.html all of it, with predictions and settings. Only finished runs are read, and nothing but them is needed,

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, through Accelerate: written whole, found again, and held to their launch.
+"""Checkpoints of a training, through Accelerate: written whole, found again, and tied to their launch settings.
 
 Whether a run may be resumed at all is `RunFolder.check`'s; a pruning that was interrupted, `find_masks`'s.
 """

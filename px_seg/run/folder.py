@@ -20,7 +20,7 @@ OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker"),
     *("data.root", "data.download", "data.workers"),
 )
-"""Settings that change how a run is carried out and not what comes of it."""
+"""Settings that change how a run is carried out, not its results."""
 
 
 class State(NamedTuple):
@@ -107,7 +107,7 @@ class RunFolder:
     def state(self, config: RunConfig) -> State:
         """How far the run has come.
 
-        Raises InputError when the folder holds one of another configuration, or what is no run.
+        Raises InputError when the folder holds one of another configuration, or something that is not a run.
         """
         results = self.finished(config)
         begun = results is None and self.config.is_file()
@@ -135,7 +135,7 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Delete what a run writes, if the folder holds one, and nothing else that may lie in it."""
+        """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
         for path in (self.config, self.masks, self.partial, self.metrics, self.results):
@@ -198,6 +198,6 @@ def default_folder(task: str, config: RunConfig) -> Path:
 
 
 def _stem(path: str) -> str:
-    """A name for a file by itself, or for the run that it is of."""
+    """A name for a file by itself, or for the run that it belongs to."""
     parts = [part for part in Path(path).parts if part not in ("model", "model.safetensors", "masks.safetensors")]
     return Path(parts[-1]).stem if parts else "file"

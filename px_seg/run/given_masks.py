@@ -28,7 +28,7 @@ def mask_file(text: str) -> Path:
 
 
 def origin(masks: Masks, path: Path) -> Origin:
-    """Where the masks come from. InputError when what they say is not true of them."""
+    """Where the masks come from. InputError when what they state is not true of them."""
     made = masks.provenance
     by_class = {kind.__name__: name for name, kind in CRITERIA.items()}
     criterion = made.criterion or "given"
@@ -46,7 +46,7 @@ def origin(masks: Masks, path: Path) -> Origin:
 def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     """The masks in the configured file, shuffled if asked for, with the file in their provenance.
 
-    Raises InputError unless they speak of this backbone, of all weights that they were made for, name for name and
+    Raises InputError unless they cover this backbone, all weights that they were made for, name for name and
     shape for shape, and are of the configured method and sparsity.
     """
     assert config.masks is not None

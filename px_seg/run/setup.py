@@ -1,4 +1,4 @@
-"""A run made ready: settings, data, network and plan are known to fit together before any image is read."""
+"""A run prepared: settings, data, network and plan are known to fit together before any image is read."""
 
 from typing import NamedTuple
 

@@ -127,7 +127,7 @@ def draw_batches(task: Task, criterion: Criterion | None, config: RunConfig) -> 
 
 
 def equip(criterion: Criterion, task: Task, train: Callable[[nn.Module, Masks, int | None], None]) -> Criterion:
-    """The criterion with the task's loss, where it asks a loss, and the training, where it trains.
+    """The criterion with the task's loss, where it uses a loss, and the training, where it trains.
 
     `train(model, masks, epochs)` trains the model in place under the masks, None for the run's own epochs.
     """
@@ -173,7 +173,7 @@ def find_masks(
 ) -> Masks:
     """Masks as planned, from the batches of all processes and the same on all.
 
-    Every `SAVE_EVERY` seconds the main process saves those of the last round, from which `resume` goes on.
+    Every `SAVE_EVERY` seconds the main process saves those of the last round, from which `resume` continues.
     """
     rounds, main = len(plan.densities), accelerator.is_main_process
     start = _read(folder.partial, model, plan, config) if config.resume and folder.partial.is_file() else None
@@ -229,7 +229,7 @@ def _foreign(path: Path) -> str:
 
 
 def reinitialise(model: nn.Module, task: Task, config: RunConfig) -> None:
-    """Give the model new weights, in place: those of a network that starts from none, drawn from the seed.
+    """Give the model new weights, in place: those of a network with weights none, drawn from the seed.
 
     Everything is drawn anew, norms and head as well, and differs from what the seed drew first.
     """

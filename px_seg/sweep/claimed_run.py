@@ -64,7 +64,7 @@ class Holder(NamedTuple):
     """The process that started it."""
 
     def left_behind(self) -> bool:
-        """Whether it is on this machine, and the sweep that started it is no more."""
+        """Whether it is on this machine, and the sweep that started it no longer exists."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -81,7 +81,7 @@ class Claim:
 
     Claims on a run are numbered files, and the highest counts. The next is taken by creating its file, which only one
     process can, and only when there is none before it or the one before has expired. So an expired claim is
-    never deleted by who takes the run over, and its former holder learns of it.
+    never deleted by whoever takes the run over, and its former holder learns of it.
     """
 
     def __init__(self, notes: Path, path: Path) -> None:
@@ -101,7 +101,7 @@ class Claim:
                 json.dump(about, file)
         except FileExistsError:
             return None
-        # The expired claim may have been released since, and one of its name taken by a third.
+        # The expired claim may have been released since, and a third process may have taken one of the same name.
         if last is not None and _in_force(last):
             claim.path.unlink()
             return None
@@ -124,7 +124,7 @@ class Claim:
         return True
 
     def release(self) -> None:
-        """Give the run free, unless another process has taken it over; its own claim goes last."""
+        """Release the run, unless another process has taken it over; its own claim goes last."""
         if self.renew():
             for path in _claims(self.notes):
                 path.unlink(missing_ok=True)
@@ -178,7 +178,7 @@ def age(path: Path) -> float | None:
 def outcome(notes: Path) -> dict[str, Any]:
     """How the last attempt at the run ended: `status`, `attempts` so far, `seconds` of all; empty before the first.
 
-    A damaged file tells of an attempt that failed.
+    A damaged file counts as an attempt that failed.
     """
     path = with_ending(notes, "json")
     try:
@@ -226,7 +226,7 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
 
 
 def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, signals: Sequence[int]) -> int | None:
-    """The exit status of the run, which is ended when it is told to; None when it was, its claim being lost."""
+    """The exit status of the run, which is ended when it is told to; None when its claim was lost."""
     words = [*command, *(["--resume"] if (folder / "config.yaml").is_file() else [])]
     with with_ending(notes, "log").open("a") as log:
         log.write(f"\n=== {time.strftime('%F %T')} on {socket.gethostname()}: {' '.join(words)}\n")
@@ -246,7 +246,7 @@ def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, si
 
 
 def _outcome(notes: Path, folder: Path, status: int, signals: Sequence[int]) -> dict[str, Any]:
-    """What is to be said of an attempt that ended with this status."""
+    """The record of an attempt that ended with this status."""
     about = {"status": DONE, "host": socket.gethostname()}
     if (folder / "results.json").is_file():
         return about
@@ -299,7 +299,7 @@ def termination_signals() -> Iterator[list[int]]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there whole, as it was or as it is to be, even after a power cut.
+    """Write a file so that either the old or the new one is there, whole, even after a power cut.
 
     `px_seg.files` has the same for the rest of the project, which this file does not import.
     """

@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 def read(argv: Sequence[str], description: str) -> tuple[Request, argparse.Namespace]:
     """The sweep that a command line asks for, and how it is to be carried out.
 
-    Whatever is no flag of the sweep's is one of its runs'. Raises InputError for a flag or preset that cannot be read.
+    All flags that are not the sweep's own are its runs'. Raises InputError for a flag or preset that cannot be read.
     """
     parser = _parser(description)
     own, flags = parser.parse_known_args(argv)
@@ -93,7 +93,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--output_dir", metavar="DIR", help="folder of the sweep; by default runs/NAME of the preset")
     add("--jobs", type=int, metavar="N", help="runs at a time; by default one per GPU, or one if there is none")
     add("--gpus", type=_gpus, metavar="I,J", help="GPUs to share out among the jobs; none for the CPU; by default all")
-    add("--mixed_precision", default="no", metavar="NAME", help="of each run: no, fp16 or bf16")
+    add("--mixed_precision", default="no", metavar="NAME", help="mixed precision of each run: no, fp16 or bf16")
     add("--launcher", default="local", choices=("local", "slurm"), help="where runs start, by default local")
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="Slurm parameter, as in submitit; repeatable")
     add = parser.add_argument_group("how").add_argument

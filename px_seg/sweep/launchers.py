@@ -21,7 +21,7 @@ PRECISIONS = ("no", "fp16", "bf16")
 
 
 ACCELERATE = Path(__file__).with_name("accelerate.yaml")
-"""What accelerate is to start from, in place of a user's own defaults, which may name other GPUs."""
+"""What accelerate starts from, instead of a user's own defaults, which may name other GPUs."""
 
 ONE_TASK = ("tasks_per_node", "nodes", "slurm_gres", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_num_gpus")
 """Parameters of submitit that a run has no use for, or that say what `gpus_per_node` says."""
@@ -36,7 +36,7 @@ class Job(Protocol):
         """Exit status of the process beside a run that has ended, if it is known."""
 
     def stop(self) -> None:
-        """Have the run end, if the sweep's end is to be its own; it can be resumed."""
+        """End the run, if it is to end with the sweep; it can be resumed."""
 
     def wait(self) -> None:
         """Return when a run that was stopped has ended."""
@@ -230,7 +230,7 @@ class _Submitted:
 
 
 class Beside:
-    """The process beside a run, as submitit calls it: ended with the run when the job's time is up, and begun anew."""
+    """The process beside a run, as submitit calls it: ended with the run when the job's time is up, then restarted."""
 
     def __init__(self, words: Sequence[str], text: str) -> None:
         self.words, self.text = list(words), text

@@ -120,7 +120,7 @@ def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None
         # One that reads batches, if there is one, also shows whether the data fills them.
         cell = next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])
         data = replace(cell.config.data, download=base_config(request, combination).data.download)
-        # Not in its own folder: another sweep may have begun it since.
+        # Not in its own folder: another sweep may have started it since.
         elsewhere = str(request.output_dir / NOTES / "checked")
         set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
 
@@ -133,7 +133,7 @@ def _check_differ(bases: Sequence[RunConfig]) -> None:
 
 
 def base_config(request: Request, combination: Combination) -> RunConfig:
-    """What all runs with these varied values share; criteria of one's own that it names are known from then on."""
+    """What all runs with these varied values share; from then on the criteria in the file that it names are known."""
     task = task_of(request.task)
     varied = [word for key, value in combination for word in (f"--{key}", value)]
     config = parse(task.config_type, [*request.flags, *varied], presets(task), "")

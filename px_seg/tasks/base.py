@@ -27,7 +27,7 @@ class Task(Protocol[C, M]):
     name: str
     """Of the command, and of the folder in configs/ that has its presets, one for each dataset."""
     about: str
-    """What the command does, for its help: a line, and after an empty one examples."""
+    """What the command does, for its help: a line, then examples after an empty line."""
     config_type: type[C]
     scope: str
     """The part of the model that is pruned, trained at the backbone's learning rate, and passes between tasks."""
@@ -54,7 +54,7 @@ class Task(Protocol[C, M]):
         """
 
     def build_model(self) -> M:
-        """The dense network, random from torch's global generator. Its part `scope` is the backbone."""
+        """The dense network, initialised from torch's global generator. Its part `scope` is the backbone."""
 
     def fit_head(self, model: M, accelerator: Accelerator) -> None:
         """Set, in place, what of the network's start is computed from the training data, if anything is."""

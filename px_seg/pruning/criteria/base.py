@@ -25,7 +25,7 @@ class Criterion(ABC):
     """Scores weights; the higher score stays.
 
     `seed` is the source of all that a criterion draws at random; most draw nothing. Fields that a
-    subclass declares with `repr=False` are what it works with, a loss for one, and no settings.
+    subclass declares with `repr=False` are what it works with, such as a loss, and not settings.
     """
 
     seed: int = 0
@@ -72,7 +72,7 @@ CRITERIA: dict[str, type[Criterion]] = {}
 def register(name: str) -> Callable[[C], C]:
     """A class decorator that makes a subclass of Criterion known as `name`.
 
-    Raises InputError for a name that is taken or could not be a folder's, and for what is no such class.
+    Raises InputError for a name that is taken or could not be a folder's, and for anything but such a class.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(

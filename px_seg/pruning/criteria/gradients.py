@@ -1,4 +1,4 @@
-"""Criteria that ask the loss: SNIP, GraSP and the empirical Fisher information."""
+"""Criteria that use the loss: SNIP, GraSP and the empirical Fisher information."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +34,8 @@ class LossCriterion(Criterion):
 class SNIP(LossCriterion):
     """|theta * dL/dtheta|, L the sum of the batches' losses (Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340).
 
-    BatchNorm normalises by each batch, as in training: so do the authors' program and that of PX's
-    paper. Dropout is off, so that nothing is drawn.
+    BatchNorm normalises by each batch, as in training, in the authors' program and in that of
+    PX's paper. Dropout is off, so that nothing is drawn.
     """
 
     def score(
@@ -73,8 +73,8 @@ class GraSP(LossCriterion):
     which this is largest; so theta_j (Hg)_j is the score, and those stay whose removal would reduce the
     gradient flow most. Scores have either sign: a negative one marks a weight without which gradients grow.
 
-    BatchNorm normalises by each batch, as in training: so do the authors' program and that of PX's
-    paper. Dropout is off, so that nothing is drawn.
+    BatchNorm normalises by each batch, as in training, in the authors' program and in that of
+    PX's paper. Dropout is off, so that nothing is drawn.
     """
 
     temperature: float = 200.0

@@ -27,7 +27,7 @@ def _cannot_train(model: nn.Module, masks: Masks) -> None:
 class TrainingCriterion(Criterion):
     """A criterion that trains the network before it scores it.
 
-    `train(model, masks)` trains the model in place; `epochs` is for who supplies it, and says how long, None for as
+    `train(model, masks)` trains the model in place; `epochs` tells whoever supplies it how long, None for as
     long as the network is fine-tuned in the end.
     """
 
@@ -62,7 +62,7 @@ class IMP(TrainingCriterion):
 
     def rounds_to(self, sparsity: float) -> int:
         """The fewest rounds of which none keeps less than `keep` of the weights."""
-        # Not up from what only rounding made more than a whole number.
+        # Not rounded up where only rounding errors exceed a whole number.
         return max(1, math.ceil(math.log(1 - sparsity) / math.log(self.keep) - 1e-9))
 
     def score(
@@ -71,7 +71,7 @@ class IMP(TrainingCriterion):
         """The magnitudes, of the weights' dtype. `batches` are not read; `train` has its own."""
         scope = as_list(scope)
         device = next(iter(prunable(model, scope).values())).device
-        # The caller's contexts are not the training's; one that wants autocast opens it.
+        # The caller's contexts do not reach the training; one that wants autocast opens it.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             trained = copy.deepcopy(model)
             self.train(trained, Masks.ones(model, scope) if masks is None else Masks(masks))

@@ -1,4 +1,4 @@
-"""NTK-SAP: how the outputs answer to a small change of the weights, without data and without these weights."""
+"""NTK-SAP: how the outputs respond to a small change of the weights, using neither data nor the actual weights."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""SynFlow, which scores a weight by the paths through it and knows no data."""
+"""SynFlow, which scores a weight by the paths through it and uses no data."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +19,7 @@ class SynFlow(Criterion):
     """theta * dR/dtheta of the network with |theta| for weights, on an input of ones (Tanaka et al., NeurIPS 2020).
 
     R is the sum of its outputs, and the network linear: no activation functions, no biases. Of the batches
-    only a sample's shape counts, so more than one are no use.
+    only a sample's shape counts, so more than one is of no use.
 
     A BatchNorm multiplies by |gamma| / sqrt(var + eps), running statistics, without its shift. The published
     program takes absolute values of all BatchNorm's numbers in eval mode: the same in a fresh

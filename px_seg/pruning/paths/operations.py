@@ -1,4 +1,4 @@
-"""What a torch function does to a path, in words that rules use and streams implement."""
+"""What a torch function does to a path, in the terms that rules use and streams implement."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -105,5 +105,5 @@ class PathOperations:
         raise NotImplementedError
 
     def shut(self, gate: Any, run: Function) -> Any:
-        """The product with a Gate, or with a number or constant tensor, which is a gate that is always as open."""
+        """The product with a Gate, or with a number or constant tensor, which is a gate that is always equally open."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 
 def walk_dtype(precision: str | None, weights: torch.dtype) -> torch.dtype:
-    """The dtype of the walk; without a wish the weights' own, float32 for float16."""
+    """The dtype of the walk; unless one is given, that of the weights, float32 for float16."""
     if precision is not None:
         return PRECISIONS[precision]
     return torch.float32 if weights == torch.float16 else weights

@@ -103,7 +103,7 @@ def total(func: Function, x: Any, other: Any, *, alpha: float = 1):
 
 
 def product(func: Function, x: Any, other: Any):
-    """Multiplication by a gate, or by a number or constant tensor, which is a gate that is always as open."""
+    """Multiplication by a gate, or by a number or constant tensor, which is a gate that is always equally open."""
     if carries_paths(x) and carries_paths(other):
         raise UnsupportedOperation(f"{label(func)} of two tensors that both carry paths is not defined")
     return x.shut(other, func) if carries_paths(x) else other.shut(x, torch.mul)

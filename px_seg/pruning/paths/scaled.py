@@ -42,7 +42,7 @@ class Scaled(NamedTuple):
         """The same tensor with its largest absolute value in [0.5, 1), unless all are 0.
 
         Zeros take a very small exponent, so that they never decide that of a sum. `overwrite`
-        spends these values on it, which only their maker may know to be right.
+        reuses these values' memory, which only whoever made them can know to be safe.
         """
         low, high = self.values.detach().aminmax()
         largest = torch.maximum(high, -low)
@@ -88,7 +88,7 @@ def add(first: Scaled, second: Scaled) -> Scaled:
     """Their sum, broadcast as torch does."""
     (a, b), exponent, drift = align([first, second])
     # A sum is where branches meet, and mostly where the next ones begin: looking at it early
-    # spares looking inside these, after which they would have to be aligned.
+    # saves looking inside these, after which they would have to be aligned.
     return Scaled(a + b, exponent, drift + 1).ready(_HEADROOM // 2, overwrite=True)
 
 

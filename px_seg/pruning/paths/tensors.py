@@ -30,8 +30,8 @@ _SHAPED_AS: dict[Function, Function] = {
 class Shell(torch.Tensor):
     """Shape, dtype and device of a tensor without its elements.
 
-    Torch functions of it are interpreted. What reaches the elements by another way, a scripted
-    function for one, is refused: its result would have lost its paths unseen.
+    Torch functions called on it are interpreted. What reaches the elements in another way, such as a
+    scripted function, is refused: its result would have lost its paths unnoticed.
     """
 
     @classmethod

@@ -11,7 +11,7 @@ differently:
 
 Both are had by running the model, unchanged, on a tensor that intercepts every torch function
 and looks up in `px_seg.pruning.paths.rules` what it means for a path. A function without a rule
-raises UnsupportedOperation: nothing is scored in silence.
+raises UnsupportedOperation: nothing is passed over in silence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,8 +36,8 @@ def path_activations(
 
     `images`: (N, ...), of the dtype that `weights` are read in, on the model's device; the model
     in eval mode. Each result has the shape of one sample's output, (1, ...), and at least
-    float32. Raises UnsupportedOperation naming the module and the operation that has no meaning
-    for paths.
+    float32. Raises UnsupportedOperation naming the module and the operation that is not
+    defined for paths.
     """
     with torch.no_grad():
         # Squared after the exponent is split off, so that small and large images keep their range.
