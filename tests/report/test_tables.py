@@ -51,7 +51,7 @@ def test_a_score_of_which_less_is_better_is_compared_so(sweep, monkeypatch) -> N
     table = scores(panel)
     assert table.caption == (
         "error in m, mean ± standard deviation over 3 seeds, by sparsity of the backbone; "
-        "bold: the lowest mean of those pruned"
+        "bold: the lowest mean of the pruned networks"
     )
     assert table.rows == [
         ["dense", "0.710 ± 0.010", "0.710 ± 0.010"],
