@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from px_seg.errors import InputError
-from px_seg.pruning.paths.bound import kernel_bound
+from px_seg.pruning.paths.bound import NoPathLeft, kernel_bound
 
 
 class Collapse(NamedTuple):
@@ -35,9 +34,7 @@ def collapse(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]
         # Raised to the power 0 every live weight reads 1, so R counts paths.
         paths = kernel_bound(copy.deepcopy(model).double(), shape, masks, exponent=0).gradients
         reached = sum(int((mask & (paths[name] != 0).to(mask.device)).count_nonzero()) for name, mask in masks.items())
-    except InputError as error:
-        if "no path" not in str(error):
-            raise
+    except NoPathLeft:
         reached = 0
     return Collapse(
         tuple(name for name, density in densities.items() if density == 0),

@@ -137,7 +137,7 @@ def _check_preset(path: Path, content: Mapping[str, Any]) -> None:
 
     vary, run = content.get("vary", {}), content.get("run", {})
     kinds = {
-        "task": ("seg or cls", lambda value: isinstance(value, str)),
+        "task": (" or ".join(TASKS), lambda value: isinstance(value, str)),
         "methods": ("a list of names", lambda value: isinstance(value, str) or named(value, str)),
         "sparsities": ("a list of numbers, or paper", lambda value: value == "paper" or named(value, int | float)),
         "seeds": ("a list of whole numbers", lambda value: named(value, int)),

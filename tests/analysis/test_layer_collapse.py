@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from px_seg import Masks, UnsupportedOperation
 from px_seg.analysis import collapse
 
 
@@ -17,3 +18,20 @@ def test_collapse_counts_empty_layers_and_stranded_weights() -> None:
     assert found.stranded == pytest.approx(2 / 5)
     cut = collapse(net, {**masks, "3.weight": torch.tensor([[False]])}, (2,))
     assert (cut.empty, cut.stranded) == (("3.weight",), 1.0)
+
+
+class WithConstant(nn.Module):
+    """Returns a constant beside what it computes, which is no output that paths reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.conv(x), torch.ones(1)
+
+
+def test_a_network_that_paths_are_not_defined_for_is_refused_and_not_called_cut() -> None:
+    net = WithConstant()
+    with pytest.raises(UnsupportedOperation, match="carries no paths"):
+        collapse(net, Masks.ones(net), (3, 4, 4))

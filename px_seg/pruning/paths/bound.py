@@ -20,6 +20,10 @@ from px_seg.pruning.paths.weights import Powers, TrueAndLive
 from px_seg.pruning.scope import Scope, prunable
 
 
+class NoPathLeft(InputError):
+    """Pruned weights, weights of 0 or shut gates cut every path from the input to the output."""
+
+
 class Streams(NamedTuple):
     """A reading of the network: how each stream passes its parts."""
 
@@ -143,7 +147,7 @@ def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Po
             f"activations leave the range of {total.dtype}"
         )
     if total == 0:
-        raise InputError(
+        raise NoPathLeft(
             "no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a closed gate: "
             "choose a lower sparsity (or precision float64, where values leave the range of float32)"
         )
