@@ -4,29 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.pictures import picture
 from helpers.runs import go
 from PIL import Image
 
 from px_seg import InputError
 from px_seg.data.class_folders import read_class_folders, tiny_imagenet
 from px_seg.tasks import Classification
-
-
-def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(values).convert(mode).save(path)
-    return path
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """train and val of two classes, three and two images each."""
-    for split, count in {"train": 3, "val": 2}.items():
-        for name in ("cat", "dog"):
-            for number in range(count):
-                picture(tmp_path / "data" / split / name / f"{number}.jpg", seed=number)
-    return tmp_path / "data"
 
 
 def folder_run(tree: Path, out: Path, *flags: object) -> dict:

@@ -9,6 +9,12 @@ from px_seg import InputError, Magnitude, Masks, Random, build_classifier, crite
 from px_seg.pruning import Provenance
 
 
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1))
+
+
 def test_only_zero_and_one_is_a_mask() -> None:
     assert Masks({"a": torch.tensor([0.0, 1.0])})["a"].dtype == torch.bool
     with pytest.raises(ValueError, match="a holds values other than 0 and 1"):

@@ -10,14 +10,6 @@ from px_seg import PX, InputError, Magnitude, Masks, prune
 from px_seg.pruning import Pattern
 
 
-@pytest.fixture
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=2), nn.ReLU(), nn.Conv2d(32, 8, 1), nn.Flatten()
-    )
-
-
 def test_a_pattern_brings_no_weight_back() -> None:
     live = torch.tensor([[True, False, False, False, True, True, True, True]])
     (kept,) = Pattern(2, 4).keep([torch.arange(8.0).view(1, 8)], [live], 4, [1])
