@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.runs import REPOSITORY, make_voc
 
 
@@ -14,6 +15,7 @@ def evidence(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_evidence_that_a_gpu_is_asked_for_is_planned_and_checked_without_one(tmp_path) -> None:
     done = evidence("--dry_run", "--data", tmp_path / "nothing", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -30,6 +32,7 @@ def test_the_evidence_that_a_gpu_is_asked_for_is_planned_and_checked_without_one
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_evidence_is_gathered_in_chunks(tmp_path) -> None:
     words = ("--rehearse", "--out", tmp_path / "out")
     gathered = tmp_path / "out" / "evidence"

@@ -66,6 +66,7 @@ def test_the_matrix_is_that_of_its_cells(small, tmp_path, monkeypatch, capsys) -
         study(configured(*flags, "--epochs", 2))
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     flags = ("--config", small, "--sources", "[A]", "--targets", "[A,B]")
     whole = study(configured(*flags, "--output_dir", tmp_path / "whole"))
@@ -84,6 +85,7 @@ def test_a_study_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     assert study(configured(*flags, "--output_dir", tmp_path / "cut")) == whole
 
 
+@pytest.mark.slow
 def test_a_study_is_overwritten_whole_and_a_damaged_cell_is_named(small, tmp_path) -> None:
     flags = (
         "--config",
@@ -112,6 +114,7 @@ def test_a_study_is_overwritten_whole_and_a_damaged_cell_is_named(small, tmp_pat
         study(configured(*flags, *other))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_study(small, tmp_path) -> None:
     flags = ("--config", small, "--sources", "[A]", "--targets", "[A,B]", "--epochs", 0)
     alone = study(configured(*flags, "--output_dir", tmp_path / "alone"))

@@ -87,6 +87,7 @@ def test_names_that_do_not_fit_are_refused(weights: str, encoder: str, message: 
         check_weights(weights, encoder)
 
 
+@pytest.mark.slow
 def test_names_are_downloaded_and_say_their_version(trunk, tmp_path, monkeypatch) -> None:
     """Each name asks its own source, which is replaced here: nothing is fetched."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from px_seg import PX, Masks, criterion, prune
 from px_seg.analysis import agreement
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    worker("shared_pruning", folder)
-    return folder
+
+@pytest.fixture
+def folder(once) -> Path:
+    return once("shared_pruning", lambda folder: worker("shared_pruning", folder))
 
 
 def loaded(folder: Path, name: str) -> list[Masks]:

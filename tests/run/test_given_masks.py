@@ -43,6 +43,7 @@ def ticket_of(once, tmp_path: Path) -> Callable[..., Path]:
 
 
 class TestGivenMasks:
+    @pytest.mark.slow
     def test_a_segmentation_ticket_classifies_and_comes_back(self, ticket_of, tiny, small, tmp_path) -> None:
         ticket = ticket_of("--sparsity", 0.7)
         flags = ("--config", small, "--encoder", "resnet18", "--masks", ticket, "--output_dir", tmp_path / "cls")
@@ -120,6 +121,7 @@ class TestGivenMasks:
         with pytest.raises(InputError, match=message):
             go("--config", tiny, "--masks", ticket, *flags, "--output_dir", tmp_path / "out")
 
+    @pytest.mark.slow
     def test_a_pattern_is_not_shuffled(self, ticket_of, tiny, tmp_path) -> None:
         ticket = ticket_of("--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
         with pytest.raises(InputError, match="shuffled masks would not keep the pattern 2:4"):

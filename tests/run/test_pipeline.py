@@ -46,6 +46,7 @@ def test_a_run_writes_what_the_contract_names(tiny_resnet18, tmp_path, capsys) -
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
     """Five validation images over two processes: without training the scores are the same."""
     flags = ("--config", tiny, "--sparsity", 0.9, "--epochs", 0)
@@ -63,6 +64,7 @@ def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
     assert done.stdout.count("mIoU") == 2
 
 
+@pytest.mark.slow
 def test_an_error_of_the_main_process_ends_all_without_a_traceback(tmp_path) -> None:
     """Only the main process looks at the output folder, so the other learns of it from there."""
     (tmp_path / "notes.txt").write_text("mine")

@@ -35,6 +35,7 @@ def test_dense_is_a_method_and_so_is_a_sparsity_of_zero(tiny, tmp_path) -> None:
     assert named["miou"] == counted["miou"]
 
 
+@pytest.mark.slow
 def test_imp_prunes_what_a_dense_training_leaves_small_and_rewinds(tiny, tmp_path) -> None:
     """One round of it, against a dense run's saved weights; then the ticket trains from the dense run's start."""
     # One epoch: what an evaluation draws between two would move the dropout of the second.
@@ -62,6 +63,7 @@ def test_imp_prunes_what_a_dense_training_leaves_small_and_rewinds(tiny, tmp_pat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("px_seg.run.sparsify.SAVE_EVERY", 0.0)
     flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 3, "--pruning.settings.epochs", 1)
@@ -86,6 +88,7 @@ def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypa
     assert masks[0] == masks[1]
 
 
+@pytest.mark.slow
 def test_imp_trains_on_two_processes(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 2, "--data.train_images", 16)
     done = script(*flags, "--output_dir", tmp_path / "out", launcher=TWO, ACCELERATE_USE_CPU="true")
@@ -95,6 +98,7 @@ def test_imp_trains_on_two_processes(tiny, tmp_path) -> None:
     assert results["backbone_sparsity"] == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_ablations_of_the_paper(tiny_resnet18, tmp_path) -> None:
     flags = ("--config", tiny_resnet18, "--method", "snip", "--sparsity", 0.9, "--epochs", 0)
     plain = go(*flags, "--output_dir", tmp_path / "plain")
@@ -113,6 +117,7 @@ def test_the_ablations_of_the_paper(tiny_resnet18, tmp_path) -> None:
         assert live.sum() < 200 or spread[1] / spread[0] < 1.5
 
 
+@pytest.mark.slow
 def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet18, tmp_path) -> None:
     flags = ("--config", tiny_resnet18, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
     results = go(*flags, "--output_dir", tmp_path / "o")

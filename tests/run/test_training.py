@@ -69,6 +69,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_p
         go("--config", tiny, "--optimizer.head_lr", 1e38, "--output_dir", tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_on_different_images(tmp_path) -> None:
     worker("two_processes", tmp_path, ACCELERATE_USE_CPU="true")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
@@ -81,6 +82,7 @@ def test_two_processes_train_one_model_on_different_images(tmp_path) -> None:
     assert first["revived"] == second["revived"] == {}
 
 
+@pytest.mark.slow
 def test_frozen_batchnorm_keeps_its_statistics_and_a_rate_of_zero_its_head(small, tmp_path) -> None:
     flags = ("--config", small, "--optimizer.head_lr", 0, "--optimizer.backbone_lr", 0.001, "--evaluate_first")
     states = {}

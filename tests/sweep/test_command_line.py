@@ -98,6 +98,7 @@ def test_bad_input_is_one_clear_line(words, message) -> None:
 SHORT = ("--sparsities", "0.9", "--jobs", "2", *SMALL, "--encoder", "tu-test_resnet")
 
 
+@pytest.mark.slow
 def test_the_script_sweeps_and_reports(tmp_path, capsys) -> None:
     words = ("--methods", "random,dense", *SHORT, "--output_dir", str(tmp_path / "out"))
     done = script(*words, name="sweep")
@@ -112,6 +113,7 @@ def test_the_script_sweeps_and_reports(tmp_path, capsys) -> None:
     assert "2 runs: 2 done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_script_sweeps_classification_too(tmp_path) -> None:
     short = (
         "--data.train_images",
@@ -131,6 +133,7 @@ def test_the_script_sweeps_classification_too(tmp_path) -> None:
     assert "accuracy in %" in (tmp_path / "out" / "report" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_sweep_has_a_status_of_its_own_and_still_reports(tmp_path) -> None:
     # A learning rate that makes the loss infinite, which no check can foresee.
     words = ("--methods", "random", *SHORT, "--output_dir", tmp_path / "out")

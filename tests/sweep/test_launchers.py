@@ -83,6 +83,7 @@ def test_launches_that_cannot_be_are_refused(keywords, message) -> None:
         LocalLauncher(["seg.py"], **keywords)
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_through_submitit(tmp_path) -> None:
     stand_in(tmp_path)
     sweep = request(tmp_path / "out", methods=("random",), sparsities=(0.9,))
@@ -96,6 +97,7 @@ def test_a_sweep_runs_through_submitit(tmp_path) -> None:
     assert len(ran(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_submitted_job_is_found_again_and_not_submitted_twice(tmp_path, monkeypatch) -> None:
     stand_in(tmp_path, "time.sleep(3)")
     (cell,) = plan_sweep(request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,)))

@@ -115,6 +115,7 @@ def _head(model: Classifier) -> np.ndarray:
     return np.hstack([model.head.weight.detach().double().numpy(), model.head.bias.detach().double().numpy()[:, None]])
 
 
+@pytest.mark.slow
 def test_two_processes_classify_as_one_does(small, tmp_path) -> None:
     """Ridge head, masks and both accuracies: 30 and 20 images over two processes, one of which has an uneven share."""
     flags = ("--config", small, "--ridge", 1, "--epochs", 0, "--data.val_images", 21, "--sparsity", 0.5)

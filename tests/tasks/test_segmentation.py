@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from helpers.runs import CONFIGS, go, parsed
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from px_seg.tasks import Segmentation
 
 
+@pytest.mark.slow
 def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
     flags = ("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc, "--data.workers", 1, "--weights", "none")
     flags += ("--encoder", "resnet18", "--data.size", 49, "--rounds", 1, "--pruning.batches", 1, "--epochs", 1)

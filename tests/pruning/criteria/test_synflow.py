@@ -57,6 +57,7 @@ def test_a_constant_factor_counts_in_synflow_by_its_size() -> None:
     torch.testing.assert_close(SynFlowL2().score(net, x)["0.weight"], 0.25 * layer.weight.detach().square())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["synflow", "synflow_l2"])
 def test_synflow_does_not_overflow_on_resnet50(name: str) -> None:
     from px_seg import build_segmenter

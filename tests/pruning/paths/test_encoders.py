@@ -75,6 +75,7 @@ EFFICIENTNETS += [f"timm-tf_efficientnet_lite{n}" for n in range(5)]
 OTHERS = ["vgg11_bn", "densenet121", "mobilenet_v2", "mobileone_s0", "xception", "dpn68", "inceptionv4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*RESNETS, *EFFICIENTNETS, *OTHERS])
 def test_float32_scores_of_every_family_are_finite_and_those_of_float64(name: str) -> None:
     torch.manual_seed(0)
