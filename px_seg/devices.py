@@ -65,9 +65,14 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return done[0] if done else work()
 
 
+def main_only(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
+    """What `work` returns on the main process, which alone does it; None on the others. Errors as in `main_first`."""
+    return main_first(accelerator, lambda: work() if accelerator.is_main_process else None)
+
+
 def broadcast_from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What `work` returns on the main process, on all; it must be small. An error is raised on all."""
-    shared: list[T | None] = [main_first(accelerator, lambda: work() if accelerator.is_main_process else None)]
+    shared: list[T | None] = [main_only(accelerator, work)]
     broadcast_object_list(shared)
     # Filled on all by now; what the work returns may be None as well.
     return cast(T, shared[0])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from px_seg.config import ClassificationConfig, TransferConfig
-from px_seg.devices import broadcast_from_main, main_first, make_accelerator
+from px_seg.devices import broadcast_from_main, main_only, make_accelerator
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.plots import heat_maps
@@ -77,7 +77,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
             data = replace(cell.config.data, download=config.data.download)
             set_up(TASK, replace(cell.config, data=data, overwrite=config.overwrite, resume=state.begun))
     if config.overwrite:
-        main_first(accelerator, lambda: _clear(cells, folder) if accelerator.is_main_process else None)
+        main_only(accelerator, lambda: _clear(cells, folder))
     if accelerator.is_main_process and config.weights == "none":
         tqdm.write(
             "weights none: the heads are fitted on the features of a random network; give a trained one with --weights"

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from px_seg import plots
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
-from px_seg.devices import main_first
+from px_seg.devices import main_only
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
 from px_seg.models import zero_scales
@@ -67,7 +67,7 @@ class Run:
         self.val_loader = evaluation_loader(
             task.val, config.batch_size, config.data.workers, self.accelerator.process_index, processes
         )
-        self.notes = main_first(self.accelerator, lambda: task.check_data() if self.main else [])
+        self.notes = main_only(self.accelerator, task.check_data) or []
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         check_shapes(self.model, task, config)
@@ -178,8 +178,8 @@ class Run:
 
         criterion, plan = equip(source.criterion, self.task, train), source.plan
         batches = pruning_batches(self.task.train, source.drawn, accelerator.process_index, accelerator.num_processes)
-        main_first(accelerator, lambda: try_out(model, plan, batches, criterion, config.method) if self.main else None)
-        main_first(accelerator, lambda: folder.open(config) if self.main else None)
+        main_only(accelerator, lambda: try_out(model, plan, batches, criterion, config.method))
+        main_only(accelerator, lambda: folder.open(config))
         if config.resume and folder.masks.is_file():
             return resumed_masks(model, plan, folder, config)
         return find_masks(model, plan, batches, criterion, folder, config, accelerator)
@@ -196,7 +196,7 @@ class Run:
                 )
             masks.save(folder.masks)
 
-        main_first(self.accelerator, lambda: write() if self.main else None)
+        main_only(self.accelerator, write)
         return masks
 
     def _start_tracker(self) -> None:

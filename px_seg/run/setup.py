@@ -9,7 +9,7 @@ from torch import nn
 
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key, check_fills
-from px_seg.devices import main_first, make_accelerator
+from px_seg.devices import main_first, main_only, make_accelerator
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
 from px_seg.models import Loaded, check_weights, load_encoder
@@ -61,9 +61,9 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     else:
         folder = RunFolder(user_path(config.output_dir, "--output_dir"))
     accelerator = make_accelerator(config, folder.path)
-    main, processes = accelerator.is_main_process, launch or accelerator.num_processes
+    processes = launch or accelerator.num_processes
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
-    main_first(accelerator, lambda: folder.check(config) if main else None)
+    main_only(accelerator, lambda: folder.check(config))
     task = main_first(accelerator, lambda: task_type(config))
     drawn = draw_batches(task, criterion, config)
     check_fills(len(task.train), config.batch_size, processes)
