@@ -64,7 +64,7 @@ def test_imports_run_downwards(module: str) -> None:
     beside = {
         name for name in imports_of(MODULES[module]) if room(name) != room(module) and floor(name) == floor(module)
     }
-    assert beside == set() or floor(module) == 0
+    assert beside == set()
 
 
 def test_no_import_leads_back() -> None:

@@ -47,7 +47,7 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     if deviation is None:
         return Difference(mean, None, count)
     if deviation == 0:
-        # Student's t has no value where nothing varies.
+        # The interval is a point, of which scipy warns that it lost precision.
         return Difference(mean, (mean, mean), count)
     low, high = ttest_rel(*pairs).confidence_interval(LEVEL)
     return Difference(mean, (float(low), float(high)), count)

@@ -21,6 +21,7 @@ def test_a_paired_interval_is_that_of_the_paired_t_test() -> None:
     assert paired_difference({0: 0.3}, {1: 0.2}) is None
 
 
+@pytest.mark.filterwarnings("error")
 def test_an_interval_without_any_variation_is_a_point() -> None:
     assert paired_difference({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25}) == (0.25, (0.25, 0.25), 2)
 
