@@ -64,7 +64,8 @@ def stand_in(folder: Path, body: str = "") -> LocalLauncher:
 
 def directly(cell, program: Sequence[str], *_: object) -> list[str]:
     """In place of `launchers.command`: without accelerate launch, which takes seconds."""
-    return [sys.executable, *program, "--config", f"{cell.notes}.yaml"]
+    words = ["-m" if word == "--module" else word for word in program]
+    return [sys.executable, *words, "--config", f"{cell.notes}.yaml"]
 
 
 class Forked:

@@ -58,11 +58,12 @@ class Busy:
         return False
 
 
-def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path) -> None:
+def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     launcher = LocalLauncher(["seg.py"], jobs=2, gpus=())
     (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
     words = command(cell, ["seg.py"], launcher.processes, False, "no", launcher.threads)
-    assert words[-2:] == ["--threads", str(max(1, launchers.cores() // 2))]
+    assert words[-2:] == ["--threads", "3"]
     assert "--cpu" in words
     (cell,) = plan_sweep(
         request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,), flags=(*SMALL, "--threads", "3"))

@@ -1,0 +1,32 @@
+"""How many threads a run takes of itself."""
+
+import os
+
+import pytest
+import torch
+from helpers.runs import parsed
+
+from px_seg.devices import make_accelerator
+
+
+@pytest.mark.parametrize(
+    ("launched_with", "processes", "flags", "threads"),
+    [
+        # What accelerate launch sets where nothing is asked for.
+        ("1", "1", (), 3),
+        ("1", "2", (), 1),
+        ("1", "1", ("--threads", 2), 2),
+        # The user's own wish.
+        ("5", "1", (), 1),
+        ("5", "1", ("--threads", 2), 2),
+    ],
+)
+def test_a_run_takes_its_share_of_the_cores(
+    tmp_path, monkeypatch, launched_with: str, processes: str, flags: tuple, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setenv("OMP_NUM_THREADS", launched_with)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    torch.set_num_threads(1)
+    make_accelerator(parsed(*flags), tmp_path)
+    assert torch.get_num_threads() == threads
