@@ -1,5 +1,6 @@
 """Where weights come from by name or file, and files that must not be loaded."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,11 @@ def test_an_earlier_runs_model_passes_to_the_other_task(tmp_path, where) -> None
 def test_files_that_cannot_be_used_are_refused(trunk, tmp_path, capsys) -> None:
     path = tmp_path / "weights.pth"
 
+    built = cache(build_encoder)
+
     def refused(message: str, encoder: str = "resnet50", file: Path = path) -> None:
         with pytest.raises(InputError, match=message) as error:
-            load_encoder(build_encoder(encoder), encoder, str(file))
+            load_encoder(built(encoder), encoder, str(file))
         assert "\n" not in str(error.value)
 
     refused("mocov2, dino, clip.*there is no file")

@@ -64,5 +64,9 @@ def test_what_cannot_be_reported_on_is_said_in_a_line(tmp_path, sweep) -> None:
     broken.write_text(text.replace('"seg"', '"cls"').replace('"miou"', '"accuracy"'))
     with pytest.raises(InputError, match="holds runs of cls and seg"):
         report(sweep)
+
+
+@pytest.mark.slow
+def test_the_script_says_so_too(tmp_path) -> None:
     done = script(tmp_path / "nothing", name="report")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

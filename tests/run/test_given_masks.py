@@ -74,6 +74,7 @@ class TestGivenMasks:
         assert results["shuffle_masks"]
         assert kept.densities() == given.densities()
 
+    @pytest.mark.slow
     def test_masks_of_a_part_fit_where_that_part_was_meant(self, ticket_of, tiny, tmp_path) -> None:
         ticket = ticket_of("--keep_dense", "[encoder.layer4]")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
@@ -172,11 +173,13 @@ class TestGivenMasks:
         results = go("--config", tiny, "--masks", ticket.parent, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert results["backbone_sparsity"] == Masks.load(ticket).sparsity
 
+    @pytest.mark.slow
     def test_shuffled_masks_say_so(self, ticket_of, tiny, tmp_path) -> None:
         ticket = ticket_of("--method", "magnitude", "--shuffle_masks")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert results["shuffle_masks"]
 
+    @pytest.mark.slow
     def test_a_run_from_masks_is_resumed_from_the_same_ones(self, ticket_of, tiny, tmp_path) -> None:
         ticket, out = ticket_of(), tmp_path / "out"
         flags = ("--config", tiny, "--masks", ticket, "--epochs", 1, "--output_dir", out)

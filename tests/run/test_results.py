@@ -20,6 +20,7 @@ def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
     assert f"weights: 126 tensors from {source} (a run of px_seg)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scales_of_zero_and_other_starts_are_noted(small, tiny, tmp_path) -> None:
     results = classify(
         *("--config", small, "--encoder", "tu-resnet26", "--method", "random", "--epochs", 0),
