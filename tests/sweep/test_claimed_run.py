@@ -74,10 +74,16 @@ def test_a_claim_of_a_name_with_a_dot_is_not_its_neighbours(tmp_path) -> None:
 def test_of_many_who_ask_at_once_one_gets_the_claim(notes, tmp_path, expired) -> None:
     if expired:
         grow_old(Claim.take(notes).path)
+    # Each goes on from what it saw only when all have seen the same.
     code = (
-        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1]); import claimed_run\n"
-        "go = pathlib.Path(sys.argv[3]); go.with_name(f'ready{os.getpid()}').touch()\n"
-        "while not go.exists(): pass\n"
+        "import os, sys, pathlib, time; sys.path.insert(0, sys.argv[1]); import claimed_run\n"
+        "look, go = claimed_run._last, pathlib.Path(sys.argv[3])\n"
+        "def look_and_wait(notes):\n"
+        "    found = look(notes)\n"
+        "    go.with_name(f'ready{os.getpid()}').touch()\n"
+        "    while not go.exists(): time.sleep(0.01)\n"
+        "    return found\n"
+        "claimed_run._last = look_and_wait\n"
         "print(claimed_run.Claim.take(pathlib.Path(sys.argv[2])) is not None)"
     )
     words = [sys.executable, "-c", code, str(Path(claimed_run.__file__).parent), str(notes), str(tmp_path / "go")]
