@@ -1,5 +1,6 @@
 """Pruning under torchrun: each rank walks its share of the batches and writes down its masks and scores."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -81,4 +82,7 @@ if __name__ == "__main__":
             PX().score(net, wrong, group=world)
         except ValueError as error:
             (folder / f"{name}{rank}.txt").write_text(str(error))
+    dist.barrier()
     dist.destroy_process_group()
+    # All is written. A thread of torch's that outlives the interpreter would abort the process on its way out.
+    os._exit(0)
