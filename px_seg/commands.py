@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from px_seg.command_line import parse
 from px_seg.config import CONFIGS, TransferConfig
@@ -72,11 +73,13 @@ def rebuild_report(argv: Sequence[str]) -> None:
         report(user_path(parser.parse_args(argv).folder, "the folder"))
 
 
-class Command:
-    """One command: what it does, in the first line of `about`, and how."""
+class Command(NamedTuple):
+    """One command."""
 
-    def __init__(self, about: str, work: Callable[[Sequence[str]], None]) -> None:
-        self.about, self.work = about, work
+    about: str
+    """What it does, in the first line; then examples."""
+    work: Callable[[Sequence[str]], None]
+    """Given the other words of the command line."""
 
 
 COMMANDS: dict[str, Command] = {

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from px_seg.errors import InputError
@@ -84,10 +84,6 @@ class Provenance:
             if own is not None and its is not None and own != its:
                 return name
         return None
-
-    def but(self, **changes: Any) -> "Provenance":
-        """The same with other values in these fields."""
-        return replace(self, **changes)
 
 
 def _settings(text: str) -> dict[str, Any]:
