@@ -1,4 +1,4 @@
-"""What a run came to: the contents of results.json, and the table for a terminal."""
+"""What a run came to: the contents of results.json, which RunFolder.finish writes, and the table for a terminal."""
 
 import platform
 import zlib

@@ -114,6 +114,7 @@ def test_a_sweep_that_is_told_to_end_ends_its_runs_and_goes_on_when_asked_again(
     assert sorted(counts.values()) == [1] * 8 + [2] * 2
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, capsys) -> None:
     stand_in(tmp_path, "time.sleep(3 if config['method'] == 'px' and not config['seed'] else 0)")
     sweep = Forked(tmp_path)
@@ -125,6 +126,7 @@ def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, 
     assert "2 running" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sweeps_at_once_do_not_try_anew_what_failed_for_one_of_them(tmp_path) -> None:
     stand_in(tmp_path, "time.sleep(1)\nif config['method'] == 'px': sys.exit('error: no luck')")
     sweeps = [Forked(tmp_path) for _ in range(2)]
