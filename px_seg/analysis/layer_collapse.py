@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from px_seg.pruning.paths.bound import NoPathLeft, kernel_bound
+from px_seg.pruning.paths.bound import kernel_bound
+from px_seg.pruning.paths.total import NoPathLeft
 
 
 class Collapse(NamedTuple):

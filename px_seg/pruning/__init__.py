@@ -4,8 +4,10 @@ from px_seg.pruning.criteria.base import CRITERIA, Criterion, criterion, registe
 from px_seg.pruning.criteria.data_free import Dense, Magnitude, Random, RandomERK
 from px_seg.pruning.criteria.gradients import SNIP, Fisher, GraSP, IterativeSNIP, LossCriterion
 from px_seg.pruning.criteria.imp import IMP, TrainingCriterion
+from px_seg.pruning.criteria.ntk_trace import NTKTrace
 from px_seg.pruning.criteria.ntksap import NTKSAP
-from px_seg.pruning.criteria.px import PX
+from px_seg.pruning.criteria.px import PX, PXConserved
+from px_seg.pruning.criteria.px_paths import PXPaths
 from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
 from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.iterative import NothingToRank, carry_out, prune, scored
@@ -32,7 +34,10 @@ __all__ = [
     "LossCriterion",
     "Magnitude",
     "Masks",
+    "NTKTrace",
     "NothingToRank",
+    "PXConserved",
+    "PXPaths",
     "Pattern",
     "Plan",
     "Provenance",

@@ -60,15 +60,27 @@ class MaskedNetwork:
                 "use batches of at least 2 (--pruning.batch_size)"
             ) from None
 
-    def gradients(self, loss: Tensor, create_graph: bool = False) -> dict[str, Tensor]:
+    @property
+    def kept(self) -> int:
+        """How many of the weights in scope live."""
+        return sum(
+            self.weights[name].numel() if mask is None else int(mask.count_nonzero())
+            for name, mask in self.live.items()
+        )
+
+    def gradients(self, loss: Tensor, create_graph: bool = False, retain_graph: bool = False) -> dict[str, Tensor]:
         """dloss/dtheta of the weights in scope, 0 where it does not depend on them.
+
+        `create_graph` makes them differentiable themselves; `retain_graph` keeps the loss so.
 
         Raises InputError for a loss that depends on none of them, or is no scalar.
         """
-        return gradients(loss, self.weights, create_graph)
+        return gradients(loss, self.weights, create_graph, retain_graph)
 
 
-def gradients(value: Tensor, inputs: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
+def gradients(
+    value: Tensor, inputs: Mapping[str, Tensor], create_graph: bool = False, retain_graph: bool = False
+) -> dict[str, Tensor]:
     """The derivatives of a scalar by several tensors, 0 where it does not depend on them.
 
     Raises InputError for a value that depends on none of them, or is no scalar.
@@ -78,7 +90,13 @@ def gradients(value: Tensor, inputs: Mapping[str, Tensor], create_graph: bool = 
         raise InputError(f"a loss must be a single number, a 0-dimensional tensor; this one is {what}")
     if not value.requires_grad:
         raise InputError("no output of the model depends on a weight in scope")
-    found = torch.autograd.grad(value, list(inputs.values()), create_graph=create_graph, materialize_grads=True)
+    found = torch.autograd.grad(
+        value,
+        list(inputs.values()),
+        create_graph=create_graph,
+        retain_graph=create_graph or retain_graph,
+        materialize_grads=True,
+    )
     if not create_graph:
         found = tuple(part.detach() for part in found)
     return dict(zip(inputs, found, strict=True))

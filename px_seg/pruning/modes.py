@@ -36,6 +36,19 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def last_batch_only(model: nn.Module) -> Iterator[None]:
+    """Within the context running statistics that move become those of the last batch."""
+    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        for module, _ in momenta:
+            module.momentum = 1.0
+        yield
+    finally:
+        for module, momentum in momenta:
+            module.momentum = momentum
+
+
+@contextmanager
 def undisturbed(device: torch.device, precision: str | None = None) -> Iterator[None]:
     """Within the context the caller's own inference mode, autocast and compilation are off.
 

@@ -106,8 +106,9 @@ class Reference:
         with torch.no_grad():
             for name, mask in live.items():
                 model.get_parameter(name).mul_(mask)
+        self.model, self.batches, self.live = model, batches, live
         self.sample = torch.ones_like(batches[0][:1])
-        self.g = self._activations(model, batches, live)
+        self.g = self._replayed(live, lambda norm: nn.Identity())
         self.kernel = self._kernel(model, power)
 
     @torch.no_grad()
@@ -128,7 +129,17 @@ class Reference:
         return sum((g * h).sum() for g, h in zip(self.g, kernel, strict=True))
 
     @torch.no_grad()
-    def _activations(self, model: nn.Module, batches: list[Tensor], live: dict[str, Tensor]) -> list[Tensor]:
+    def values(self, name: str | None = None, place: tuple[int, ...] = ()) -> Tensor:
+        """T, the paths' squared values under the true gates; or T without the weight, the gates as they were."""
+        squares = {n: self.model.get_parameter(n).detach().square() for n in self.live}
+        if name is not None:
+            squares[name][place] = 0
+        return sum(out.sum() for out in self._replayed(squares, lambda norm: _Gain(norm, 2)))
+
+    @torch.no_grad()
+    def _replayed(self, weights: dict[str, Tensor], gain) -> list[Tensor]:
+        """The outputs, summed over samples, of the network with these weights and norms and the true one's gates."""
+        model = self.model
         notes: dict[int, list] = defaultdict(list)
 
         def recorded(module: nn.Module) -> nn.Module:
@@ -141,15 +152,15 @@ class Reference:
 
         def replayed(module: nn.Module) -> nn.Module:
             if isinstance(module, NORMS):
-                return _norm_and_activation(module, nn.Identity(), replayed)
+                return _norm_and_activation(module, gain(module), replayed)
             if isinstance(module, nn.Dropout):
                 return nn.Identity()
             wanted = isinstance(module, (*ACTIVATIONS, *POOLS))
             return _Replayed(module, notes[twins[id(module)]]) if wanted else module
 
         paths = deepcopy(model)
-        for name, mask in live.items():
-            paths.get_parameter(name).copy_(mask)
+        for name, weight in weights.items():
+            paths.get_parameter(name).copy_(weight)
         for module in paths.modules():
             if isinstance(module, LAYERS):
                 module.bias = None
@@ -159,7 +170,7 @@ class Reference:
         _replace(true, recorded)
         _replace(paths, replayed)
         total: list[Tensor] = []
-        for x in batches:
+        for x in self.batches:
             gates: list[Tensor] = []
             with _Sigmoids(lambda out, gates=gates: gates.append(out) or out):
                 true(x.clone())

@@ -18,6 +18,13 @@ def network() -> Drawn:
     return Drawn(PIECES, 0, dense=True).float()
 
 
+SETTINGS: dict[str, dict] = {
+    "fold": {},
+    "batch": {"bn": "batch", "precision": "float64"},
+    "released": {"bn": "released", "precision": "float64"},
+    "gathered": {"statistics": "batches"},
+}
+
 CRITERIA = (
     "random",
     "random_erk",
@@ -29,6 +36,9 @@ CRITERIA = (
     "synflow_l2",
     "ntksap",
     "fisher",
+    "px_conserved",
+    "px_paths",
+    "ntk_trace",
 )
 
 
@@ -53,7 +63,7 @@ if __name__ == "__main__":
     folder, world = Path(sys.argv[1]), dist.group.WORLD
     net = network()
     share = batches()[rank::ranks]
-    for name, settings in {"fold": {}, "batch": {"bn": "batch", "precision": "float64"}}.items():
+    for name, settings in SETTINGS.items():
         prune(net, share, 0.8, PX(**settings), rounds=10, group=world).save(folder / f"{name}{rank}.safetensors")
         save_file(PX(**settings).score(net, share, group=world), folder / f"{name}_scores{rank}.safetensors")
     # More processes than batches: the last ones only listen.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.runs import worker
-from helpers.shared_pruning import CRITERIA, batches, labelled, network
+from helpers.shared_pruning import CRITERIA, SETTINGS, batches, labelled, network
 from safetensors.torch import load_file
 
 from px_seg import PX, Masks, criterion, prune
@@ -25,7 +25,7 @@ def loaded(folder: Path, name: str) -> list[Masks]:
 
 @pytest.mark.parametrize(
     ("name", "settings", "rounds", "count"),
-    [("fold", {}, 10, 3), ("batch", {"bn": "batch", "precision": "float64"}, 10, 3), ("few", {}, 3, 1)],
+    [*((name, settings, 10, 3) for name, settings in SETTINGS.items()), ("few", {}, 3, 1)],
 )
 def test_masks_are_the_same_on_every_rank_and_those_of_one_process(folder, name, settings, rounds, count) -> None:
     first, second = loaded(folder, name)
@@ -37,12 +37,12 @@ def test_masks_are_the_same_on_every_rank_and_those_of_one_process(folder, name,
 
 @pytest.mark.parametrize(
     ("name", "settings", "count"),
-    [("fold", {}, 3), ("mixed", {}, 3), ("few", {}, 1), ("batch", {"bn": "batch", "precision": "float64"}, 3)],
+    [*((name, settings, 3) for name, settings in SETTINGS.items()), ("mixed", {}, 3), ("few", {}, 1)],
 )
 def test_scores_are_over_the_batches_of_all_processes(folder, name: str, settings: dict, count: int) -> None:
     """Float32 sums in another order; a rank that scored its own share alone would be off by half."""
     alone = PX(**settings).score(network(), batches()[:count])
-    tolerance = 1e-9 if name == "batch" else 1e-4
+    tolerance = 1e-9 if "precision" in settings else 1e-4
     for rank in (0, 1):
         for n, score in load_file(folder / f"{name}_scores{rank}.safetensors").items():
             torch.testing.assert_close(score, alone[n], rtol=tolerance, atol=tolerance * float(alone[n].max()))

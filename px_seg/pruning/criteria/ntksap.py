@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,7 +15,7 @@ from px_seg.pruning.batches import Batches, one_shape, shapes_of
 from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_positive, register
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import MaskedNetwork, gradients, masked
-from px_seg.pruning.modes import batch_statistics, evaluating
+from px_seg.pruning.modes import batch_statistics, evaluating, last_batch_only
 from px_seg.pruning.paths.walk import leaves
 from px_seg.pruning.randomness import generator
 from px_seg.pruning.scope import Scope, as_list, inside
@@ -76,12 +75,11 @@ class NTKSAP(Criterion):
                 name: (torch.ones_like(weight) if mask is None else mask.to(weight)).detach().requires_grad_()
                 for (name, weight), mask in zip(network.weights.items(), network.live.values(), strict=True)
             }
-            kept = int(sum(mask.count_nonzero() for mask in live.values()))
             shapes, first = _numbered(batches, group)
 
             def own() -> dict[str, Tensor]:
                 total = network.zeros()
-                for draw in self.draws(network, shapes, first, kept):
+                for draw in self.draws(network, shapes, first, network.kept):
                     for name, part in gradients(self._sensitivity(network, draw, live), live).items():
                         total[name] += part
                 return total
@@ -102,7 +100,7 @@ class NTKSAP(Criterion):
 
     def _sensitivity(self, network: MaskedNetwork, draw: Draw, live: Mapping[str, Tensor]) -> Tensor:
         images = draw.images
-        with torch.no_grad(), batch_statistics(network.model), _only_last_batch(network.model):
+        with torch.no_grad(), batch_statistics(network.model), last_batch_only(network.model):
             network(images, {name: weight * live[name] for name, weight in draw.weights.items()})
         changed = {n: weight.add(draw.changes[n], alpha=self.perturbation) for n, weight in draw.weights.items()}
         before = leaves(network(images, {name: weight * live[name] for name, weight in draw.weights.items()}))
@@ -140,16 +138,3 @@ def _numbered(batches: Batches, group: Group) -> tuple[list[torch.Size], Counter
     one_shape(shape[1:] for rank in ranks for shape in rank)
     own = 0 if group is None else torch.distributed.get_rank(group)
     return shapes, Counter(shape for rank in ranks[:own] for shape in rank)
-
-
-@contextmanager
-def _only_last_batch(model: nn.Module) -> Iterator[None]:
-    """Within the context running statistics become those of the last batch."""
-    momenta = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
-    try:
-        for module, _ in momenta:
-            module.momentum = 1.0
-        yield
-    finally:
-        for module, momentum in momenta:
-            module.momentum = momentum

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import nn
 
 from px_seg.pruning.batches import Batches, sample_shape
-from px_seg.pruning.criteria.base import Criterion, InForce, Scores, register
+from px_seg.pruning.criteria.base import InForce, Scores, register
+from px_seg.pruning.criteria.conserving import ConservingCriterion, conserved
 from px_seg.pruning.distributed import Group
 from px_seg.pruning.paths.bound import kernel_bound
 from px_seg.pruning.paths.streams import Magnitudes, Squares
@@ -15,7 +16,7 @@ from px_seg.pruning.scope import Scope
 
 @register("synflow")
 @dataclass(frozen=True)
-class SynFlow(Criterion):
+class SynFlow(ConservingCriterion):
     """theta * dR/dtheta of the network with |theta| for weights, on an input of ones (Tanaka et al., NeurIPS 2020).
 
     R is the sum of its outputs, and the network linear: no activation functions, no biases. Of the batches
@@ -39,12 +40,13 @@ class SynFlow(Criterion):
         where paths are not defined.
         """
         shape = sample_shape(batches, group)
-        return kernel_bound(model, shape, masks, scope, Magnitudes, exponent=1).scores()
+        scores = kernel_bound(model, shape, masks, scope, Magnitudes, exponent=1).scores()
+        return conserved(scores, self.conserve)
 
 
 @register("synflow_l2")
 @dataclass(frozen=True)
-class SynFlowL2(Criterion):
+class SynFlowL2(ConservingCriterion):
     """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021).
 
     So R is the sum of the path kernel h over the outputs. BatchNorm as in PX with `bn="fold"`; a constant that
@@ -58,4 +60,5 @@ class SynFlowL2(Criterion):
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
     ) -> Scores:
         """The scores >= 0 of the weights in `scope`; see `SynFlow.score`."""
-        return kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()
+        scores = kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()
+        return conserved(scores, self.conserve)

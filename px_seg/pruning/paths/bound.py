@@ -1,6 +1,5 @@
 """The bound R on the trace of the Neural Tangent Kernel, and its derivatives by the weights squared."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,15 +12,12 @@ from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all
 from px_seg.pruning.modes import evaluating, undisturbed
 from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.paths.precision import walk_dtype
-from px_seg.pruning.paths.scaled import Scaled, add, align
+from px_seg.pruning.paths.scaled import Scaled, add
 from px_seg.pruning.paths.streams import Activations, Kernel
+from px_seg.pruning.paths.total import PathTotal, differentiated, scored_weights
 from px_seg.pruning.paths.walk import path_activations, path_kernel
 from px_seg.pruning.paths.weights import Powers, TrueAndLive
-from px_seg.pruning.scope import Scope, prunable
-
-
-class NoPathLeft(InputError):
-    """Pruned weights, weights of 0 or shut gates cut every path from the input to the output."""
+from px_seg.pruning.scope import Scope
 
 
 class Streams(NamedTuple):
@@ -35,35 +31,6 @@ FOLD = Streams(Activations, Kernel)
 """Each BatchNorm by its running statistics, as part of the weights (docs/method.md, section 2)."""
 
 
-class PathBound(NamedTuple):
-    """R = sum_x sum_k g_k(x) h_k, in units of 2**exponent, and its parts by parameter name."""
-
-    total: Tensor
-    """0-d: R / 2**exponent, near 1."""
-
-    exponent: int
-
-    powers: dict[str, Tensor]
-    """(theta * mask)**2."""
-
-    gradients: dict[str, Tensor]
-    """dR/d(theta**2) / 2**exponent."""
-
-    def scores(self) -> dict[str, Tensor]:
-        """theta**2 * dR/d(theta**2) by parameter name, in memory that was the gradients'.
-
-        Where R leaves the range of its dtype, all are divided by one common power of two.
-        """
-        unit = self.unit()
-        return {name: self.gradients[name].mul_(power).mul_(unit) for name, power in self.powers.items()}
-
-    def unit(self) -> float:
-        """2**exponent where R leaves half of its dtype's range on either side to its shares, otherwise 1."""
-        magnitude = int(torch.frexp(self.total).exponent) + self.exponent
-        largest = math.frexp(torch.finfo(self.total.dtype).max)[1]
-        return 2.0**self.exponent if abs(magnitude) < largest // 2 else 1.0
-
-
 def path_bound(
     model: nn.Module,
     batches: Batches,
@@ -72,7 +39,7 @@ def path_bound(
     streams: Streams = FOLD,
     precision: str | None = None,
     group: Group = None,
-) -> PathBound:
+) -> PathTotal:
     """R over all outputs of the whole model, differentiated by the weights in `scope`.
 
     The batches are those of this process; g is summed over those of all processes in `group`.
@@ -84,7 +51,7 @@ def path_bound(
     module and operation, where paths are not defined.
     """
     masks = masks or {}
-    scored = _checked(model, masks, scope)
+    scored = scored_weights(model, masks, scope)
     like = next(iter(scored.values()))
     dtype = walk_dtype(precision, like.dtype)
     wide = torch.promote_types(dtype, torch.float32)
@@ -94,7 +61,7 @@ def path_bound(
         with undisturbed(like.device):
             weights = Powers(model, masks, wide, scored)
             sample = torch.ones((1, *shape), dtype=wide, device=like.device)
-            return _differentiated(activations, path_kernel(model, sample, weights, streams.kernel), weights)
+            return _bound(activations, path_kernel(model, sample, weights, streams.kernel), weights)
 
 
 def kernel_bound(
@@ -104,33 +71,24 @@ def kernel_bound(
     scope: Scope = None,
     kernel: type[Kernel] = Kernel,
     exponent: int = 2,
-) -> PathBound:
+) -> PathTotal:
     """R with g set to one, sum_k h_k, differentiated by the weights in `scope`, each to the power `exponent`.
 
     `shape` is that of one sample, (C, H, W). Raises what `path_bound` raises for its masks and model.
     """
     masks = masks or {}
-    scored = _checked(model, masks, scope)
+    scored = scored_weights(model, masks, scope)
     like = next(iter(scored.values()))
     wide = torch.promote_types(like.dtype, torch.float32)
     with evaluating(model), undisturbed(like.device):
         weights = Powers(model, masks, wide, scored, exponent)
         h = path_kernel(model, torch.ones((1, *shape), dtype=wide, device=like.device), weights, kernel)
         g = [Scaled.of(torch.ones_like(part.values)) for part in h]
-        return _differentiated(g, h, weights)
+        return _bound(g, h, weights)
 
 
-def _checked(model: nn.Module, masks: Mapping[str, Tensor], scope: Scope) -> dict[str, nn.Parameter]:
-    """The weights to be scored. InputError for the mask of a parameter that has no paths of its own."""
-    known, parameters = prunable(model), dict(model.named_parameters())
-    for name in masks:
-        if name in parameters and name not in known:
-            raise InputError(f"the mask of {name} is not for the weight of a convolution or linear layer")
-    return prunable(model, scope)
-
-
-def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Powers) -> PathBound:
-    """R from its two streams, and its gradients by the leaves of `weights`."""
+def _bound(activations: list[Scaled], kernel: list[Scaled], weights: Powers) -> PathTotal:
+    """R from its two streams, differentiated by the leaves of `weights`."""
     products = []
     for g, h in zip(activations, kernel, strict=True):
         if g.values.shape != h.values.shape:
@@ -138,29 +96,8 @@ def _differentiated(activations: list[Scaled], kernel: list[Scaled], weights: Po
                 f"an output of the model has shape {tuple(g.values.shape)} for a sample in a batch and "
                 f"{tuple(h.values.shape)} for a single sample"
             )
-        products.append(Scaled((g.values * h.values).sum(), g.exponent + h.exponent).normalised())
-    parts, exponent, _ = align(products)
-    total = torch.stack(parts).sum()
-    if not total.isfinite():
-        raise InputError(
-            "the trace bound is not finite: weights or images hold NaN or infinity, or the network's own "
-            f"activations leave the range of {total.dtype}"
-        )
-    if total == 0:
-        raise NoPathLeft(
-            "no path from the input to the output is left: all pass a pruned weight, a weight of 0 or a closed gate: "
-            "choose a lower sparsity (or precision float64, where values leave the range of float32)"
-        )
-    if not total.requires_grad:
-        raise InputError("no output of the model depends on a weight in scope")
-    leaves = weights.leaves
-    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return PathBound(
-        total.detach(),
-        int(exponent),
-        {name: leaf.detach() for name, leaf in leaves.items()},
-        {n: torch.zeros_like(leaf) if g is None else g for (n, leaf), g in zip(leaves.items(), gradients, strict=True)},
-    )
+        products.append(Scaled((g.values * h.values).sum(), g.exponent + h.exponent))
+    return differentiated(products, weights).checked()
 
 
 def _summed_activations(

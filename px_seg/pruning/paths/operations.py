@@ -54,12 +54,12 @@ class BatchNorm(NamedTuple):
 
     def shift(self, dtype: torch.dtype) -> Tensor:
         """What the norm makes of 0."""
-        return self(torch.zeros_like(self.mean, dtype=dtype)[None])[0].detach()
+        return self(torch.zeros_like(self.mean, dtype=dtype)[None])[0]
 
 
 def _beside(u: Tensor, parameter: Tensor | None) -> Tensor | None:
-    """The parameter in the dtype that a norm of `u` wants: that of `u`, float32 beside bfloat16."""
-    return None if parameter is None else parameter.to(torch.promote_types(u.dtype, torch.float32))
+    """The parameter as a constant of the dtype that a norm of `u` wants: that of `u`, float32 beside bfloat16."""
+    return None if parameter is None else parameter.detach().to(torch.promote_types(u.dtype, torch.float32))
 
 
 class PathOperations:

@@ -1,4 +1,4 @@
-"""The two streams of PX: what each kind of operation does to them."""
+"""The two streams of PX, and the one that is both: what each kind of operation does to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from px_seg.pruning.paths.operations import Function, UnsupportedOperation, label
 from px_seg.pruning.paths.scaled import Scaled, add, align
 from px_seg.pruning.paths.tensors import Gate, PathTensor, cast
-from px_seg.pruning.paths.weights import Powers, TrueAndLive
+from px_seg.pruning.paths.weights import Powers, TrueAndLive, TrueAndSquares, Weights
 
 
 class Activations(PathTensor):
@@ -27,7 +27,7 @@ class Activations(PathTensor):
     _stream: Scaled
 
     @classmethod
-    def of(cls, stream: Scaled, true: Tensor, weights: TrueAndLive) -> Activations:
+    def of(cls, stream: Scaled, true: Tensor, weights: Weights) -> Activations:
         """`stream` and `true` have the same shape, (N, ...), and memory of their own."""
         tensor = cls.like(true)
         tensor.stream, tensor.true, tensor.weights = stream, true, weights
@@ -141,16 +141,20 @@ class Activations(PathTensor):
         return self._with(once.changed(once.values * factor), run(self.true, factor))
 
 
-class Kernel(PathTensor):
-    """The path kernel h. It follows no activations, so it needs no data."""
-
-    weights: Powers
+class _Differentiable(PathTensor):
+    """A stream with gradients, which part of a model may have switched off for itself."""
 
     @classmethod
     def interpreted(cls, func, args, kwargs):
-        # Part of a model may switch its gradients off; those of h stay on, as inference_mode(False) has them.
+        # This switches gradients on as well.
         with torch.inference_mode(False):
             return super().interpreted(func, args, kwargs)
+
+
+class Kernel(_Differentiable):
+    """The path kernel h. It follows no activations, so it needs no data."""
+
+    weights: Powers
 
     @classmethod
     def of(cls, stream: Scaled, weights: Powers) -> Kernel:
@@ -218,6 +222,32 @@ class Magnitudes(Kernel):
 
     def shut(self, gate, run):
         return super().shut(gate, run) if isinstance(gate, Gate) else self._with(self.stream.values * abs(gate))
+
+
+class Values(_Differentiable, Activations):
+    """The paths' squared values under the gates of the true network, which runs beside them.
+
+    What is kept for the backward pass is of the stream alone: the true activations are no part of it.
+    """
+
+    weights: TrueAndSquares  # type: ignore[assignment]  # Activations reads masks where this one reads squares
+
+    def weighted(self, func, weight, bias, args, kwargs):
+        if (fixed := self.weights.filter(weight, func)) is not None:
+            return self.moved(func, (fixed, *_nothing(bias, func), *args), kwargs)
+        true, square = self.weights.both(weight, func)
+        true = func(self.true, true, cast(bias, self.true), *args, **kwargs)
+        # Kept, so that a shortcut around this layer continues with the same exponent.
+        self.stream = self.stream.normalised()
+        return self._with(self.stream.changed(func(self.stream.values, square, None, *args, **kwargs)), true)
+
+    def normed(self, norm):
+        gain = norm.gain(self.dtype).view(1, -1, *[1] * (self.dim() - 2))
+        return self._with(self.stream.changed(self.stream.values * gain), norm(self.true))
+
+    def rectified(self, run):
+        # A gate that is kept as one byte an element.
+        return self._with(self.stream.grown(self.stream.values.where(self.true > 0, 0), 0), run(self.true))
 
 
 def _factor(gate: Any) -> Any:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.paths.scaled import Scaled
-from px_seg.pruning.paths.streams import Activations, Kernel
+from px_seg.pruning.paths.streams import Activations, Kernel, Values
 from px_seg.pruning.paths.tensors import Gate, PathTensor
-from px_seg.pruning.paths.weights import Powers, TrueAndLive
+from px_seg.pruning.paths.weights import Powers, TrueAndLive, TrueAndSquares, Weights
 
 P = TypeVar("P", bound=PathTensor)
 
@@ -40,24 +40,7 @@ def path_activations(
     defined for paths.
     """
     with torch.no_grad():
-        # Squared after the exponent is split off, so that small and large images keep their range.
-        x = Scaled.of(images).normalised()
-        start = kind.of(Scaled.of(x.values.square(), 2 * x.exponent), images.clone(), weights)
-        outputs = _walk(model, start)
-        for out in outputs:
-            if out.dim() == 0 or len(out) != len(images):
-                raise UnsupportedOperation(
-                    f"an output of the model has shape {tuple(out.shape)} for {len(images)} samples: "
-                    "paths are summed over the first dimension, which must be the samples"
-                )
-        wide = torch.promote_types(images.dtype, torch.float32)
-        sums = []
-        for out in outputs:
-            stream = out.stream.normalised()
-            # 0, unless the true network's output is not finite: its gates mean nothing then.
-            poison = (out.true * 0).sum(dtype=wide)
-            sums.append(stream.changed(stream.values.sum(0, keepdim=True, dtype=wide) + poison))
-        return sums
+        return _summed_over_samples(model, images, weights, kind)
 
 
 def path_kernel(model: nn.Module, sample: Tensor, weights: Powers, kind: type[Kernel] = Kernel) -> list[Scaled]:
@@ -70,6 +53,37 @@ def path_kernel(model: nn.Module, sample: Tensor, weights: Powers, kind: type[Ke
     """
     with torch.enable_grad():
         return [out.stream for out in _walk(model, kind.of(Scaled.of(torch.ones_like(sample)), weights))]
+
+
+def path_values(model: nn.Module, images: Tensor, weights: TrueAndSquares) -> list[Scaled]:
+    """Sum over the batch of sum over paths into output k of v_p(theta)**2 a_p(x) x_s(p)**2, one per model output.
+
+    Arguments, shapes and errors are those of `path_activations`. Each result is differentiable with respect to
+    `weights.leaves`; for this every layer's input is kept.
+    """
+    with torch.enable_grad():
+        return _summed_over_samples(model, images, weights, Values)
+
+
+def _summed_over_samples(model: nn.Module, images: Tensor, weights: Weights, kind: type[Activations]) -> list[Scaled]:
+    # Squared after the exponent is split off, so that small and large images keep their range.
+    x = Scaled.of(images).normalised()
+    start = kind.of(Scaled.of(x.values.square(), 2 * x.exponent), images.clone(), weights)
+    outputs = _walk(model, start)
+    for out in outputs:
+        if out.dim() == 0 or len(out) != len(images):
+            raise UnsupportedOperation(
+                f"an output of the model has shape {tuple(out.shape)} for {len(images)} samples: "
+                "paths are summed over the first dimension, which must be the samples"
+            )
+    wide = torch.promote_types(images.dtype, torch.float32)
+    sums = []
+    for out in outputs:
+        stream = out.stream.normalised()
+        # 0, unless the true network's output is not finite: its gates mean nothing then.
+        poison = (out.true * 0).sum(dtype=wide)
+        sums.append(stream.changed(stream.values.sum(0, keepdim=True, dtype=wide) + poison))
+    return sums
 
 
 def _walk(model: nn.Module, start: P) -> list[P]:

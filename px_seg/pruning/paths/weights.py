@@ -21,7 +21,8 @@ class Weights:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._parameters = dict(model.named_parameters())
-        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
+        self.names = {id(parameter): name for name, parameter in self._parameters.items()}
+        """The parameters' names by identity."""
         self._buffers = {id(buffer): buffer for buffer in model.buffers()}
         self._masks = masks
         self._filters: dict[int, Tensor] = {}
@@ -42,9 +43,9 @@ class Weights:
 
     def name(self, weight: Tensor, function: Callable[..., Any]) -> str:
         """The parameter's name; UnsupportedOperation when the weight is computed on the fly."""
-        if id(weight) not in self._names:
+        if id(weight) not in self.names:
             raise UnsupportedOperation(f"{label(function)} uses a weight that is not a parameter of the model")
-        return self._names[id(weight)]
+        return self.names[id(weight)]
 
 
 class TrueAndLive(Weights):
@@ -90,10 +91,36 @@ class Powers(Weights):
         name = self.name(weight, function)
         return self.leaves[name] if name in self.leaves else self._power(name)
 
+    def true(self, weight: Tensor, function: Callable[..., Any]) -> Tensor:
+        """theta * mask."""
+        name = self.name(weight, function)
+        true = weight.detach().to(self.dtype)
+        return true * self._masks[name].to(true) if name in self._masks else true
+
     def _power(self, name: str) -> Tensor:
         weight = self._parameters[name].detach().to(self.dtype)
         power = weight.square() if self._exponent == 2 else weight.abs().pow_(self._exponent)
         return power.mul_(self._masks[name].to(power)) if name in self._masks else power
+
+
+class TrueAndSquares(Powers):
+    """For the paths' values under the true network's gates: the true weights, and their squares as leaves.
+
+    Every batch of a round reads both, so they are made once and kept.
+    """
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype, scored: Iterable[str]
+    ) -> None:
+        super().__init__(model, masks, dtype, scored)
+        self._read: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def both(self, weight: Tensor, function: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        """theta * mask, and its square, the leaf where the weight is scored."""
+        name = self.name(weight, function)
+        if name not in self._read:
+            self._read[name] = self.true(weight, function), self.read(weight, function)
+        return self._read[name]
 
 
 def _all_true(masks: Iterable[Tensor]) -> list[bool]:

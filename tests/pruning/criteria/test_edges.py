@@ -41,7 +41,7 @@ def test_a_score_leaves_the_model_and_its_callers_contexts_alone(name: str) -> N
     assert not any(score.requires_grad for score in expected.values())
 
 
-@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "synflow", "synflow_l2"])
+@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "synflow", "synflow_l2", "px_paths"])
 def test_masks_in_force_read_as_weights_of_zero(name: str) -> None:
     net, batches = network(), pairs(2, 3)
     masks = prune(net, (), 0.4, Magnitude())
@@ -122,7 +122,7 @@ def test_outputs_in_a_structure_need_a_loss_that_knows_it(rank) -> None:
         assert same(rank(loss=loss).score(net, [(x, y)]), rank().score(plain, [(x, y)]))
 
 
-@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "ntksap"])
+@pytest.mark.parametrize("name", ["snip", "grasp", "fisher", "ntksap", "ntk_trace", "px_paths"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     net = network().to(dtype)
