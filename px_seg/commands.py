@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from px_seg.command_line import parse
+from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, InputError, one_line_errors
@@ -29,6 +30,14 @@ The same command continues a sweep that was stopped. `px_seg report` rebuilds th
 REPORT = """Rebuild the report of a sweep from its finished runs: CSV, Markdown table, figures, and one HTML page.
 
     px_seg report runs/fig4"""
+
+PRESERVATION = """Compare methods by how well a pruned network still is the dense one, without training anything.
+
+    px_seg preservation --task cls --weights runs/pretrained --methods px,magnitude,ntk_trace --sparsities 0.8,0.9 \\
+        --output_dir runs/preservation
+
+The network is the one that a run with these flags would start from. The same command continues a comparison that was
+stopped."""
 
 TRANSFER = """Prune a backbone on each of several tasks, and try the masks on all of them.
 
@@ -73,6 +82,12 @@ def rebuild_report(argv: Sequence[str]) -> None:
         report(user_path(parser.parse_args(argv).folder, "the folder"))
 
 
+def preservation(argv: Sequence[str]) -> None:
+    """Compare pruned networks with the dense one before any training."""
+    with one_line_errors("interrupted: the same command continues the comparison"):
+        compare_methods(*read_request(argv, PRESERVATION))
+
+
 class Command(NamedTuple):
     """One command."""
 
@@ -87,6 +102,7 @@ COMMANDS: dict[str, Command] = {
     "transfer": Command(TRANSFER, run_transfer),
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),
+    "preservation": Command(PRESERVATION, preservation),
 }
 
 

@@ -157,7 +157,8 @@ class RunConfig:
     Args:
         sparsity: share of the backbone's weights to prune, in [0, 1), not counting layers in keep_dense
         method: criterion that ranks the weights: px, random, random_erk, magnitude, snip, iterative_snip, grasp,
-            synflow, synflow_l2, ntksap, fisher, imp, dense, or one that --criteria registers
+            synflow, synflow_l2, ntksap, fisher, px_conserved, px_paths, ntk_trace, imp, dense, or one that --criteria
+            registers
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
         encoder: backbone by its name in segmentation-models-pytorch, or tu-NAME for timm's
         weights: initial weights of the backbone: none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG,
@@ -173,6 +174,8 @@ class RunConfig:
         reinit: ablation: draw new weights after pruning
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
+        preservation: validation images on which a pruned network that starts from weights is compared with the dense
+            one before training; 0 for no comparison
         criteria: Python file that registers your own criteria
         seed: seed of initial weights, data order, augmentation and random pruning
         data: what the run learns from
@@ -210,6 +213,7 @@ class RunConfig:
     reinit: bool = False
     freeze_bn: bool = False
     evaluate_first: bool = False
+    preservation: int = 64
     criteria: str | None = None
     seed: int = 0
     output_dir: str | None = None

@@ -2,6 +2,8 @@
 
 python scripts/bench_criteria.py cost
 python scripts/bench_criteria.py collapse --runs runs/a runs/b
+python scripts/bench_criteria.py preservation --trained.weights lite0.safetensors --trained.root data/photo
+python scripts/bench_criteria.py budget --trained.weights lite0.safetensors --trained.root data/photo
 """
 
 import sys
@@ -10,19 +12,29 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from px_seg.benchmark import criteria, px
+from px_seg.benchmark import criteria, pretrained, px
 from px_seg.errors import InputError, one_line, one_line_errors
+from px_seg.pruning import CRITERIA
 
 WHAT = """cost: one round of scoring and ranking by each criterion, compared with inference over the same batches, in
-time and peak memory. collapse: of finished runs, layers without weights and kept weights that lie on no path"""
+time and peak memory. collapse: of finished runs, layers without weights and kept weights that lie on no path.
+preservation: of a network with trained weights, how well the pruned network is the dense one before training. budget:
+the same weights by fewer rounds and images"""
+
+SPARSITIES = [0.36, 0.59, 0.8, 0.9, 0.98]
 
 
 def main() -> None:
     parser = ArgumentParser(exit_on_error=False, description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=["cost", "collapse"], help=WHAT)
+    parser.add_argument("what", choices=["cost", "collapse", "preservation", "budget"], help=WHAT)
     parser.add_class_arguments(px.Case, skip={"rounds", "precision"})
     parser.add_argument("--methods", type=list[str], default=[], help="criteria for cost; by default all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the shortest counts")
+    parser.add_class_arguments(pretrained.Case, "trained")
+    parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="for preservation; budget: the last")
+    parser.add_argument("--rounds", type=list[int], default=[1, 3, 10, 30, 100], help="for budget")
+    parser.add_argument("--images", type=list[int], default=[1, 4, 16, 64], help="for budget")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/preservation"), help="for preservation")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of finished runs, for collapse")
     try:
         asked = parser.parse_args(sys.argv[1:])
@@ -31,8 +43,15 @@ def main() -> None:
     if asked.what == "cost":
         case = px.Case(**{f.name: asked[f.name] for f in fields(px.Case) if f.name in asked})
         criteria.report_costs(case, asked.methods, asked.repeats)
-    else:
+    elif asked.what == "collapse":
         criteria.report_collapse(asked.runs)
+    else:
+        trained = pretrained.Case(**asked.trained.as_dict())
+        methods = asked.methods or [name for name in CRITERIA if name not in ("dense", "imp")]
+        if asked.what == "preservation":
+            pretrained.report_preservation(trained, methods, asked.sparsities, asked.output_dir)
+        else:
+            pretrained.report_budget(trained, methods, asked.sparsities[-1], asked.rounds, asked.images)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,15 @@ def evaluation(name: str, size: int) -> Transform:
     return _named(EVALUATION, "data.evaluation", name)(size)
 
 
+def middle(size: int, stride: int) -> Transform:
+    """The middle of an image, its short side resized to `size`, filled up to a multiple of `stride`."""
+    return _Pipeline(
+        A.SmallestMaxSize(size, interpolation=cv2.INTER_LINEAR),
+        A.CenterCrop(size, size),
+        A.PadIfNeeded(None, None, stride, stride, position="top_left", **FILL, fill_mask=IGNORE),
+    )
+
+
 def _padded(config: ClassificationDataConfig) -> list[A.BasicTransform]:
     size, padding = config.size, config.padding
     if not 0 <= padding <= size:

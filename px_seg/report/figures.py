@@ -85,7 +85,7 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     lines = [handles[name] for name in order]
     figure.legend(lines, order, loc="outside lower center", ncols=min(5, len(order)), fontsize=9)
     figure.suptitle(title, fontsize=11)
-    _save(figure, folder, name)
+    save(figure, folder, name)
 
 
 def densities(folder: Path, name: str, panel: Panel, scope: str) -> None:
@@ -124,7 +124,7 @@ def densities(folder: Path, name: str, panel: Panel, scope: str) -> None:
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle("Weights kept in every layer, from the image to the output (red cross: none)", fontsize=10)
-    _save(figure, folder, name)
+    save(figure, folder, name)
 
 
 def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:
@@ -137,7 +137,7 @@ def _plots(panels: Sequence[Panel]) -> tuple[list[Plot], XAxis]:
     keys = {panel.group[0].partition("=")[0] for panel in panels if panel.group}
     if len(panels) > 1 and one_dense and len(sparsities) == len(keys) == 1 and len(values) == len(panels):
         return _against_value(panels, values, methods, sparsities[0])
-    ticks = [(_place(s), f"{100 * s:.2f}".rstrip("0").rstrip(".")) for s in sparsities]
+    ticks = [(place(s), f"{100 * s:.2f}".rstrip("0").rstrip(".")) for s in sparsities]
     axis = XAxis(ticks, "sparsity of the backbone (%)")
     if len(panels) > 1 and one_dense and len(methods) == 1:
         together = [Curve(panel.title, _against_sparsity(panel, methods[0])) for panel in panels]
@@ -159,13 +159,13 @@ def _against_value(
     return [Plot(title, found, _dense(panels[0]))], XAxis(ticks, panels[0].group[0].partition("=")[0])
 
 
-def _place(sparsity: float) -> float:
+def place(sparsity: float) -> float:
     """Where a sparsity lies: equally far from the next for equal ratios of the weights kept, as the paper's do."""
     return -math.log(1 - sparsity)
 
 
 def _against_sparsity(panel: Panel, method: str) -> list[tuple[float, Summary]]:
-    return [(_place(s), _summary(panel, method, s)) for s in panel.sparsities if panel.of(method, s)]
+    return [(place(s), _summary(panel, method, s)) for s in panel.sparsities if panel.of(method, s)]
 
 
 def _summary(panel: Panel, method: str, sparsity: float) -> Summary:
@@ -199,7 +199,8 @@ def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Sc
     axes.grid(alpha=0.3)
 
 
-def _save(figure: Figure, folder: Path, name: str) -> None:
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """NAME.png and NAME.svg in the folder."""
     # Without a date, and with names that depend on the figure alone, the same runs make the same file.
     with rc_context({"svg.hashsalt": name}):
         for ending in FORMATS:

@@ -148,6 +148,9 @@ KINDS: dict[str, Any] = {
 }
 """What a report reads of results.json, and of which types it is."""
 
+PRESERVATION: dict[str, Any] = {"cka": dict, "agreement": NUMBER, "error": NUMBER}
+"""The same of its part of that name, where it has one."""
+
 
 def _sound(results: Mapping[str, Any]) -> bool:
     def fits(value: Any, kind: Any) -> bool:
@@ -158,7 +161,11 @@ def _sound(results: Mapping[str, Any]) -> bool:
     if not fits(results, KINDS) or results["task"] not in TASKS:
         return False
     score = results.get(score_by(results).name)
-    return isinstance(score, NUMBER) and math.isfinite(score)
+    if not (isinstance(score, NUMBER) and math.isfinite(score)):
+        return False
+    # Runs from random weights, and those of earlier versions, have none.
+    preserved = results.get("preservation")
+    return preserved is None or (fits(preserved, PRESERVATION) and bool(preserved["cka"]))
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:

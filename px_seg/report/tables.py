@@ -1,7 +1,7 @@
 """The tables of a report: one row a run for programs, and Markdown for people."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         "epochs": results["epochs"],
         "rounds_used": results["rounds"],
         "empty_layers": len(results["empty_layers"]),
+        **_preserved(results),
         "device": results["device"],
         "processes": results["processes"],
         "mixed_precision": results["mixed_precision"],
@@ -138,9 +139,27 @@ def costs(panel: Panel) -> Table:
     return Table(caption, head, rows)
 
 
+def preserved(panel: Panel) -> Table | None:
+    """How well the pruned networks were the dense one before training, means over seeds; None where it is not known."""
+    rows = []
+    for sparsity in panel.sparsities:
+        for method in _present(panel, sparsity):
+            found = [_preserved(run.results) for run in panel.of(method, sparsity)]
+            if all(found):
+                rows.append(
+                    [method, f"{sparsity:.2%}", *(f"{mean(one[key] for one in found):.3f}" for key in found[0])]
+                )
+    caption = (
+        "What pruning left of the dense network's function before training: linear CKA of the last features, "
+        "share of equal predictions, and relative error of the outputs, on validation images"
+    )
+    return Table(caption, ["method", "sparsity", "CKA", "agreement", "error"], rows) if rows else None
+
+
 def made(panel: Panel) -> list[Table]:
     """All tables of a panel that say something."""
-    return [table for table in (scores(panel), differences(panel), costs(panel)) if table is not None]
+    tables = scores(panel), differences(panel), preserved(panel), costs(panel)
+    return [table for table in tables if table is not None]
 
 
 def markdown(table: Table) -> str:
@@ -158,6 +177,14 @@ def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> s
         parts += [f"## {panel.title}"] if panel.title else []
         parts += [markdown(table) for table in made(panel)]
     return "\n\n".join(parts) + "\n"
+
+
+def _preserved(results: Mapping[str, Any]) -> dict[str, float]:
+    """The columns of what a run says of its network before training, none where it does not."""
+    if (found := results.get("preservation")) is None:
+        return {}
+    last = list(found["cka"].values())[-1]
+    return {"preserved_cka": last, "preserved_agreement": found["agreement"], "preserved_error": found["error"]}
 
 
 def _present(panel: Panel, sparsity: float) -> list[str]:

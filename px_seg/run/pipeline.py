@@ -11,6 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from px_seg import plots
+from px_seg.analysis import Preservation, preservation
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_only
@@ -26,6 +27,7 @@ from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
 from px_seg.tasks import Task
+from px_seg.tasks.base import probe_batches
 
 
 def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
@@ -40,8 +42,9 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     """
     this = Run(set_up(task_type, config), say)
     masks = this.prune()
+    preserved = this.compare(masks)
     trained = this.fine_tune(masks)
-    return this.record(masks, trained)
+    return this.record(masks, preserved, trained)
 
 
 class Trained(NamedTuple):
@@ -91,6 +94,17 @@ class Run:
             reinitialise(self.model, self.task, self.config)
         return masks
 
+    def compare(self, masks: Masks) -> Preservation | None:
+        """How well the pruned network is the dense one on validation images, where it starts from weights.
+
+        None without weights, for new ones, where nothing is pruned, and on all but the main process.
+        """
+        config = self.config
+        if not config.preservation or config.weights == "none" or config.reinit or masks.density == 1:
+            return None
+        batches = probe_batches(self.task, config.preservation, config.batch_size)
+        return main_only(self.accelerator, lambda: preservation(self.model, masks, batches))
+
     def fine_tune(self, masks: Masks) -> Trained:
         """Train under the masks, evaluating, logging and checkpointing after every epoch.
 
@@ -129,7 +143,7 @@ class Run:
             scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
         return Trained(history, scores)
 
-    def record(self, masks: Masks, trained: Trained) -> dict[str, Any] | None:
+    def record(self, masks: Masks, preserved: Preservation | None, trained: Trained) -> dict[str, Any] | None:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
         if not self.main:
             return None
@@ -151,6 +165,8 @@ class Run:
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
             "mixed_precision": self.accelerator.mixed_precision,
         }
+        if preserved is not None:
+            environment["preservation"] = preserved._asdict()
         if config.evaluate_first:
             first = next(line for line in history if line["epoch"] == 0)
             environment["before_training"] = {key: value for key, value in first.items() if key in scores}

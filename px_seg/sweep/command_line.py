@@ -19,7 +19,9 @@ from px_seg.tasks import TASKS
 T = TypeVar("T")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises InputError where argparse would print its usage and exit."""
+
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
@@ -73,7 +75,7 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         usage="px_seg sweep --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]",
         description=description,
         epilog="All other flags go to the runs: `px_seg seg --help` and `px_seg cls --help` list them.",
@@ -83,10 +85,10 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("what is run").add_argument
     add("--preset", metavar="NAME", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
     add("--task", default="seg", choices=TASKS, help="by default seg")
-    add("--methods", type=_list_of(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
+    add("--methods", type=list_of(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
     shares = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
-    add("--sparsities", type=_sparsities, metavar="X,Y", help=shares)
-    add("--seeds", type=_list_of(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
+    add("--sparsities", type=sparsities, metavar="X,Y", help=shares)
+    add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
     varied = "a setting of the runs and its values; repeatable"
     add("--vary", type=_varied, action="append", default=[], metavar="KEY=V,W", help=varied)
     add = parser.add_argument_group("where").add_argument
@@ -174,7 +176,9 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1e9).split("\n")[0]
 
 
-def _list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Reads values separated by commas."""
+
     def read(text: str) -> tuple[T, ...]:
         try:
             return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
@@ -186,12 +190,13 @@ def _list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     return read
 
 
-def _sparsities(text: str) -> tuple[float, ...]:
-    return PAPER if text == "paper" else _list_of(float)(text)
+def sparsities(text: str) -> tuple[float, ...]:
+    """Reads shares separated by commas, or `paper` for the paper's."""
+    return PAPER if text == "paper" else list_of(float)(text)
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    chosen = () if text == "none" else _list_of(int)(text)
+    chosen = () if text == "none" else list_of(int)(text)
     if not chosen and text != "none":
         raise argparse.ArgumentTypeError(f"takes numbers separated by commas, or none, got {text!r}")
     return chosen

@@ -36,6 +36,8 @@ class Task(Protocol[C, M]):
     classes: tuple[str, ...]
     train: Transformed
     val: Transformed
+    probe: Transformed
+    """The validation images in one size that the network takes as it is."""
 
     def __init__(self, config: C) -> None:
         """Find the data. Raises InputError when it is not there."""
@@ -89,4 +91,10 @@ def check_size(size: int, least: int = 1) -> None:
 
 def spread(length: int, count: int) -> list[int]:
     """`count` indices from the first to the last of `length`, evenly spread; fewer where there are fewer."""
-    return sorted({round((length - 1) * place / (count - 1)) for place in range(count)})
+    return sorted({round((length - 1) * place / max(1, count - 1)) for place in range(count)})
+
+
+def probe_batches(task: Task, count: int, batch_size: int) -> list[Tensor]:
+    """`count` images of the task's probe, evenly spread over it, in batches; all where there are fewer."""
+    images = [task.probe[index, 0][0] for index in spread(len(task.probe), min(count, len(task.probe)))]
+    return list(torch.stack(images).split(batch_size))

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 from helpers.sweeps import finished
 
-from px_seg.report.figures import _place, _plots, style
+from px_seg.report.figures import _plots, place, style
 from px_seg.report.runs import panels, read_runs
 from px_seg.sweep import PAPER
 
 
 def test_the_papers_sparsities_are_equally_far_apart() -> None:
-    places = [_place(sparsity) for sparsity in PAPER]
+    places = [place(sparsity) for sparsity in PAPER]
     steps = [after - before for before, after in pairwise(places)]
     assert steps == pytest.approx([math.log(1 / 0.64)] * 8, rel=0.01)
 

@@ -1,0 +1,235 @@
+"""Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from px_seg.analysis.mask_agreement import agreement
+from px_seg.benchmark.cost import clock
+from px_seg.comparison.figure import draw
+from px_seg.comparison.rows import Row, compared, read_rows, table, write_rows
+from px_seg.data.transforms import middle
+from px_seg.data.voc import VOC
+from px_seg.errors import InputError
+from px_seg.models import build_segmenter
+from px_seg.pruning import Criterion, LossCriterion, Masks, TrainingCriterion, criterion, prune
+from px_seg.pruning.modes import evaluating
+from px_seg.tasks.base import spread
+
+STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with trained weights, and photographs.
+
+    Args:
+        network: a classifier by its name in timm
+        weights: safetensors file of the whole classifier under timm's names
+        root: folder of a dataset laid out like VOC2012: its training images prune, its validation images judge
+        segmenter: put the backbone under DeepLabV3+ with a random decoder, instead of its own classifier
+        side: height and width of the images
+        prune_images: images to prune by
+        judge_images: images to compare on
+        batch_size: images per batch
+        threads: CPU threads; by default as many as torch chooses
+        seed: of the criteria, and of the decoder
+    """
+
+    network: str = "tf_efficientnet_lite0"
+    weights: str = "weights.safetensors"
+    root: str = "data/photo"
+    segmenter: bool = False
+    side: int = 224
+    prune_images: int = 64
+    judge_images: int = 150
+    batch_size: int = 16
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A case, built."""
+
+    model: nn.Module
+    scope: str
+    prune_by: list[Tensor]
+    judge_by: list[Tensor]
+
+    @classmethod
+    def of(cls, case: Case) -> "Setting":
+        """Raises InputError for what cannot be built, and for too few images."""
+        if min(case.prune_images, case.judge_images, case.batch_size) < 1 or case.side < STRIDE:
+            raise InputError(f"images and batch_size must be at least 1, side at least {STRIDE}")
+        if case.threads is not None:
+            torch.set_num_threads(case.threads)
+        torch.manual_seed(case.seed)
+        if case.segmenter:
+            model: nn.Module = build_segmenter(f"tu-{case.network}", weights=case.weights, output_stride=16)
+        else:
+            model = _classifier(case.network, case.weights)
+        images = partial(_photographs, case)
+        return cls(
+            model.eval(),
+            "encoder" if case.segmenter else "-classifier",
+            images("train", case.prune_images),
+            images("val", case.judge_images),
+        )
+
+    def labelled(self) -> list[tuple[Tensor, Tensor]]:
+        """The images to prune by with the dense network's own predictions as labels, for criteria that use a loss."""
+        with evaluating(self.model), torch.no_grad():
+            return [(images, self.model(images).argmax(1)) for images in self.prune_by]
+
+
+def report_preservation(
+    case: Case, methods: Sequence[str], sparsities: Sequence[float], output_dir: Path, say: Callable[[str], Any] = print
+) -> None:
+    """Compare pruned networks with the dense one, row by row into preservation.csv; then a table and a figure.
+
+    A method may have settings and a ranking: `px:conserve=0.5`, `magnitude@erk`, `ntk_trace@erk#10` for ten rounds.
+    Rows that are there are not measured again.
+    """
+    asked = [(method, _named(method, case.seed), sparsity) for method in methods for sparsity in sparsities]
+    setting = Setting.of(case)
+    batches, path = setting.labelled(), output_dir / "preservation.csv"
+    output_dir.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(path)
+    stages = ["encoder"] if case.segmenter else ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
+    for method, named, sparsity in asked:
+        if (method, sparsity, case.seed) in {row[:3] for row in rows}:
+            continue
+        work = partial(_pruned, setting, batches, named, sparsity)
+        rows.append(compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages))
+        write_rows(path, rows)
+        say(f"{method} {sparsity:g}: {rows[-1].cka} agreement {rows[-1].agreement:.3f}")
+    order = {(method, sparsity): place for place, (method, _, sparsity) in enumerate(asked)}
+    kept: list[Row] = sorted((row for row in rows if row[:2] in order), key=lambda row: order[row[:2]])
+    say(table(kept, case.judge_images))
+    draw(output_dir, "preservation", kept, f"Pruned networks beside the dense one, before training: {case.network}")
+
+
+def report_budget(
+    case: Case, methods: Sequence[str], sparsity: float, rounds: Sequence[int], counts: Sequence[int]
+) -> None:
+    """Print how far masks agree with those of the most rounds, and with those of all images, as a Markdown table.
+
+    Images are varied at the third largest number of rounds of those given, or the most there is.
+    """
+    setting = Setting.of(case)
+    batches = setting.labelled()
+    print(f"{case.network}, {case.prune_images} images, {sparsity:.0%} pruned\n")
+    print("| method | rounds | images | same weights as with | agreement | seconds |")
+    print("|---|---:|---:|---|---:|---:|", flush=True)
+    for method in methods:
+        for row in _budget(setting, batches, method, case.seed, sparsity, sorted(rounds), sorted(counts)):
+            print(row, flush=True)
+
+
+def _budget(
+    setting: Setting,
+    batches: list[tuple[Tensor, Tensor]],
+    method: str,
+    seed: int,
+    sparsity: float,
+    rounds: list[int],
+    counts: list[int],
+) -> Iterator[str]:
+    named = _named(method, seed)
+    total, middle_rounds = sum(len(images) for images, _ in batches), rounds[max(0, len(rounds) - 3)]
+
+    def masks(number: int, count: int) -> tuple[float, Masks]:
+        given = replace(named, rounds=number)
+        return clock(torch.device("cpu"), lambda: _pruned(setting, _first(batches, count), given, sparsity))
+
+    found = {number: masks(number, total) for number in rounds}
+    for number, (spent, own) in found.items():
+        same = agreement(own, found[rounds[-1]][1])
+        yield f"| `{method}` | {number} | {total} | {rounds[-1]} rounds | {same:.3%} | {spent:.1f} |"
+    for count in counts:
+        spent, own = masks(middle_rounds, count)
+        same = agreement(own, found[middle_rounds][1])
+        yield f"| `{method}` | {middle_rounds} | {count} | {total} images | {same:.3%} | {spent:.1f} |"
+
+
+@dataclass(frozen=True)
+class _Method:
+    criterion: Criterion
+    ranking: str | None
+    rounds: int | None
+
+
+def _named(text: str, seed: int) -> _Method:
+    """A criterion with settings, ranking and rounds, written NAME:KEY=VALUE@RANKING#ROUNDS. InputError for another."""
+    rest, _, rounds = text.partition("#")
+    rest, _, ranking = rest.partition("@")
+    name, _, settings = rest.partition(":")
+    values = dict(part.split("=", 1) for part in settings.split(",") if "=" in part)
+    read = {key: _value(value) for key, value in values.items()}
+    found = criterion(name, seed=seed, **read)
+    if isinstance(found, TrainingCriterion) or name == "dense":
+        raise InputError(f"{name} cannot be compared without training")
+    return _Method(found, ranking or None, int(rounds) if rounds else None)
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: _Method, sparsity: float) -> Masks:
+    return prune(
+        setting.model,
+        batches,
+        sparsity,
+        _with_loss(method.criterion),
+        [setting.scope],
+        method.rounds,
+        ranking=method.ranking,
+    )
+
+
+def _with_loss(ranked_by: Criterion) -> Criterion:
+    return replace(ranked_by, loss=nn.functional.cross_entropy) if isinstance(ranked_by, LossCriterion) else ranked_by
+
+
+def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of the first `count` images."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for images, labels in batches:
+        left = count - sum(len(part) for part, _ in found)
+        if left > 0:
+            found.append((images[:left], labels[:left]))
+    return found
+
+
+def _classifier(name: str, weights: str) -> nn.Module:
+    model = timm.create_model(name, pretrained=False)
+    try:
+        state = load_file(weights)
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"--weights {weights} cannot be read into timm's {name}: {first}") from None
+    return model
+
+
+def _photographs(case: Case, split: str, count: int) -> list[Tensor]:
+    data, transform = VOC(case.root, split), middle(case.side, STRIDE)
+    if len(data) < count:
+        raise InputError(f"{case.root} has {len(data)} images in {split}, fewer than the {count} asked for")
+    images = [transform(data[index], 0)[0] for index in spread(len(data), count)]
+    return list(torch.stack(images).split(case.batch_size))

@@ -1,0 +1,1 @@
+"""Pruned networks compared without training them."""

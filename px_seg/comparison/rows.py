@@ -1,0 +1,111 @@
+"""How well each pruned network is the dense one: rows, and the table of them."""
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from px_seg.analysis import preservation
+from px_seg.errors import InputError
+from px_seg.files import write_text
+from px_seg.pruning import Masks
+from px_seg.pruning.batches import Batches
+
+
+class Row(NamedTuple):
+    """One pruned network beside the dense one it came from."""
+
+    method: str
+    sparsity: float
+    seed: int
+    agreement: float
+    error: float
+    empty_layers: int
+    """Weight tensors that keep nothing."""
+    prune_seconds: float
+    cka: dict[str, float]
+    """By stage, from the input on."""
+
+
+def compared(
+    model: nn.Module,
+    method: str,
+    sparsity: float,
+    seed: int,
+    prune: Callable[[], Masks],
+    images: Batches,
+    stages: Sequence[str] | None = None,
+) -> Row:
+    """Prune by `prune`, and compare on `images` by `px_seg.analysis.preservation`."""
+    started = time.perf_counter()
+    masks = prune()
+    spent = time.perf_counter() - started
+    found = preservation(model, masks, images, stages)
+    empty = sum(density == 0 for density in masks.densities().values())
+    return Row(method, sparsity, seed, found.agreement, found.error, empty, spent, found.cka)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """A CSV with one row a network, and a column for the CKA of every stage."""
+    stages = list(rows[0].cka)
+    lines = [[*Row._fields[:-1], *(f"cka_{stage}" for stage in stages)]]
+    lines += [[*map(str, row[:-1]), *(str(row.cka[stage]) for stage in stages)] for row in rows]
+    write_text(path, "".join(",".join(line) + "\n" for line in lines))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows that `write_rows` wrote; none where there is no file. InputError for another file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    try:
+        return [_row(line) for line in lines]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is damaged, or of another version: delete it") from None
+
+
+def _row(line: dict[str, Any]) -> Row:
+    cka = {key.removeprefix("cka_"): float(value) for key, value in line.items() if key.startswith("cka_")}
+    return Row(
+        method=line["method"],
+        sparsity=float(line["sparsity"]),
+        seed=int(line["seed"]),
+        agreement=float(line["agreement"]),
+        error=float(line["error"]),
+        empty_layers=int(line["empty_layers"]),
+        prune_seconds=float(line["prune_seconds"]),
+        cka=cka,
+    )
+
+
+def table(rows: Sequence[Row], images: int) -> str:
+    """The rows as Markdown: means over seeds, the methods in their order, a line a method and sparsity."""
+    stages = list(rows[0].cka)
+    head = [
+        "method",
+        "sparsity",
+        *(f"CKA {stage}" for stage in stages),
+        "agreement",
+        "error",
+        "empty layers",
+        "prune s",
+    ]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for method, sparsity in dict.fromkeys((row.method, row.sparsity) for row in rows):
+        same = [row for row in rows if (row.method, row.sparsity) == (method, sparsity)]
+
+        def mean(values: Sequence[float]) -> float:
+            return sum(values) / len(values)
+
+        cells = [f"`{method}`", f"{100 * sparsity:g}%"]
+        cells += [f"{mean([row.cka[stage] for row in same]):.3f}" for stage in stages]
+        cells += [f"{mean([row.agreement for row in same]):.1%}", f"{mean([row.error for row in same]):.3f}"]
+        cells += [f"{mean([row.empty_layers for row in same]):g}", f"{mean([row.prune_seconds for row in same]):.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    seeds = len({row.seed for row in rows})
+    caption = f"Before any training, on {images} images, {seeds} seed{'s' if seeds > 1 else ''}:"
+    return "\n".join([caption, "", *lines])

@@ -1,0 +1,47 @@
+"""Linear CKA against its definition by Gram matrices, and what it must not change with."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from px_seg.analysis.cka import LinearCKA
+
+
+def by_gram_matrices(x: Tensor, y: Tensor) -> float:
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with K = XX', L = YY', centred by H = 1 - 1/n."""
+    n = len(x)
+    centre = torch.eye(n, dtype=x.dtype) - 1 / n
+    k, ell = (centre @ (z @ z.T) @ centre for z in (x, y))
+    return float((k * ell).sum() / ((k * k).sum() * (ell * ell).sum()).sqrt())
+
+
+def aligned(*batches: tuple[Tensor, Tensor]) -> float:
+    cka = LinearCKA()
+    for first, second in batches:
+        cka.add(first, second)
+    return cka.value()
+
+
+def test_it_is_that_of_the_gram_matrices_however_cut(generator) -> None:
+    x = torch.randn(40, 6, dtype=torch.float64, generator=generator) + 100
+    y = x[:, :3] @ torch.randn(3, 9, dtype=torch.float64, generator=generator) - 7
+    y += torch.randn(40, 9, dtype=torch.float64, generator=generator)
+    expected = by_gram_matrices(x, y)
+    assert 0.05 < expected < 0.95
+    assert aligned((x, y)) == pytest.approx(expected, rel=1e-10)
+    assert aligned((x[:7], y[:7]), (x[7:], y[7:])) == pytest.approx(expected, rel=1e-10)
+    # In float32, with means a hundred times the spread.
+    assert aligned((x[:7].float(), y[:7].float()), (x[7:].float(), y[7:].float())) == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_pixel_is_a_sample(generator) -> None:
+    x, y = (torch.randn(3, c, 4, 5, dtype=torch.float64, generator=generator) for c in (6, 2))
+    rows = [part.permute(0, 2, 3, 1).reshape(60, -1) for part in (x, y)]
+    assert aligned((x, y)) == pytest.approx(by_gram_matrices(*rows), rel=1e-10)
+
+
+def test_rotation_and_scale_do_not_count_and_constants_tell_nothing(generator) -> None:
+    x = torch.randn(30, 5, dtype=torch.float64, generator=generator)
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=generator))
+    assert aligned((x, 3 * x @ rotation + 2)) == pytest.approx(1, rel=1e-12)
+    assert aligned((x, torch.ones(30, 4, dtype=torch.float64))) == 0
