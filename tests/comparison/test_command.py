@@ -93,15 +93,32 @@ def test_a_folder_is_of_one_comparison(small, start, tmp_path, capsys) -> None:
     assert "preservation.csv is damaged" in capsys.readouterr().err
 
 
+CUT = """
+from px_seg import Criterion, prunable, register
+from px_seg.pruning.paths.total import NoPathLeft
+
+@register("cutting")
+class Cutting(Criterion):
+    rounds = 2
+
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        if masks is not None and masks.density < 0.5:
+            raise NoPathLeft("no path is left")
+        return {name: weight.detach().abs() for name, weight in prunable(model, scope).items()}
+"""
+
+
 def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_path, capsys) -> None:
-    asked = words(small, start, tmp_path / "out", "--methods", "px,random", "--rounds", "4")
+    (tmp_path / "cutting.py").write_text(CUT)
+    asked = words(small, start, tmp_path / "out", "--methods", "cutting,random", "--criteria", tmp_path / "cutting.py")
     with pytest.raises(SystemExit) as end:
-        main([*asked, "--sparsities", "0.5,0.9999"])
+        main(asked)
     said = capsys.readouterr()
     assert end.value.code == 2
-    assert "not compared: px 99.99% seed 0: no path from the input to the output is left" in said.out
-    assert "error: 1 of 4 networks could not be compared; the first: px 99.99% seed 0" in said.err
-    assert len(read_rows(tmp_path / "out" / "preservation.csv")) == 3
+    assert "not compared: cutting 90.00% seed 0: no path is left" in said.out
+    assert "error: 1 of 4 networks could not be compared; the first: cutting 90.00% seed 0: no path" in said.err
+    rows = read_rows(tmp_path / "out" / "preservation.csv")
+    assert [row[:2] for row in rows] == [("cutting", 0.5), ("random", 0.5), ("random", 0.9)]
 
 
 @pytest.mark.slow
