@@ -173,9 +173,12 @@ def _named(text: str, seed: int) -> _Method:
     rest, _, rounds = text.partition("#")
     rest, _, ranking = rest.partition("@")
     name, _, settings = rest.partition(":")
-    values = dict(part.split("=", 1) for part in settings.split(",") if "=" in part)
-    read = {key: _value(value) for key, value in values.items()}
-    found = criterion(name, seed=seed, **read)
+    if rounds and not rounds.isdecimal():
+        raise InputError(f"{text}: rounds must be a whole number, such as #10")
+    parts = [part.partition("=") for part in settings.split(",") if part]
+    if not all(key and value for key, _, value in parts):
+        raise InputError(f"{text}: write settings as NAME:KEY=VALUE,KEY=VALUE")
+    found = criterion(name, seed=seed, **{key: _value(value) for key, _, value in parts})
     if isinstance(found, TrainingCriterion) or name == "dense":
         raise InputError(f"{name} cannot be compared without training")
     return _Method(found, ranking or None, int(rounds) if rounds else None)

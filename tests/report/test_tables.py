@@ -1,11 +1,14 @@
 """Tables: what they say of runs whose scores are known."""
 
+import csv
+import json
+
 from helpers.sweeps import finished
 
 from px_seg.metrics import Score
 from px_seg.report import report
 from px_seg.report.runs import panels, read_runs
-from px_seg.report.tables import costs, differences, markdown, scores
+from px_seg.report.tables import costs, differences, made, markdown, preserved, scores
 from px_seg.tasks import Segmentation
 
 
@@ -64,3 +67,31 @@ def test_a_score_of_which_less_is_better_is_compared_so(sweep, monkeypatch) -> N
     assert '<th scope="col">error (m)</th>' in page
     assert "error (m)" in (sweep / "report" / "curves.svg").read_text()
     assert "mIoU" not in page
+
+
+def test_what_pruning_left_of_the_network_is_in_the_csv_and_a_table_of_its_own(sweep) -> None:
+    for method, shares in {"px": (0.5, 0.6, 0.7), "random": (0.1, 0.1, 0.4)}.items():
+        for seed, share in enumerate(shares):
+            file = sweep / method / "0.98" / f"seed{seed}" / "results.json"
+            found = {"cka": {"encoder.1": 0.9, "encoder.2": share}, "agreement": share / 2, "error": 1.5, "images": 64}
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"preservation": found}))
+    (panel,) = panels(read_runs(sweep))
+    table = preserved(panel)
+    assert table is not None
+    assert table.rows == [
+        ["px", "98.00%", "0.600", "0.300", "1.500"],
+        ["random", "98.00%", "0.200", "0.100", "1.500"],
+    ]
+    folder = report(sweep)
+    with (folder / "runs.csv").open() as file:
+        rows = {(row["method"], row["sparsity"], row["seed"]): row for row in csv.DictReader(file)}
+    assert rows["px", "0.98", "2"]["preserved_cka"] == "0.7"
+    assert rows["px", "0.98", "2"]["preserved_agreement"] == "0.35"
+    assert rows["px", "0.8", "2"]["preserved_cka"] == ""
+    assert "linear CKA of the last features" in (folder / "table.md").read_text()
+
+
+def test_runs_from_random_weights_have_no_such_table(sweep) -> None:
+    (panel,) = panels(read_runs(sweep))
+    assert preserved(panel) is None
+    assert len(made(panel)) == 3

@@ -56,6 +56,18 @@ def test_a_run_writes_what_it_costs_and_what_it_showed(tiny_resnet18, tmp_path) 
     assert shown[0].image.dtype == np.uint8
 
 
+def test_a_run_from_weights_says_what_pruning_left_of_them(small, tmp_path) -> None:
+    build_classifier("resnet20", 15, "none").save_pretrained(tmp_path / "model")
+    flags = ("--config", small, "--weights", tmp_path / "model", "--epochs", 0, "--method", "magnitude")
+    found = classify(*flags, "--sparsity", 0.5, "--output_dir", tmp_path / "pruned")["preservation"]
+    assert list(found["cka"]) == ["encoder.1", "encoder.2", "encoder.3", "encoder.4"]
+    assert found["images"] == 20
+    assert 0 < found["error"] < 1
+    for number, others in enumerate((("--sparsity", 0), ("--preservation", 0), ("--reinit",))):
+        results = classify(*flags, *others, "--output_dir", tmp_path / str(number))
+        assert "preservation" not in results
+
+
 @pytest.mark.parametrize(
     ("method", "batches"),
     [("random", 0), ("magnitude", 0), ("dense", 0), ("snip", 1), ("synflow", 1)],

@@ -1,0 +1,80 @@
+"""Criteria on trained weights: rows of what is preserved, and a table of what data and rounds they need."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from helpers.runs import make_voc
+from safetensors.torch import save_file
+
+from px_seg import InputError
+from px_seg.benchmark.pretrained import Case, report_budget, report_preservation
+from px_seg.comparison.rows import read_rows
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0")
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    root = make_voc(tmp_path / "data")
+    sizes = {"side": 32, "prune_images": 4, "judge_images": 3, "batch_size": 2}
+    return Case(weights=str(tmp_path / "weights.safetensors"), root=str(root), **sizes)
+
+
+def test_rows_are_measured_once(case: Case, tmp_path: Path) -> None:
+    said: list[str] = []
+    methods = ["magnitude@erk", "px:conserve=0.5#2", "snip"]
+    report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
+    rows = read_rows(tmp_path / "out" / "preservation.csv")
+    assert [row.method for row in rows] == methods
+    assert list(rows[0].cka) == ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
+    assert rows[1].cka != rows[2].cka
+    assert "| `px:conserve=0.5#2` | 50% |" in said[-1]
+    assert (tmp_path / "out" / "preservation.png").is_file()
+    before = len(said)
+    report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
+    assert len(said) == before + 1
+
+
+def test_a_segmenter_has_the_encoders_stages(case: Case, tmp_path: Path) -> None:
+    report_preservation(replace(case, segmenter=True), ["magnitude"], [0.5], tmp_path / "out", lambda _: None)
+    (row,) = read_rows(tmp_path / "out" / "preservation.csv")
+    assert list(row.cka) == [f"encoder.{stage}" for stage in range(1, 6)]
+
+
+def test_rounds_and_images_are_held_against_the_most(case: Case, capsys) -> None:
+    report_budget(case, ["px_conserved", "ntk_trace"], 0.5, [1, 2], [1, 4])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[:4] for row in rows[:4]] == [
+        ["`px_conserved`", "1", "4", "2 rounds"],
+        ["`px_conserved`", "2", "4", "2 rounds"],
+        ["`px_conserved`", "1", "1", "4 images"],
+        ["`px_conserved`", "1", "4", "4 images"],
+    ]
+    assert [row[0] for row in rows[4:]] == ["`ntk_trace`"] * 4
+    assert rows[1][4] == rows[3][4] == "100.000%"
+    assert 90 < float(rows[2][4][:-1]) <= 100
+
+
+def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
+    for wrong, methods, message in (
+        (
+            replace(case, weights="nowhere"),
+            ["px"],
+            "--weights nowhere cannot be read into timm's tf_efficientnet_lite0",
+        ),
+        (replace(case, network="resnet18"), ["px"], "cannot be read into timm's resnet18"),
+        (replace(case, judge_images=9), ["px"], "has 4 images in val, fewer than the 9 asked for"),
+        (replace(case, side=8), ["px"], "side at least 32"),
+        (case, ["imp"], "imp cannot be compared without training"),
+        (case, ["px:conserve=2"], "conserve must be a number from 0 to 1"),
+        (case, ["px#many"], "px#many: rounds must be a whole number"),
+        (case, ["px:conserve"], "px:conserve: write settings as NAME:KEY=VALUE"),
+    ):
+        with pytest.raises(InputError, match=message):
+            report_preservation(wrong, methods, [0.5], tmp_path / "out", lambda _: None)
+    assert not (tmp_path / "out").exists()
