@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from px_seg.pruning.paths.bound import Streams
-from px_seg.pruning.paths.operations import BatchNorm
+from px_seg.pruning.paths.operations import BatchNorm, Function
 from px_seg.pruning.paths.scaled import Scaled, add
 from px_seg.pruning.paths.streams import Activations, Kernel
 from px_seg.pruning.paths.weights import Weights
@@ -65,7 +65,7 @@ class NamedKernel(BatchKernel):
     def weighted(self, func, weight, bias, args, kwargs):
         if _kept("fc", weight, self.weights):
             stream = self.stream.normalised()
-            values = func(stream.values, self.weights.true(weight, func), None, *args, **kwargs)
+            values = func(stream.values, self._as_it_is(weight, func), None, *args, **kwargs)
             out = self.of(stream.changed(values), self.weights)
         else:
             out = super().weighted(func, weight, bias, args, kwargs)
@@ -76,6 +76,12 @@ class NamedKernel(BatchKernel):
 
     def normed(self, norm):
         return super().normed(_read(norm, self.weights, torch.square))
+
+    def _as_it_is(self, weight: Tensor, func: Function) -> Tensor:
+        """theta * mask as a function of its square, which is what scores are derivatives by."""
+        true, square = self.weights.true(weight, func), self.weights.read(weight, func)
+        nothing = square.detach() == 0
+        return true * (square / square.detach().masked_fill(nothing, 1) + nothing).sqrt()
 
 
 BY_BATCH = Streams(BatchActivations, BatchKernel)

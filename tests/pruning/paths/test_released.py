@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg import PX, Masks, prunable
-from px_seg.pruning.paths.bound import path_bound
-from px_seg.pruning.paths.released import BY_NAME
 
 FIGURES = load_file(Path(__file__).with_name("released_px.safetensors"))
 OF_DEEPLAB = load_file(Path(__file__).with_name("released_px_deeplab.safetensors"))
@@ -133,13 +131,16 @@ class Named(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.other, self.norm = nn.Conv2d(4, 4, 1, bias=True), nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 3)
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.other, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc_norm, self.fc1, self.fc2 = nn.BatchNorm2d(4), nn.Linear(36, 5), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.conv(x)))
-        return self.fc(F.relu(self.norm(self.other(x))).mean((2, 3)))
+        return self.classify(F.relu(self.norm(self.other(x))))
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(self.fc_norm(F.avg_pool2d(x, 2)).flatten(1)))
 
 
 def test_parameters_are_read_by_their_names(generator) -> None:
@@ -158,7 +159,7 @@ def test_parameters_are_read_by_their_names(generator) -> None:
 
     def without_gates(network: nn.Module, x: Tensor, gates=(1.0, 1.0)) -> Tensor:
         x = network.bn(network.conv(x)) * gates[0]
-        return network.fc((network.norm(network.other(x)) * gates[1]).mean((2, 3)))
+        return network.classify(network.norm(network.other(x)) * gates[1])
 
     net.eval()
     first = net.bn(net.conv(x))
@@ -166,12 +167,16 @@ def test_parameters_are_read_by_their_names(generator) -> None:
     g = without_gates(read(torch.ones_like), x**2, ((first > 0).double(), (second > 0).double())).sum(0)
     kernel = read(torch.square)
     r = (g.detach() * without_gates(kernel, torch.ones_like(x[:1]))).sum()
-    squares = {name: kernel.get_parameter(name) for name in prunable(net) if name != "fc.weight"}
-    gradients = torch.autograd.grad(r, list(squares.values()))
+    weights = {name: kernel.get_parameter(name) for name in prunable(net)}
+    gradients = torch.autograd.grad(r, list(weights.values()))
     scores = PX(bn="released").score(net, [x])
-    for (name, square), gradient in zip(squares.items(), gradients, strict=True):
-        torch.testing.assert_close(scores[name], (square * gradient).detach().abs(), rtol=1e-9, atol=1e-12)
-    assert path_bound(net, [x], streams=BY_NAME).total.isfinite()
+    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+        # The classifier is read as it is: theta**2 d/d(theta**2) is half of theta d/d(theta).
+        expected = (weight * gradient).detach().abs() * (0.5 if "fc" in name else 1)
+        assert expected.max() > 1e-3
+        torch.testing.assert_close(scores[name], expected, rtol=1e-9, atol=1e-12)
+    net.fc1.weight.data[0, 0] = 0
+    assert all(score.isfinite().all() for score in PX(bn="released").score(net, [x]).values())
 
 
 def test_the_default_is_another_reading(net: nn.Module) -> None:
