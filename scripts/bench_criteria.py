@@ -3,6 +3,7 @@
 python scripts/bench_criteria.py cost
 python scripts/bench_criteria.py collapse --runs runs/a runs/b
 python scripts/bench_criteria.py preservation --trained.weights lite0.safetensors --trained.root data/photo
+python scripts/bench_criteria.py agreement --methods '[px,synflow_l2]' --trained.weights lite0.safetensors
 python scripts/bench_criteria.py budget --trained.weights lite0.safetensors --trained.root data/photo
 """
 
@@ -19,19 +20,19 @@ from px_seg.pruning import CRITERIA
 WHAT = """cost: one round of scoring and ranking by each criterion, compared with inference over the same batches, in
 time and peak memory. collapse: of finished runs, layers without weights and kept weights that lie on no path.
 preservation: of a network with trained weights, how well the pruned network is the dense one before training. budget:
-the same weights by fewer rounds and images"""
+the same weights by fewer rounds and images. agreement: the same weights as the first of several methods"""
 
 SPARSITIES = [0.36, 0.59, 0.8, 0.9, 0.98]
 
 
 def main() -> None:
     parser = ArgumentParser(exit_on_error=False, description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=["cost", "collapse", "preservation", "budget"], help=WHAT)
+    parser.add_argument("what", choices=["cost", "collapse", "preservation", "budget", "agreement"], help=WHAT)
     parser.add_class_arguments(px.Case, skip={"rounds", "precision"})
     parser.add_argument("--methods", type=list[str], default=[], help="criteria for cost; by default all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the shortest counts")
     parser.add_class_arguments(pretrained.Case, "trained")
-    parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="for preservation; budget: the last")
+    parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="for budget the last")
     parser.add_argument("--rounds", type=list[int], default=[1, 3, 10, 30, 100], help="for budget")
     parser.add_argument("--images", type=list[int], default=[1, 4, 16, 64], help="for budget")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/preservation"), help="for preservation")
@@ -50,6 +51,8 @@ def main() -> None:
         methods = asked.methods or [name for name in CRITERIA if name not in ("dense", "imp")]
         if asked.what == "preservation":
             pretrained.report_preservation(trained, methods, asked.sparsities, asked.output_dir)
+        elif asked.what == "agreement":
+            pretrained.report_agreement(trained, methods, asked.sparsities)
         else:
             pretrained.report_budget(trained, methods, asked.sparsities[-1], asked.rounds, asked.images)
 

@@ -22,6 +22,7 @@ from px_seg.errors import InputError
 from px_seg.models import build_segmenter
 from px_seg.pruning import Criterion, LossCriterion, Masks, TrainingCriterion, criterion, prune
 from px_seg.pruning.modes import evaluating
+from px_seg.pruning.paths.total import NoPathLeft
 from px_seg.tasks.base import spread
 
 STRIDE = 32
@@ -40,6 +41,7 @@ class Case:
         prune_images: images to prune by
         judge_images: images to compare on
         batch_size: images per batch
+        double: compute in float64
         threads: CPU threads; by default as many as torch chooses
         seed: of the criteria, and of the decoder
     """
@@ -52,8 +54,14 @@ class Case:
     prune_images: int = 64
     judge_images: int = 150
     batch_size: int = 16
+    double: bool = False
     threads: int | None = None
     seed: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of network and images."""
+        return torch.float64 if self.double else torch.float32
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Setting:
             model = _classifier(case.network, case.weights)
         images = partial(_photographs, case)
         return cls(
-            model.eval(),
+            model.to(case.dtype).eval(),
             "encoder" if case.segmenter else "-classifier",
             images("train", case.prune_images),
             images("val", case.judge_images),
@@ -109,13 +117,38 @@ def report_preservation(
         if (method, sparsity, case.seed) in {row[:3] for row in rows}:
             continue
         work = partial(_pruned, setting, batches, named, sparsity)
-        rows.append(compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages))
+        try:
+            rows.append(compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages))
+        except NoPathLeft as error:
+            say(f"{method} {sparsity:g}: not compared: {error}")
+            continue
         write_rows(path, rows)
         say(f"{method} {sparsity:g}: {rows[-1].cka} agreement {rows[-1].agreement:.3f}")
     order = {(method, sparsity): place for place, (method, _, sparsity) in enumerate(asked)}
     kept: list[Row] = sorted((row for row in rows if row[:2] in order), key=lambda row: order[row[:2]])
     say(table(kept, case.judge_images))
     draw(output_dir, "preservation", kept, f"Pruned networks beside the dense one, before training: {case.network}")
+
+
+def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:
+    """Print how far the masks of each method agree with the first one's, as a Markdown table."""
+    named = {method: _named(method, case.seed) for method in methods}
+    if len(named) < 2:
+        raise InputError("agreement needs two methods or more: give --methods")
+    setting = Setting.of(case)
+    batches = setting.labelled()
+    print(f"{case.network}{' in DeepLabV3+' if case.segmenter else ''}, {case.prune_images} images\n")
+    print("| method | pruned | same as | agreement | of the weights kept |")
+    print("|---|---:|---|---:|---:|", flush=True)
+    for sparsity in sparsities:
+        first, *others = ((method, _pruned(setting, batches, named[method], sparsity)) for method in named)
+        for method, masks in others:
+            both = sum(int((mask & first[1][name]).count_nonzero()) for name, mask in masks.items())
+            print(
+                f"| `{method}` | {100 * sparsity:g}% | `{first[0]}` | {agreement(masks, first[1]):.3%} | "
+                f"{both / masks.kept:.3%} |",
+                flush=True,
+            )
 
 
 def report_budget(
@@ -235,4 +268,4 @@ def _photographs(case: Case, split: str, count: int) -> list[Tensor]:
     if len(data) < count:
         raise InputError(f"{case.root} has {len(data)} images in {split}, fewer than the {count} asked for")
     images = [transform(data[index], 0)[0] for index in spread(len(data), count)]
-    return list(torch.stack(images).split(case.batch_size))
+    return list(torch.stack(images).to(case.dtype).split(case.batch_size))

@@ -10,7 +10,7 @@ from helpers.runs import make_voc
 from safetensors.torch import save_file
 
 from px_seg import InputError
-from px_seg.benchmark.pretrained import Case, report_budget, report_preservation
+from px_seg.benchmark.pretrained import Case, report_agreement, report_budget, report_preservation
 from px_seg.comparison.rows import read_rows
 
 
@@ -58,6 +58,17 @@ def test_rounds_and_images_are_held_against_the_most(case: Case, capsys) -> None
     assert [row[0] for row in rows[4:]] == ["`ntk_trace`"] * 4
     assert rows[1][4] == rows[3][4] == "100.000%"
     assert 90 < float(rows[2][4][:-1]) <= 100
+
+
+def test_masks_are_held_against_the_first_methods(case: Case, capsys) -> None:
+    """Of a classifier whose last layer is not pruned PX's R is a multiple of SynFlow-L2's."""
+    methods = ["px#2", "synflow_l2#2", "random"]
+    report_agreement(replace(case, double=True), methods, [0.5])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert rows[0] == ["`synflow_l2#2`", "50%", "`px#2`", "100.000%", "100.000%"]
+    assert float(rows[1][3][:-1]) == pytest.approx(50, abs=1)
+    with pytest.raises(InputError, match="two methods or more"):
+        report_agreement(case, ["px"], [0.5])
 
 
 def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:

@@ -5,13 +5,17 @@ from typing import ClassVar
 
 from torch import nn
 
+from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, sample_shape
 from px_seg.pruning.criteria.base import InForce, Scores, register
 from px_seg.pruning.criteria.conserving import ConservingCriterion, conserved
 from px_seg.pruning.distributed import Group
 from px_seg.pruning.paths.bound import kernel_bound
-from px_seg.pruning.paths.streams import Magnitudes, Squares
+from px_seg.pruning.paths.released import BatchKernel, NamedKernel
+from px_seg.pruning.paths.streams import Kernel, Magnitudes, Squares
 from px_seg.pruning.scope import Scope
+
+_KERNELS: dict[str, type[Kernel]] = {"fold": Squares, "batch": BatchKernel, "released": NamedKernel}
 
 
 @register("synflow")
@@ -50,15 +54,25 @@ class SynFlowL2(ConservingCriterion):
     """theta**2 * dR/d(theta**2) with theta**2 for weights: PX with g set to one (Gebhart et al., 2021).
 
     So R is the sum of the path kernel h over the outputs. BatchNorm as in PX with `bn="fold"`; a constant that
-    multiplies features, a gate of g in PX, is squared.
+    multiplies features, a gate of g in PX, is squared. `bn="batch"` and `bn="released"` set g to one in PX's readings
+    of that name, to see what the images do there.
     """
+
+    bn: str = "fold"
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bn not in list(_KERNELS):
+            raise InputError(f"SynFlowL2 has no bn={self.bn!r}: choose one of {', '.join(_KERNELS)}")
 
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
     ) -> Scores:
         """The scores >= 0 of the weights in `scope`; see `SynFlow.score`."""
-        scores = kernel_bound(model, sample_shape(batches, group), masks, scope, Squares).scores()
+        scores = kernel_bound(model, sample_shape(batches, group), masks, scope, _KERNELS[self.bn]).scores()
+        # Negative ones are known to the released readings alone.
+        scores = scores if self.bn == "fold" else {name: score.abs_() for name, score in scores.items()}
         return conserved(scores, self.conserve)

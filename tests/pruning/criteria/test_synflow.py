@@ -9,8 +9,10 @@ from helpers.networks import LINEAR_PIECES, Drawn
 from helpers.reference import Reference
 from torch import Tensor, nn
 
-from px_seg import Magnitude, SynFlow, SynFlowL2, criterion, prunable
+from px_seg import PX, InputError, Magnitude, SynFlow, SynFlowL2, criterion, prunable
 from px_seg.pruning import prune
+from px_seg.pruning.paths import bound
+from px_seg.pruning.paths.scaled import Scaled
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -83,3 +85,20 @@ def test_synflow_multiplies_by_running_statistics_and_drops_shifts(name: str) ->
     net[1].running_var.copy_((net[1].running_var + net[1].eps) * 4 - net[1].eps)
     factor = 0.5 if name == "synflow" else 0.25
     assert same({n: part * factor for n, part in before.items()}, criterion(name).score(net, batches))
+
+
+@pytest.mark.parametrize("bn", ["batch", "released"])
+def test_synflow_l2_is_px_with_g_set_to_one_in_the_released_readings_too(bn: str, monkeypatch) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    expected = SynFlowL2(bn=bn).score(net.double(), [x])
+    assert not same(expected, PX(bn=bn).score(net, [x]))
+
+    def ones(*arguments, **_):
+        return [Scaled.of(torch.ones_like(part.values)) for part in path_activations(*arguments)]
+
+    path_activations = bound.path_activations
+    monkeypatch.setattr(bound, "path_activations", ones)
+    assert same(expected, PX(bn=bn).score(net, [x]))
+    with pytest.raises(InputError, match="SynFlowL2 has no bn='own': choose one of fold, batch, released"):
+        criterion("synflow_l2", bn="own")
