@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the shortest counts")
     parser.add_class_arguments(pretrained.Case, "trained")
     parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="for budget the last")
-    parser.add_argument("--rounds", type=list[int], default=[1, 3, 10, 30, 100], help="for budget")
-    parser.add_argument("--images", type=list[int], default=[1, 4, 16, 64], help="for budget")
+    parser.add_argument("--vary_rounds", type=list[int], default=[1, 3, 10, 30, 100], help="for budget")
+    parser.add_argument("--vary_images", type=list[int], default=[1, 4, 16, 64], help="for budget")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/preservation"), help="for preservation")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of finished runs, for collapse")
     try:
@@ -54,7 +54,7 @@ def main() -> None:
         elif asked.what == "agreement":
             pretrained.report_agreement(trained, methods, asked.sparsities)
         else:
-            pretrained.report_budget(trained, methods, asked.sparsities[-1], asked.rounds, asked.images)
+            pretrained.report_budget(trained, methods, asked.sparsities[-1], asked.vary_rounds, asked.vary_images)
 
 
 if __name__ == "__main__":
