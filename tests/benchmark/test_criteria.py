@@ -10,6 +10,7 @@ from px_seg.benchmark.criteria import report_collapse, report_costs
 from px_seg.benchmark.px import Case
 
 
+@pytest.mark.slow
 def test_a_round_of_every_criterion_can_be_measured(capsys) -> None:
     case = Case("resnet18", output_stride=16, batches=1, batch_size=2, side=32)
     report_costs(case, ["magnitude", "snip", "imp"], repeats=1)

@@ -70,7 +70,7 @@ def test_no_share_is_above_that_of_the_bound() -> None:
     net, x = tiny()
     shares, bounds = over_all_signs(net, x), PX().score(net, [x])
     assert all((share <= bounds[name] * (1 + 1e-12)).all() for name, share in shares.items())
-    trace = sum(float((share / prunable(net)[name] ** 2).sum()) for name, share in shares.items())
+    trace = sum(float((share / prunable(net)[name].detach() ** 2).sum()) for name, share in shares.items())
     assert 0 < trace <= ntk_trace_bound(net, [x])
 
 

@@ -17,7 +17,7 @@ from px_seg.models import build_segmenter
 from px_seg.pruning.paths.bound import path_bound
 from px_seg.pruning.paths.gated import gated_total
 
-PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check_against_the_reference(net: Drawn, density: float, seed: int) -> None:
@@ -44,8 +44,8 @@ def check_against_the_reference(net: Drawn, density: float, seed: int) -> None:
 @pytest.mark.parametrize("density", [1.0, 0.8])
 @pytest.mark.parametrize("piece", PIECES)
 def test_scores_are_what_the_paths_lose_without_the_weight(piece: str, density: float) -> None:
-    for dense, seed in itertools.product((True, False), range(2)):
-        check_against_the_reference(Drawn([piece, "leaky", piece, "conv", piece], seed, dense), density, seed)
+    for dense in (True, False):
+        check_against_the_reference(Drawn([piece, "leaky", piece, "conv", piece], 0, dense), density, 0)
 
 
 @PROPERTY
@@ -114,6 +114,7 @@ def test_data_counts_inside_the_network() -> None:
     assert spread[PXPaths] > 0.01
 
 
+@pytest.mark.slow
 def test_float32_does_not_overflow_and_is_close_to_float64() -> None:
     torch.manual_seed(0)
     model = build_segmenter("resnet50", weights=None)
