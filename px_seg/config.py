@@ -174,8 +174,8 @@ class RunConfig:
         reinit: ablation: draw new weights after pruning
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
-        preservation: validation images on which a pruned network that starts from weights is compared with the dense
-            one before training; 0 for no comparison
+        preservation_images: validation images on which a pruned network that starts from weights is compared with the
+            dense one before training; 0 for no comparison
         criteria: Python file that registers your own criteria
         seed: seed of initial weights, data order, augmentation and random pruning
         data: what the run learns from
@@ -213,7 +213,7 @@ class RunConfig:
     reinit: bool = False
     freeze_bn: bool = False
     evaluate_first: bool = False
-    preservation: int = 64
+    preservation_images: int = 64
     criteria: str | None = None
     seed: int = 0
     output_dir: str | None = None

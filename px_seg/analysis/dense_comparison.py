@@ -13,14 +13,14 @@ from px_seg.errors import InputError
 from px_seg.pruning.batches import Batches, images_of
 from px_seg.pruning.masked_network import masked
 from px_seg.pruning.modes import evaluating
-from px_seg.pruning.paths.walk import leaves
+from px_seg.pruning.outputs import leaves
 
 
 class Preservation(NamedTuple):
     """What masks leave of a network's function, on given images."""
 
     cka: dict[str, float]
-    """Linear CKA of the features of every stage with the dense network's, in [0, 1], from the input on."""
+    """Linear CKA of the features of every stage with the dense network's, from the input on: 1 is the same."""
 
     agreement: float
     """Share of equal predictions: of the largest channel, of every pixel where there are pixels."""
@@ -97,7 +97,8 @@ def _recorded(modules: Mapping[str, nn.Module]) -> Iterator[Callable[..., Any]]:
         for place, part in enumerate(several):
             own = isinstance(part, Tensor) and part.dim() > 1 and part.numel() and part.is_floating_point()
             if own and not (part.shape == images_now[0].shape and torch.equal(part, images_now[0])):
-                features[name if len(several) == 1 else f"{name}.{place}"] = part
+                # A copy, because a layer that works in place may come next.
+                features[name if len(several) == 1 else f"{name}.{place}"] = part.clone()
 
     def record(network: Callable[[Tensor], Any], images: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
         features.clear()

@@ -14,10 +14,10 @@ from torch.func import functional_call, jacrev
 from px_seg.pruning.batches import Batches
 from px_seg.pruning.masks import check_fit
 from px_seg.pruning.modes import evaluating
+from px_seg.pruning.outputs import leaves
 from px_seg.pruning.paths.bound import FOLD, Streams, path_bound
 from px_seg.pruning.paths.scaled import Scaled, add
 from px_seg.pruning.paths.streams import Activations, Kernel
-from px_seg.pruning.paths.walk import leaves
 from px_seg.pruning.scope import prunable
 
 

@@ -1,13 +1,14 @@
 """Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -16,13 +17,21 @@ from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.cost import clock
 from px_seg.comparison.figure import draw
 from px_seg.comparison.rows import Row, compared, read_rows, table, write_rows
-from px_seg.data.transforms import middle
+from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError
 from px_seg.models import build_segmenter
-from px_seg.pruning import Criterion, LossCriterion, Masks, TrainingCriterion, criterion, prune
+from px_seg.pruning import (
+    Criterion,
+    LossCriterion,
+    Masks,
+    NoPathLeft,
+    NothingToRank,
+    TrainingCriterion,
+    criterion,
+    prune,
+)
 from px_seg.pruning.modes import evaluating
-from px_seg.pruning.paths.total import NoPathLeft
 from px_seg.tasks.base import spread
 
 STRIDE = 32
@@ -36,6 +45,8 @@ class Case:
         network: a classifier by its name in timm
         weights: safetensors file of the whole classifier under timm's names
         root: folder of a dataset laid out like VOC2012: its training images prune, its validation images judge
+        head: the part of the network that is not pruned
+        stages: parts whose outputs are compared; of a segmenter those of its encoder
         segmenter: put the backbone under DeepLabV3+ with a random decoder, instead of its own classifier
         side: height and width of the images
         prune_images: images to prune by
@@ -49,6 +60,8 @@ class Case:
     network: str = "tf_efficientnet_lite0"
     weights: str = "weights.safetensors"
     root: str = "data/photo"
+    head: str = "classifier"
+    stages: tuple[str, ...] = ("blocks.1", "blocks.3", "blocks.5", "global_pool")
     segmenter: bool = False
     side: int = 224
     prune_images: int = 64
@@ -85,10 +98,13 @@ class Setting:
             model: nn.Module = build_segmenter(f"tu-{case.network}", weights=case.weights, output_stride=16)
         else:
             model = _classifier(case.network, case.weights)
+            for part in (case.head, *case.stages):
+                if part not in dict(model.named_modules()):
+                    raise InputError(f"{case.network} has no part {part!r}: give --trained.head and --trained.stages")
         images = partial(_photographs, case)
         return cls(
             model.to(case.dtype).eval(),
-            "encoder" if case.segmenter else "-classifier",
+            "encoder" if case.segmenter else f"-{case.head}",
             images("train", case.prune_images),
             images("val", case.judge_images),
         )
@@ -110,24 +126,36 @@ def report_preservation(
     asked = [(method, _named(method, case.seed), sparsity) for method in methods for sparsity in sparsities]
     setting = Setting.of(case)
     batches, path = setting.labelled(), output_dir / "preservation.csv"
-    output_dir.mkdir(parents=True, exist_ok=True)
+    _open(output_dir, case)
     rows = read_rows(path)
-    stages = ["encoder"] if case.segmenter else ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
+    stages = ["encoder"] if case.segmenter else case.stages
     for method, named, sparsity in asked:
         if (method, sparsity, case.seed) in {row[:3] for row in rows}:
             continue
         work = partial(_pruned, setting, batches, named, sparsity)
         try:
             rows.append(compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages))
-        except NoPathLeft as error:
+        except (NoPathLeft, NothingToRank) as error:
             say(f"{method} {sparsity:g}: not compared: {error}")
             continue
         write_rows(path, rows)
         say(f"{method} {sparsity:g}: {rows[-1].cka} agreement {rows[-1].agreement:.3f}")
     order = {(method, sparsity): place for place, (method, _, sparsity) in enumerate(asked)}
     kept: list[Row] = sorted((row for row in rows if row[:2] in order), key=lambda row: order[row[:2]])
+    if not kept:
+        raise InputError("no network could be compared")
     say(table(kept, case.judge_images))
     draw(output_dir, "preservation", kept, f"Pruned networks beside the dense one, before training: {case.network}")
+
+
+def _open(folder: Path, case: Case) -> None:
+    """InputError where the folder holds rows of another case."""
+    settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
+    text, file = yaml.safe_dump({**settings, "stages": list(case.stages)}), folder / "settings.yaml"
+    if file.is_file() and file.read_text() != text:
+        raise InputError(f"{folder} holds a comparison with other settings: give another --output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
 
 
 def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:
@@ -264,7 +292,7 @@ def _classifier(name: str, weights: str) -> nn.Module:
 
 
 def _photographs(case: Case, split: str, count: int) -> list[Tensor]:
-    data, transform = VOC(case.root, split), middle(case.side, STRIDE)
+    data, transform = VOC(case.root, split), centre_crop_to_stride(case.side, STRIDE)
     if len(data) < count:
         raise InputError(f"{case.root} has {len(data)} images in {split}, fewer than the {count} asked for")
     images = [transform(data[index], 0)[0] for index in spread(len(data), count)]

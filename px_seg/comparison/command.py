@@ -2,28 +2,32 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
 
 from px_seg.command_help import width
 from px_seg.comparison.figure import draw
 from px_seg.comparison.rows import Row, compared, read_rows, table, write_rows
+from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
-from px_seg.pruning import CRITERIA, Masks, TrainingCriterion, carry_out
-from px_seg.pruning.paths.total import NoPathLeft
+from px_seg.pruning import CRITERIA, Masks, NoPathLeft, NothingToRank, TrainingCriterion, carry_out
+from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import equip, try_out
 from px_seg.sweep.command_line import Parser, list_of, sparsities
 from px_seg.sweep.plan import DENSE, Cell, Request, base_config, plan_sweep
 from px_seg.tasks import TASKS, task_of
-from px_seg.tasks.base import probe_batches
+from px_seg.tasks.base import evenly_cropped
 
 IMAGES = 128
 """How many validation images networks are compared on, unless told otherwise."""
 
-ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "config.yaml"
+ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "settings.yaml"
 """What a comparison writes."""
 
 
@@ -38,24 +42,26 @@ def compare_methods(request: Request, images: int, say: Callable[[str], Any] = p
     if images < 2:
         raise InputError(f"--images must be at least 2, got {images}")
     folder, cells = request.output_dir, _cells(request)
-    _check_folder(folder, base_config(request, ()).to_yaml() + f"images: {images}\n")
-    rows, failures, data_checked = read_rows(folder / ROWS), [], False
-    for cell in cells:
-        key = cell.config.method, cell.config.sparsity, cell.config.seed
-        if key in {row[:3] for row in rows}:
+    settings = _settings(base_config(request, ()), images)
+    _check_folder(folder, settings)
+    rows, failures, opened = read_rows(folder / ROWS), [], False
+    for number, cell in enumerate(cells, 1):
+        if (cell.config.method, cell.config.sparsity, cell.config.seed) in {row[:3] for row in rows}:
             continue
         setup = set_up(task_of(request.task), cell.config)
-        if not data_checked:
+        if not opened:
             setup.task.check_data()
-            data_checked = True
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / SETTINGS, settings)
+            opened = True
         try:
             rows.append(_compared(setup, images))
-        except NoPathLeft as error:
+        except (NoPathLeft, NothingToRank) as error:
             failures.append(f"{cell.name}: {error}")
             say(f"not compared: {failures[-1]}")
             continue
         write_rows(folder / ROWS, rows)
-        say(f"{len(rows)} of {len(cells)}: {_said(rows[-1])}")
+        say(f"{number} of {len(cells)}: {_said(rows[-1])}")
     order = {(c.config.method, c.config.sparsity, c.config.seed): place for place, c in enumerate(cells)}
     rows = sorted((row for row in rows if row[:3] in order), key=lambda row: order[row[:3]])
     if not rows:
@@ -120,17 +126,20 @@ def _cells(request: Request) -> list[Cell]:
     return sorted(cells, key=lambda cell: (request.methods.index(cell.config.method), cell.config.sparsity))
 
 
+def _settings(config: RunConfig, images: int) -> str:
+    """What decides the rows, less methods, sparsities and seeds: where the data lies does not."""
+    kept = {key: value for key, value in flat(asdict(config)).items() if key not in OPERATIONAL}
+    return yaml.safe_dump({**kept, "images": images}, sort_keys=False)
+
+
 def _check_folder(folder: Path, settings: str) -> None:
-    """Open the folder. InputError where it holds a comparison with other settings, or something else."""
+    """InputError where the folder holds a comparison with other settings, or something else."""
     path = folder / SETTINGS
     if path.is_file():
         if path.read_text(encoding="utf-8") != settings:
             raise InputError(f"{folder} holds a comparison with other settings: give another --output_dir")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something else: give an --output_dir that is empty, or does not exist")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, settings)
 
 
 def _compared(setup: Setup, images: int) -> Row:
@@ -147,7 +156,7 @@ def _compared(setup: Setup, images: int) -> Row:
     def prune() -> Masks:
         return carry_out(source.plan, model, batches, criterion)
 
-    judged = probe_batches(task, images, config.batch_size)
+    judged = evenly_cropped(task, images, config.batch_size)
     return compared(model, config.method, config.sparsity, config.seed, prune, judged)
 
 

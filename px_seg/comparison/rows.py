@@ -1,6 +1,7 @@
 """How well each pruned network is the dense one: rows, and the table of them."""
 
 import csv
+import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,9 +52,11 @@ def compared(
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """A CSV with one row a network, and a column for the CKA of every stage."""
     stages = list(rows[0].cka)
-    lines = [[*Row._fields[:-1], *(f"cka_{stage}" for stage in stages)]]
-    lines += [[*map(str, row[:-1]), *(str(row.cka[stage]) for stage in stages)] for row in rows]
-    write_text(path, "".join(",".join(line) + "\n" for line in lines))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*Row._fields[:-1], *(f"cka_{stage}" for stage in stages)])
+    writer.writerows([*row[:-1], *(row.cka[stage] for stage in stages)] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -64,7 +67,7 @@ def read_rows(path: Path) -> list[Row]:
         lines = list(csv.DictReader(file))
     try:
         return [_row(line) for line in lines]
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{path} is damaged, or of another version: delete it") from None
 
 

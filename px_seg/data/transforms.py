@@ -81,8 +81,8 @@ def evaluation(name: str, size: int) -> Transform:
     return _named(EVALUATION, "data.evaluation", name)(size)
 
 
-def middle(size: int, stride: int) -> Transform:
-    """The middle of an image, its short side resized to `size`, filled up to a multiple of `stride`."""
+def centre_crop_to_stride(size: int, stride: int) -> Transform:
+    """Short side resized to `size`, then cropped to its centre, and filled up to a multiple of `stride`."""
     return _Pipeline(
         A.SmallestMaxSize(size, interpolation=cv2.INTER_LINEAR),
         A.CenterCrop(size, size),

@@ -13,6 +13,7 @@ from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.iterative import NothingToRank, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.paths.operations import UnsupportedOperation
+from px_seg.pruning.paths.total import NoPathLeft
 from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.plan import Plan, check_ranking, plan_pruning
 from px_seg.pruning.provenance import Provenance
@@ -35,6 +36,7 @@ __all__ = [
     "Magnitude",
     "Masks",
     "NTKTrace",
+    "NoPathLeft",
     "NothingToRank",
     "PXConserved",
     "PXPaths",

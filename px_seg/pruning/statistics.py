@@ -22,7 +22,8 @@ def statistics_of(
 
     Each is the mean, over the batches of all processes in `group`, of what the batch has at that layer in a network
     under `masks` whose BatchNorms normalise by it, as in training; dropout is off. The variance is the
-    unbiased one that torch keeps. The model is not changed.
+    unbiased one that torch keeps; of a BatchNorm that is used several times the last use counts. The model is not
+    changed.
 
     Raises InputError for no batches, samples of different shapes, masks that do not fit, and batches of one
     sample where a BatchNorm sees one value a channel.
@@ -62,7 +63,8 @@ def lent_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> Itera
             prefix, _, moment = name.rpartition(".")
             module = model.get_submodule(prefix)
             own.append((module, moment, getattr(module, moment)))
-            setattr(module, moment, value.to(getattr(module, moment)))
+            # In the statistics' own dtype: a variance need not fit in half precision.
+            setattr(module, moment, value)
         yield
     finally:
         for module, moment, value in own:

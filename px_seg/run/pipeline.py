@@ -27,7 +27,7 @@ from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
 from px_seg.tasks import Task
-from px_seg.tasks.base import probe_batches
+from px_seg.tasks.base import evenly_cropped
 
 
 def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
@@ -99,11 +99,14 @@ class Run:
 
         None without weights, for new ones, where nothing is pruned, and on all but the main process.
         """
-        config = self.config
-        if not config.preservation or config.weights == "none" or config.reinit or masks.density == 1:
+        config, count = self.config, self.config.preservation_images
+        if not count or config.weights == "none" or config.reinit or masks.density == 1:
             return None
-        batches = probe_batches(self.task, config.preservation, config.batch_size)
-        return main_only(self.accelerator, lambda: preservation(self.model, masks, batches))
+
+        def compared() -> Preservation:
+            return preservation(self.model, masks, evenly_cropped(self.task, count, config.batch_size))
+
+        return main_only(self.accelerator, compared)
 
     def fine_tune(self, masks: Masks) -> Trained:
         """Train under the masks, evaluating, logging and checkpointing after every epoch.

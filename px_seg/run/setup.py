@@ -89,8 +89,8 @@ def check_settings(config: RunConfig) -> Criterion | None:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
     if config.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
-    if config.preservation < 0:
-        raise InputError(f"preservation must be at least 0, got {config.preservation}")
+    if config.preservation_images < 0:
+        raise InputError(f"preservation_images must be at least 0, got {config.preservation_images}")
     if config.data.workers < 0:
         raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
     check_weights(config.weights, config.encoder)

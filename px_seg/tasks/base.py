@@ -36,7 +36,7 @@ class Task(Protocol[C, M]):
     classes: tuple[str, ...]
     train: Transformed
     val: Transformed
-    probe: Transformed
+    val_cropped: Transformed
     """The validation images in one size that the network takes as it is."""
 
     def __init__(self, config: C) -> None:
@@ -94,7 +94,8 @@ def spread(length: int, count: int) -> list[int]:
     return sorted({round((length - 1) * place / max(1, count - 1)) for place in range(count)})
 
 
-def probe_batches(task: Task, count: int, batch_size: int) -> list[Tensor]:
-    """`count` images of the task's probe, evenly spread over it, in batches; all where there are fewer."""
-    images = [task.probe[index, 0][0] for index in spread(len(task.probe), min(count, len(task.probe)))]
+def evenly_cropped(task: Task, count: int, batch_size: int) -> list[Tensor]:
+    """`count` validation images of one size, evenly spread over them, in batches; all where there are fewer."""
+    data = task.val_cropped
+    images = [data[index, 0][0] for index in spread(len(data), min(count, len(data)))]
     return list(torch.stack(images).split(batch_size))

@@ -60,7 +60,7 @@ class Classification:
         self.classes = train.classes
         self.train = Transformed(train, classifier_training(config.data))
         self.val = Transformed(val, classifier_evaluation(config.data.evaluation, config.data.size))
-        self.probe = self.val
+        self.val_cropped = self.val
 
     @staticmethod
     def check(config: ClassificationConfig, synchronised: bool) -> None:

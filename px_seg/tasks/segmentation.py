@@ -18,7 +18,7 @@ from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
 from px_seg.data.registry import SEGMENTATION, load
-from px_seg.data.transforms import Transform, evaluation, middle, to_uint8, training
+from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.metrics import Score, segmentation_scores
@@ -52,7 +52,7 @@ class Segmentation:
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
-        self.probe = Transformed(val, middle(config.data.size, config.output_stride))
+        self.val_cropped = Transformed(val, centre_crop_to_stride(config.data.size, config.output_stride))
 
     @staticmethod
     def _transforms(config: SegmentationConfig) -> tuple[Transform, Transform]:

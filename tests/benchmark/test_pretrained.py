@@ -27,14 +27,16 @@ def case(tmp_path: Path) -> Case:
 
 def test_rows_are_measured_once(case: Case, tmp_path: Path) -> None:
     said: list[str] = []
-    methods = ["magnitude@erk", "px:conserve=0.5#2", "snip"]
+    methods = ["magnitude@erk", "px:conserve=0.5,statistics=batches#2", "snip"]
     report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
     rows = read_rows(tmp_path / "out" / "preservation.csv")
     assert [row.method for row in rows] == methods
     assert list(rows[0].cka) == ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
     assert rows[1].cka != rows[2].cka
-    assert "| `px:conserve=0.5#2` | 50% |" in said[-1]
+    assert "| `px:conserve=0.5,statistics=batches#2` | 50% |" in said[-1]
     assert (tmp_path / "out" / "preservation.png").is_file()
+    with pytest.raises(InputError, match="holds a comparison with other settings"):
+        report_preservation(replace(case, side=64), methods, [0.5], tmp_path / "out", said.append)
     before = len(said)
     report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
     assert len(said) == before + 1
@@ -81,6 +83,7 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
         (replace(case, network="resnet18"), ["px"], "cannot be read into timm's resnet18"),
         (replace(case, judge_images=9), ["px"], "has 4 images in val, fewer than the 9 asked for"),
         (replace(case, side=8), ["px"], "side at least 32"),
+        (replace(case, stages=("layer1",)), ["px"], "has no part 'layer1': give --trained.head and --trained.stages"),
         (case, ["imp"], "imp cannot be compared without training"),
         (case, ["px:conserve=2"], "conserve must be a number from 0 to 1"),
         (case, ["px#many"], "px#many: rounds must be a whole number"),

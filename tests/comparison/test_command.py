@@ -31,12 +31,13 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
     said = capsys.readouterr().out
     rows = read_rows(out / "preservation.csv")
     assert [row[:3] for row in rows] == [(m, s, 0) for m in ("random", "magnitude") for s in (0.5, 0.9)]
-    assert {"preservation.md", "preservation.png", "preservation.svg", "config.yaml"} < {p.name for p in out.iterdir()}
+    written = {"preservation.md", "preservation.png", "preservation.svg", "settings.yaml"}
+    assert written < {path.name for path in out.iterdir()}
     assert "4 of 4: magnitude 90.00% seed 0: CKA of encoder." in said
     assert (out / "preservation.md").read_text().strip() in said
     # The network is that of a run, and so is what a run says of it.
     flags = ("--config", small, "--weights", start, "--method", "magnitude", "--sparsity", 0.9, "--epochs", 0)
-    results = classify(*flags, "--preservation", 10, "--output_dir", tmp_path / "run")
+    results = classify(*flags, "--preservation_images", 10, "--output_dir", tmp_path / "run")
     assert results["preservation"] == {
         **{"cka": rows[3].cka, "agreement": rows[3].agreement},
         **{"error": rows[3].error, "images": 10},
@@ -95,7 +96,7 @@ def test_a_folder_is_of_one_comparison(small, start, tmp_path, capsys) -> None:
 
 CUT = """
 from px_seg import Criterion, prunable, register
-from px_seg.pruning.paths.total import NoPathLeft
+from px_seg.pruning import NoPathLeft
 
 @register("cutting")
 class Cutting(Criterion):

@@ -59,3 +59,12 @@ def test_what_has_no_statistics_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             criterion("px", **settings)
+
+
+def test_variances_beyond_half_precision_are_kept() -> None:
+    net, batches = network().float(), [x.float() for x, _ in pairs(4)]
+    net[0].weight.data *= 1e4
+    half = PX(statistics="batches").score(net.half(), batches)
+    wide = PX(statistics="batches").score(net.float(), batches)
+    for name, score in half.items():
+        torch.testing.assert_close(score, wide[name], rtol=1e-3, atol=0)

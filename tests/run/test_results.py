@@ -63,7 +63,7 @@ def test_a_run_from_weights_says_what_pruning_left_of_them(small, tmp_path) -> N
     assert list(found["cka"]) == ["encoder.1", "encoder.2", "encoder.3", "encoder.4"]
     assert found["images"] == 20
     assert 0 < found["error"] < 1
-    for number, others in enumerate((("--sparsity", 0), ("--preservation", 0), ("--reinit",))):
+    for number, others in enumerate((("--sparsity", 0), ("--preservation_images", 0), ("--reinit",))):
         results = classify(*flags, *others, "--output_dir", tmp_path / str(number))
         assert "preservation" not in results
 

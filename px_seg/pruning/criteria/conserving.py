@@ -12,9 +12,9 @@ from px_seg.pruning.criteria.base import Criterion, Scores
 
 @dataclass(frozen=True, kw_only=True)
 class ConservingCriterion(Criterion):
-    """A criterion whose scores say how much of a quantity flows through a weight.
+    """A criterion whose scores can be taken relative to their layer.
 
-    With R_l the sum of the scores of layer l, its flow, a score S_j becomes S_j / R_l**`conserve`, `conserve` in
+    With R_l the sum of the scores of layer l, a score S_j becomes S_j / R_l**`conserve`, `conserve` in
     [0, 1]: 0 leaves it as it is; at 1 the scores of every layer sum to 1 (docs/method.md, section 5).
     """
 
@@ -37,7 +37,7 @@ def conserved(scores: Mapping[str, Tensor], power: float) -> Scores:
 
 
 def _divided(score: Tensor, power: float) -> Tensor:
-    # In float64, whose range holds the square root of any float32; Apple's GPUs have none.
+    # A sum of many float32 scores; Apple's GPUs have no float64.
     wide = score.dtype if score.device.type == "mps" else torch.float64
     flow = score.sum(dtype=wide)
     return (score.to(wide) / flow.where(flow > 0, 1).pow(power)).to(score.dtype)

@@ -16,7 +16,7 @@ from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_posit
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import MaskedNetwork, gradients, masked
 from px_seg.pruning.modes import batch_statistics, evaluating, last_batch_only
-from px_seg.pruning.paths.walk import leaves
+from px_seg.pruning.outputs import leaves
 from px_seg.pruning.randomness import generator
 from px_seg.pruning.scope import Scope, as_list, inside
 

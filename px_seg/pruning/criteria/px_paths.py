@@ -18,10 +18,10 @@ from px_seg.pruning.scope import Scope
 class PXPaths(ConservingCriterion):
     """theta**2 * dT/d(theta**2), T = sum over samples, outputs and paths of v_p**2 a_p(x) x**2.
 
-    T is the trace that the Neural Tangent Kernel has in expectation when every weight takes a random sign while
-    the gates stay (docs/method.md, section 6). PX's R bounds it from above and lets go of which
-    path is open for which image. T is linear in each theta_j**2 with the gates held, so a score is what T loses
-    without the weight. On images of ones with all gates open T is that of SynFlow-L2.
+    PX's R multiplies, output by output, the sum of v_p**2 over all paths by that of a_p(x) x**2; T takes the products
+    path by path, so that it counts which path is open for which image (docs/method.md, section 6). T is linear in each
+    theta_j**2 with the gates held, so a score is what T loses without the weight. On images of ones with all gates
+    open, in a network without max-pools, T is that of SynFlow-L2.
 
     Every batch is walked and differentiated: the time of a training step, and the memory of one.
     """

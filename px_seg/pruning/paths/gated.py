@@ -10,7 +10,7 @@ from px_seg.pruning.distributed import Group, all_gather, run_on_all_ranks
 from px_seg.pruning.modes import evaluating, undisturbed
 from px_seg.pruning.paths.scaled import Scaled
 from px_seg.pruning.paths.total import PathTotal, RunningTotal, differentiated, scored_weights
-from px_seg.pruning.paths.walk import path_values
+from px_seg.pruning.paths.walk import gated_kernel
 from px_seg.pruning.paths.weights import TrueAndSquares
 from px_seg.pruning.scope import Scope
 
@@ -41,7 +41,7 @@ def gated_total(
             shape = None
             for images in images_of(batches, torch.empty((), dtype=wide, device=like.device)):
                 shape = images.shape[1:]
-                outputs = path_values(model, images, weights)
+                outputs = gated_kernel(model, images, weights)
                 running.add(differentiated([Scaled(x.values.sum(), x.exponent) for x in outputs], weights))
             return shape
 

@@ -4,10 +4,11 @@ Each stream passes a BatchNorm as in training, with gamma, beta and the mean and
 values that reach it, and a max-pool by its own largest elements. Values can then be negative, and
 R is no longer linear in theta**2: scores are absolute values of theta**2 * dR/d(theta**2).
 
-The program finds BatchNorms by their names: those with "bn" in it keep gamma and beta. Parameters of any other norm,
-and biases, are treated as weights: 1 in the activations, squared in the kernel. Parameters with "fc" in their
-name stay as they are in both. `BY_BATCH` is its reading of a network without biases whose norms all have "bn" in
-their name; `BY_NAME` reads any network by these names, as the program does.
+The program (github.com/iurada/px-ntk-pruning, commit ed6c40e) finds BatchNorms by their names: those with "bn" in it
+keep gamma and beta. Parameters of any other norm, and biases, are treated as weights: 1 in the activations, squared in
+the kernel. Parameters with "fc" in their name stay as they are in both, and such a weight scores
+theta**2 * |dR/dtheta|. `BY_BATCH` is its reading of a network without biases whose norms all have "bn" in their name;
+`BY_NAME` reads any network by these names.
 """
 
 from typing import Any
@@ -78,10 +79,9 @@ class NamedKernel(BatchKernel):
         return super().normed(_read(norm, self.weights, torch.square))
 
     def _as_it_is(self, weight: Tensor, func: Function) -> Tensor:
-        """theta * mask as a function of its square, which is what scores are derivatives by."""
-        true, square = self.weights.true(weight, func), self.weights.read(weight, func)
-        nothing = square.detach() == 0
-        return true * (square / square.detach().masked_fill(nothing, 1) + nothing).sqrt()
+        """theta * mask, whose gradient goes to the leaf of its square: the program multiplies it by theta**2 too."""
+        square = self.weights.read(weight, func)
+        return self.weights.true(weight, func) + (square - square.detach())
 
 
 BY_BATCH = Streams(BatchActivations, BatchKernel)

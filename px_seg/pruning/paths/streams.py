@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +15,80 @@ from px_seg.pruning.paths.tensors import Gate, PathTensor, cast
 from px_seg.pruning.paths.weights import Powers, TrueAndLive, TrueAndSquares, Weights
 
 
-class Activations(PathTensor):
-    """Path activations g beside the true network's activations, and of their dtype."""
+class BesideTrue(PathTensor):
+    """A stream beside the true network's activations, which give it its gates, and of their dtype."""
 
     true: Tensor
-    weights: TrueAndLive
-    views: list[weakref.ref[Activations]]
+    weights: Weights
+    views: list[weakref.ref[BesideTrue]]
     """All tensors whose true activations share memory with this one's, itself among them."""
-    late: _ByOnes | None
-    """A depthwise convolution by ones that the values still have to pass; see `weighted`."""
-    _stream: Scaled
 
     @classmethod
-    def of(cls, stream: Scaled, true: Tensor, weights: Weights) -> Activations:
+    def of(cls, stream: Scaled, true: Tensor, weights: Weights) -> Self:
         """`stream` and `true` have the same shape, (N, ...), and memory of their own."""
         tensor = cls.like(true)
         tensor.stream, tensor.true, tensor.weights = stream, true, weights
         tensor.views = [weakref.ref(tensor)]
         return tensor
+
+    def _with(self, stream: Scaled, true: Tensor) -> Self:
+        return self.of(stream, true, self.weights)
+
+    def _part(self, values: Tensor, true: Tensor) -> Self:
+        """A tensor of some of this one's elements, which may share its memory."""
+        part = self._with(self.stream.changed(values), true)
+        if true.untyped_storage().data_ptr() == self.true.untyped_storage().data_ptr():
+            part.views = self.views
+            part.views.append(weakref.ref(part))
+        return part
+
+    def gated(self, run, gate):
+        values = self.stream.values * gate(self.true).square()
+        return self._with(self.stream.changed(values), run(self.true))
+
+    def selected(self, func, args, kwargs):
+        true, index = func(self.true, *args, **{**kwargs, "return_indices": True})
+        lead = true.dim() - _pooled_dims(func)
+        values = self.stream.values.flatten(lead).gather(lead, index.flatten(lead)).view_as(true)
+        return self._with(self.stream.grown(values, 0), true)
+
+    def moved(self, func, args, kwargs):
+        true, values = func(self.true, *args, **kwargs), _loosely(func)(self.stream.values, *args, **kwargs)
+        if isinstance(true, tuple | list):
+            return tuple(self._part(v, t) for v, t in zip(values, true, strict=True))
+        return self._part(values, true)
+
+    def joined(self, func, parts, kwargs):
+        values, exponent, drift = align([part.stream for part in parts])
+        true = func([part.true for part in parts], **kwargs)
+        return self._with(Scaled(func(values, **kwargs), exponent, drift), true)
+
+    def added(self, other, run):
+        if isinstance(other, BesideTrue):
+            return self._with(add(self.stream, other.stream), run(self.true, other.true))
+        true = run(self.true, cast(other, self.true))
+        return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true)
+
+    def as_gate(self, run):
+        return Gate.of(run(self.true))
+
+    def shut(self, gate, run):
+        factor = cast(_factor(gate), self.true)
+        if isinstance(gate, Gate):
+            values = self.stream.values * factor.square()
+            return self._with(self.stream.changed(values), run(self.true, factor))
+        # A constant can be of any size, and its square of any at all.
+        once = self.stream.changed(self.stream.values * factor).normalised()
+        return self._with(once.changed(once.values * factor), run(self.true, factor))
+
+
+class Activations(BesideTrue):
+    """Path activations g."""
+
+    weights: TrueAndLive
+    late: _ByOnes | None
+    """A depthwise convolution by ones that the values still have to pass; see `weighted`."""
+    _stream: Scaled
 
     @property
     def stream(self) -> Scaled:
@@ -43,17 +99,6 @@ class Activations(PathTensor):
     @stream.setter
     def stream(self, stream: Scaled) -> None:
         self._stream, self.late = stream, None
-
-    def _with(self, stream: Scaled, true: Tensor) -> Activations:
-        return self.of(stream, true, self.weights)
-
-    def _part(self, values: Tensor, true: Tensor) -> Activations:
-        """A tensor of some of this one's elements, which may share its memory."""
-        part = self._with(self.stream.changed(values), true)
-        if true.untyped_storage().data_ptr() == self.true.untyped_storage().data_ptr():
-            part.views = self.views
-            part.views.append(weakref.ref(part))
-        return part
 
     def weighted(self, func, weight, bias, args, kwargs):
         if (fixed := self.weights.filter(weight, func)) is not None:
@@ -100,45 +145,6 @@ class Activations(PathTensor):
         values, gated = self.stream.values, torch.empty_like(self.true)
         torch.ops.aten.threshold_backward.grad_input(values, self.true, 0, grad_input=gated)
         return self._with(self.stream.grown(gated, 0), run(self.true))
-
-    def gated(self, run, gate):
-        values = self.stream.values * gate(self.true).square()
-        return self._with(self.stream.changed(values), run(self.true))
-
-    def selected(self, func, args, kwargs):
-        true, index = func(self.true, *args, **{**kwargs, "return_indices": True})
-        lead = true.dim() - _pooled_dims(func)
-        values = self.stream.values.flatten(lead).gather(lead, index.flatten(lead)).view_as(true)
-        return self._with(self.stream.grown(values, 0), true)
-
-    def moved(self, func, args, kwargs):
-        true, values = func(self.true, *args, **kwargs), _loosely(func)(self.stream.values, *args, **kwargs)
-        if isinstance(true, tuple | list):
-            return tuple(self._part(v, t) for v, t in zip(values, true, strict=True))
-        return self._part(values, true)
-
-    def joined(self, func, parts, kwargs):
-        values, exponent, drift = align([part.stream for part in parts])
-        true = func([part.true for part in parts], **kwargs)
-        return self._with(Scaled(func(values, **kwargs), exponent, drift), true)
-
-    def added(self, other, run):
-        if isinstance(other, Activations):
-            return self._with(add(self.stream, other.stream), run(self.true, other.true))
-        true = run(self.true, cast(other, self.true))
-        return self._with(self.stream.grown(self.stream.values.expand(true.shape), 0), true)
-
-    def as_gate(self, run):
-        return Gate.of(run(self.true))
-
-    def shut(self, gate, run):
-        factor = cast(_factor(gate), self.true)
-        if isinstance(gate, Gate):
-            values = self.stream.values * factor.square()
-            return self._with(self.stream.changed(values), run(self.true, factor))
-        # A constant can be of any size, and its square of any at all.
-        once = self.stream.changed(self.stream.values * factor).normalised()
-        return self._with(once.changed(once.values * factor), run(self.true, factor))
 
 
 class _Differentiable(PathTensor):
@@ -224,13 +230,13 @@ class Magnitudes(Kernel):
         return super().shut(gate, run) if isinstance(gate, Gate) else self._with(self.stream.values * abs(gate))
 
 
-class Values(_Differentiable, Activations):
-    """The paths' squared values under the gates of the true network, which runs beside them.
+class GatedKernel(_Differentiable, BesideTrue):
+    """The path kernel under the true network's gates, from the images squared.
 
     What is kept for the backward pass is of the stream alone: the true activations are no part of it.
     """
 
-    weights: TrueAndSquares  # type: ignore[assignment]  # Activations reads masks where this one reads squares
+    weights: TrueAndSquares
 
     def weighted(self, func, weight, bias, args, kwargs):
         if (fixed := self.weights.filter(weight, func)) is not None:

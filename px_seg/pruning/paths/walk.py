@@ -14,15 +14,15 @@ and looks up in `px_seg.pruning.paths.rules` what it means for a path. A functio
 raises UnsupportedOperation: nothing is passed over in silence.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from px_seg.pruning.outputs import leaves
 from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.paths.scaled import Scaled
-from px_seg.pruning.paths.streams import Activations, Kernel, Values
+from px_seg.pruning.paths.streams import Activations, BesideTrue, GatedKernel, Kernel
 from px_seg.pruning.paths.tensors import Gate, PathTensor
 from px_seg.pruning.paths.weights import Powers, TrueAndLive, TrueAndSquares, Weights
 
@@ -55,17 +55,17 @@ def path_kernel(model: nn.Module, sample: Tensor, weights: Powers, kind: type[Ke
         return [out.stream for out in _walk(model, kind.of(Scaled.of(torch.ones_like(sample)), weights))]
 
 
-def path_values(model: nn.Module, images: Tensor, weights: TrueAndSquares) -> list[Scaled]:
-    """Sum over the batch of sum over paths into output k of v_p(theta)**2 a_p(x) x_s(p)**2, one per model output.
+def gated_kernel(model: nn.Module, images: Tensor, weights: TrueAndSquares) -> list[Scaled]:
+    """Sum over the batch of sum over paths into output k of v_p(theta)**2 a_p(x) x_s(p)**2, one per output.
 
     Arguments, shapes and errors are those of `path_activations`. Each result is differentiable with respect to
     `weights.leaves`; for this every layer's input is kept.
     """
     with torch.enable_grad():
-        return _summed_over_samples(model, images, weights, Values)
+        return _summed_over_samples(model, images, weights, GatedKernel)
 
 
-def _summed_over_samples(model: nn.Module, images: Tensor, weights: Weights, kind: type[Activations]) -> list[Scaled]:
+def _summed_over_samples(model: nn.Module, images: Tensor, weights: Weights, kind: type[BesideTrue]) -> list[Scaled]:
     # Squared after the exponent is split off, so that small and large images keep their range.
     x = Scaled.of(images).normalised()
     start = kind.of(Scaled.of(x.values.square(), 2 * x.exponent), images.clone(), weights)
@@ -108,17 +108,6 @@ def _walk(model: nn.Module, start: P) -> list[P]:
     if not outputs:
         raise UnsupportedOperation("the model returns no tensor")
     return outputs
-
-
-def leaves(outputs: Any) -> Iterator[Any]:
-    """The single outputs of a model that returns one, or several in a list, a tuple or a mapping; None is none."""
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, tuple | list):
-        for part in outputs:
-            yield from leaves(part)
-    elif outputs is not None:
-        yield outputs
 
 
 def _module_of(error: BaseException, model: nn.Module) -> str:

@@ -38,7 +38,7 @@ class Given(NTKTrace):
 
     now: Tensor
 
-    def signs(self, outputs, images, kept, probe):
+    def signs(self, outputs, *key):
         return [Given.now.view(outputs[0].shape)]
 
 
@@ -108,23 +108,59 @@ def test_labels_and_the_mode_of_norms_and_dropout_do_not_count() -> None:
     assert not same(expected, NTKTrace().score(moved_statistics(net), batches))
 
 
-def test_signs_are_drawn_afresh_in_every_round_and_for_every_probe() -> None:
-    rank, images = NTKTrace(), torch.randn(4, 3, 5, 5)
+def test_signs_are_drawn_afresh_in_every_round_pass_and_probe(monkeypatch) -> None:
+    """By what distinguishes them: the weights kept, the images, how often these came before, and the probe."""
+    net, batches, keys = network(), pairs(3, 2), []
+
+    def noted(self, outputs, *key):
+        keys.append(key)
+        return draw(self, outputs, *key)
+
+    draw = NTKTrace.signs
+    monkeypatch.setattr(NTKTrace, "signs", noted)
+    rank = NTKTrace(pass_size=2)
+    rank.score(net, [*batches, batches[1]])
+    # Passes of 2, 1, 2 and 2 images, two probes each.
+    assert len(keys) == len(set(keys)) == 8
+    rank.score(net, batches, prune(net, (), 0.4, Magnitude()))
+    assert len(keys) == len(set(keys)) == 14
     outputs = [torch.zeros(4, 2), torch.zeros(4, 6, 5, 5)]
-    drawn = [rank.signs(outputs, images, kept, probe) for kept, probe in ((9, 0), (9, 1), (8, 0))]
-    drawn.append(rank.signs(outputs, images + 1, 9, 0))
-    drawn.append(NTKTrace(seed=1).signs(outputs, images, 9, 0))
+    drawn = [NTKTrace(seed=seed).signs(outputs, key) for seed in (0, 1) for key in (1, 2)]
     assert all(set(signs[1].unique().tolist()) == {1.0, -1.0} for signs in drawn)
-    assert [signs[0].shape for signs in drawn] == [(4, 2)] * 5
     for first, second in itertools.combinations(drawn, 2):
         assert not torch.equal(first[1], second[1])
-    assert torch.equal(drawn[0][1], rank.signs(outputs, images.double(), 9, 0)[1])
+    assert torch.equal(drawn[0][1], NTKTrace().signs(outputs, 1)[1])
+
+
+def test_fewer_images_a_pass_have_less_noise() -> None:
+    """A mixed term of two images is as large as an image's own: the variance grows with the images of a pass."""
+    net, batches = network().eval(), pairs(8, side=3)
+    shares = exact(net, batches)
+
+    def distance(pass_size: int) -> float:
+        errors = []
+        for seed in range(30):
+            scores = NTKTrace(seed=seed, pass_size=pass_size).score(net, batches)
+            errors += [float(((scores[name] - share) / share.max()).square().mean()) for name, share in shares.items()]
+        return sum(errors) / len(errors)
+
+    single, whole = distance(1), distance(0)
+    assert 3 < whole / single < 20
+    assert distance(8) == whole
+
+
+def test_outputs_beyond_float32_are_conserved() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 2, 1))
+    net[1].weight.data *= 1e25
+    scores = NTKTrace(conserve=1.0).score(net, [torch.randn(2, 2, 3, 3)])
+    assert all(score.sum().item() == pytest.approx(1, rel=1e-4) for score in scores.values())
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     for settings, message in (
         ({"probes": 0}, "probes must be a whole number above 0"),
         ({"probes": 1.5}, "probes must be a whole number, such as 2"),
+        ({"pass_size": -1}, "pass_size must be a whole number, 0 for whole batches; got -1"),
         ({"conserve": -0.1}, "conserve must be a number from 0 to 1"),
     ):
         with pytest.raises(InputError, match=message):
