@@ -26,8 +26,8 @@ _STATISTICS = ("own", "batches")
 class PX(ConservingCriterion):
     """Path eXclusion (Iurada, Ciccone, Tommasi, CVPR 2024): S_j = theta_j**2 * dR/d(theta_j**2).
 
-    R = sum_x sum_k g_k(x) h_k bounds the trace of the Neural Tangent Kernel
-    (docs/method.md, section 1); R is linear in each theta_j**2, so S_j is what R loses without the weight. h does not
+    With R = sum_x sum_k g_k(x) h_k, sum_j dR/d(theta_j**2) bounds the trace of the Neural Tangent Kernel
+    (docs/method.md, section 1). R is linear in each theta_j**2, so S_j is what R loses without the weight. h does not
     depend on the data, so g is summed over all samples first and one backward pass at batch
     one gives all scores. For what this makes of the data and of residual branches, see sections 5 and 6 there.
 
