@@ -37,6 +37,8 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
     figure.axes[0].set_ylim(0, 1)
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=min(8, len(methods)), fontsize=9)
+    # As many columns as fit into the figure's width.
+    columns = max(1, min(len(methods), 160 // (max(map(len, methods)) + 9)))
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=columns, fontsize=9)
     figure.suptitle(title, fontsize=11)
     save(figure, folder, name)

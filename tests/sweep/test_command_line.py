@@ -73,7 +73,7 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--vary", "weights=a/run,b/run"], "would share the folder"),
         ([*GIVEN, "--sparsities", "0.9999991,0.9999992"], "would share the folder"),
         ([*GIVEN, "--vary", "epochs=1,2", "--epochs", "3"], "--epochs is both given and varied"),
-        ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, demo"),
+        ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, criteria_scratch"),
         ([*GIVEN, "--task", "det"], "invalid choice: 'det'"),
         ([*GIVEN, "--vary", "optimizer.head_lr=0.1,1e-1"], "mean the same"),
         ([*GIVEN, "--vary", "data.workers=0,1"], "changes how a run is carried out"),
