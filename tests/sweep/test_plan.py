@@ -81,9 +81,9 @@ def test_a_pattern_decides_the_sparsity_and_the_dense_reference_has_none() -> No
 
 
 PRESETS = {
-    "criteria_scratch": 45,
-    "criteria_trained": 45,
     # methods x sparsities x seeds + dense runs, for each combination
+    "criteria_scratch": 7 * 2 * 3 + 3,
+    "criteria_trained": 7 * 2 * 3 + 3,
     "demo": 3 * 3 * 2 + 2,
     "fig2": 3 * (9 * 9 * 3 + 3),
     "fig3": 9 * (9 * 9 * 3 + 3),
