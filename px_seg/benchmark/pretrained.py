@@ -8,15 +8,14 @@ from typing import Any
 
 import timm
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.cost import clock
-from px_seg.comparison.figure import draw
-from px_seg.comparison.rows import Row, compared, read_rows, table, write_rows
+from px_seg.comparison.folder import measure_missing
+from px_seg.comparison.rows import Row, compared
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError
@@ -25,8 +24,6 @@ from px_seg.pruning import (
     Criterion,
     LossCriterion,
     Masks,
-    NoPathLeft,
-    NothingToRank,
     TrainingCriterion,
     criterion,
     prune,
@@ -123,39 +120,19 @@ def report_preservation(
     A method may have settings and a ranking: `px:conserve=0.5`, `magnitude@erk`, `ntk_trace@erk#10` for ten rounds.
     Rows that are there are not measured again.
     """
-    asked = [(method, _named(method, case.seed), sparsity) for method in methods for sparsity in sparsities]
+    named = {method: _named(method, case.seed) for method in methods}
     setting = Setting.of(case)
-    batches, path = setting.labelled(), output_dir / "preservation.csv"
-    _open(output_dir, case)
-    rows = read_rows(path)
+    batches = setting.labelled()
     stages = ["encoder"] if case.segmenter else case.stages
-    for method, named, sparsity in asked:
-        if (method, sparsity, case.seed) in {row[:3] for row in rows}:
-            continue
-        work = partial(_pruned, setting, batches, named, sparsity)
-        try:
-            rows.append(compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages))
-        except (NoPathLeft, NothingToRank) as error:
-            say(f"{method} {sparsity:g}: not compared: {error}")
-            continue
-        write_rows(path, rows)
-        say(f"{method} {sparsity:g}: {rows[-1].cka} agreement {rows[-1].agreement:.3f}")
-    order = {(method, sparsity): place for place, (method, _, sparsity) in enumerate(asked)}
-    kept: list[Row] = sorted((row for row in rows if row[:2] in order), key=lambda row: order[row[:2]])
-    if not kept:
-        raise InputError("no network could be compared")
-    say(table(kept, case.judge_images))
-    draw(output_dir, "preservation", kept, f"Pruned networks beside the dense one, before training: {case.network}")
 
+    def measured(method: str, sparsity: float) -> Row:
+        work = partial(_pruned, setting, batches, named[method], sparsity)
+        return compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages)
 
-def _open(folder: Path, case: Case) -> None:
-    """InputError where the folder holds rows of another case."""
+    wanted = {(m, s, case.seed): partial(measured, m, s) for m in methods for s in sparsities}
     settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
-    text, file = yaml.safe_dump({**settings, "stages": list(case.stages)}), folder / "settings.yaml"
-    if file.is_file() and file.read_text() != text:
-        raise InputError(f"{folder} holds a comparison with other settings: give another --output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    title = f"Pruned networks beside the dense one, before training: {case.network}"
+    measure_missing(output_dir, {**settings, "stages": list(case.stages)}, wanted, case.judge_images, title, say)
 
 
 def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:

@@ -3,32 +3,27 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn
 
-import yaml
-
 from px_seg.command_help import width
-from px_seg.comparison.figure import draw
-from px_seg.comparison.rows import Row, compared, read_rows, table, write_rows
+from px_seg.comparison.folder import measure_missing
+from px_seg.comparison.rows import Row, compared
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
-from px_seg.files import user_path, write_text
-from px_seg.pruning import CRITERIA, Masks, NoPathLeft, NothingToRank, TrainingCriterion, carry_out
+from px_seg.files import user_path
+from px_seg.pruning import CRITERIA, Masks, TrainingCriterion, carry_out
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.setup import Pruning, Setup, check_settings, set_up
+from px_seg.run.setup import Pruning, check_settings, set_up
 from px_seg.run.sparsify import equip, try_out
 from px_seg.sweep.command_line import Parser, list_of, sparsities
 from px_seg.sweep.plan import DENSE, Cell, Request, base_config, plan_sweep
-from px_seg.tasks import TASKS, task_of
+from px_seg.tasks import TASKS, Task, task_of
 from px_seg.tasks.base import evenly_cropped
 
 IMAGES = 128
 """How many validation images networks are compared on, unless told otherwise."""
-
-ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "settings.yaml"
-"""What a comparison writes."""
 
 
 def compare_methods(request: Request, images: int, say: Callable[[str], Any] = print) -> list[Row]:
@@ -41,40 +36,16 @@ def compare_methods(request: Request, images: int, say: Callable[[str], Any] = p
     """
     if images < 2:
         raise InputError(f"--images must be at least 2, got {images}")
-    folder, cells = request.output_dir, _cells(request)
-    settings = _settings(base_config(request, ()), images)
-    _check_folder(folder, settings)
-    rows, failures, opened = read_rows(folder / ROWS), [], False
-    for number, cell in enumerate(cells, 1):
-        if (cell.config.method, cell.config.sparsity, cell.config.seed) in {row[:3] for row in rows}:
-            continue
-        setup = set_up(task_of(request.task), cell.config)
-        if not opened:
-            setup.task.check_data()
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / SETTINGS, settings)
-            opened = True
-        try:
-            rows.append(_compared(setup, images))
-        except (NoPathLeft, NothingToRank) as error:
-            failures.append(f"{cell.name}: {error}")
-            say(f"not compared: {failures[-1]}")
-            continue
-        write_rows(folder / ROWS, rows)
-        say(f"{number} of {len(cells)}: {_said(rows[-1])}")
-    order = {(c.config.method, c.config.sparsity, c.config.seed): place for place, c in enumerate(cells)}
-    rows = sorted((row for row in rows if row[:3] in order), key=lambda row: order[row[:3]])
-    if not rows:
-        raise InputError(f"no network could be compared; the first: {failures[0]}")
-    config = cells[0].config
+    cells, task = _cells(request), task_of(request.task)
+    first = set_up(task, cells[0].config)
+    first.task.check_data()
+    wanted = {
+        (cell.config.method, cell.config.sparsity, cell.config.seed): partial(_compared, task, cell.config, images)
+        for cell in cells
+    }
+    config = first.config
     title = f"Pruned networks beside the dense one, before training: {config.encoder}, {config.data.name}"
-    text = table(rows, images)
-    write_text(folder / TABLE, text + "\n")
-    draw(folder, FIGURE, rows, title)
-    say(f"{text}\nwritten to {folder}")
-    if failures:
-        raise InputError(f"{len(failures)} of {len(cells)} networks could not be compared; the first: {failures[0]}")
-    return rows
+    return measure_missing(request.output_dir, _settings(base_config(request, ()), images), wanted, images, title, say)
 
 
 def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:
@@ -126,24 +97,14 @@ def _cells(request: Request) -> list[Cell]:
     return sorted(cells, key=lambda cell: (request.methods.index(cell.config.method), cell.config.sparsity))
 
 
-def _settings(config: RunConfig, images: int) -> str:
+def _settings(config: RunConfig, images: int) -> dict[str, Any]:
     """What decides the rows, less methods, sparsities and seeds: where the data lies does not."""
-    kept = {key: value for key, value in flat(asdict(config)).items() if key not in OPERATIONAL}
-    return yaml.safe_dump({**kept, "images": images}, sort_keys=False)
+    return {key: value for key, value in flat(asdict(config)).items() if key not in OPERATIONAL} | {"images": images}
 
 
-def _check_folder(folder: Path, settings: str) -> None:
-    """InputError where the folder holds a comparison with other settings, or something else."""
-    path = folder / SETTINGS
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != settings:
-            raise InputError(f"{folder} holds a comparison with other settings: give another --output_dir")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else: give an --output_dir that is empty, or does not exist")
-
-
-def _compared(setup: Setup, images: int) -> Row:
-    config, task, source, model = setup.config, setup.task, setup.source, setup.model
+def _compared(task_type: type[Task], config: RunConfig, images: int) -> Row:
+    setup = set_up(task_type, config)
+    task, source, model = setup.task, setup.source, setup.model
     assert isinstance(source, Pruning)
     if setup.accelerator.num_processes > 1:
         raise InputError("a comparison is carried out by one process: start it without accelerate launch")
@@ -162,11 +123,3 @@ def _compared(setup: Setup, images: int) -> Row:
 
 def _never(*_: object) -> NoReturn:
     raise AssertionError("nothing is trained")
-
-
-def _said(row: Row) -> str:
-    last = list(row.cka)[-1]
-    return (
-        f"{row.method} {row.sparsity:.2%} seed {row.seed}: CKA of {last} {row.cka[last]:.3f}, "
-        f"equal predictions {row.agreement:.1%}, error {row.error:.3f}"
-    )

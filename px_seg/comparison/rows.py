@@ -5,6 +5,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -88,26 +89,15 @@ def _row(line: dict[str, Any]) -> Row:
 def table(rows: Sequence[Row], images: int) -> str:
     """The rows as Markdown: means over seeds, the methods in their order, a line a method and sparsity."""
     stages = list(rows[0].cka)
-    head = [
-        "method",
-        "sparsity",
-        *(f"CKA {stage}" for stage in stages),
-        "agreement",
-        "error",
-        "empty layers",
-        "prune s",
-    ]
+    head = ["method", "sparsity", *(f"CKA {stage}" for stage in stages)]
+    head += ["agreement", "error", "empty layers", "prune s"]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for method, sparsity in dict.fromkeys((row.method, row.sparsity) for row in rows):
         same = [row for row in rows if (row.method, row.sparsity) == (method, sparsity)]
-
-        def mean(values: Sequence[float]) -> float:
-            return sum(values) / len(values)
-
         cells = [f"`{method}`", f"{100 * sparsity:g}%"]
-        cells += [f"{mean([row.cka[stage] for row in same]):.3f}" for stage in stages]
-        cells += [f"{mean([row.agreement for row in same]):.1%}", f"{mean([row.error for row in same]):.3f}"]
-        cells += [f"{mean([row.empty_layers for row in same]):g}", f"{mean([row.prune_seconds for row in same]):.1f}"]
+        cells += [f"{mean(row.cka[stage] for row in same):.3f}" for stage in stages]
+        cells += [f"{mean(row.agreement for row in same):.1%}", f"{mean(row.error for row in same):.3f}"]
+        cells += [f"{mean(row.empty_layers for row in same):g}", f"{mean(row.prune_seconds for row in same):.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     seeds = len({row.seed for row in rows})
     caption = f"Before any training, on {images} images, {seeds} seed{'s' if seeds > 1 else ''}:"

@@ -34,6 +34,7 @@ def once(notes: Path, folder: Path, code: str, *words: object, attempts: int = 0
     return carry_out(notes, folder, attempts, [sys.executable, "-c", code, *map(str, words)], "epochs: 3")
 
 
+# Long enough to show: what an attempt took is noted in tenths of a second.
 FINISH = (
     "import sys, pathlib, time; time.sleep(0.3); folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)\n"
     "(folder / 'results.json').write_text('{}')"
