@@ -64,6 +64,7 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
         (("--methods", "px", "--pruning.settings.conserve", "2"), "conserve must be a number from 0 to 1, got 2"),
         (("--methods", "px", "--pruning.settings.probes", "2"), "the method px has no setting probes"),
         (("--methods", "px", "stray"), "unrecognized arguments: stray"),
+        (("--methods", "px", "--data.name", "folder", "--data.root", "nowhere"), "nowhere"),
         (("--methods",), "expected one argument"),
     ],
 )
