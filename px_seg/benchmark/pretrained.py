@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.cost import clock
-from px_seg.comparison.folder import measure_missing
+from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
@@ -121,6 +121,8 @@ def report_preservation(
     Rows that are there are not measured again.
     """
     named = {method: _named(method, case.seed) for method in methods}
+    settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
+    folder = ComparisonFolder(output_dir, {**settings, "stages": list(case.stages)})
     setting = Setting.of(case)
     batches = setting.labelled()
     stages = ["encoder"] if case.segmenter else case.stages
@@ -130,9 +132,8 @@ def report_preservation(
         return compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages)
 
     wanted = {(m, s, case.seed): partial(measured, m, s) for m in methods for s in sparsities}
-    settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
     title = f"Pruned networks beside the dense one, before training: {case.network}"
-    measure_missing(output_dir, {**settings, "stages": list(case.stages)}, wanted, case.judge_images, title, say)
+    folder.complete(wanted, case.judge_images, title, say)
 
 
 def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:

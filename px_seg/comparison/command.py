@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from px_seg.command_help import width
-from px_seg.comparison.folder import measure_missing
+from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
@@ -37,6 +37,7 @@ def compare_methods(request: Request, images: int, say: Callable[[str], Any] = p
     if images < 2:
         raise InputError(f"--images must be at least 2, got {images}")
     cells, task = _cells(request), task_of(request.task)
+    folder = ComparisonFolder(request.output_dir, _settings(base_config(request, ()), images))
     first = set_up(task, cells[0].config)
     first.task.check_data()
     wanted = {
@@ -45,7 +46,7 @@ def compare_methods(request: Request, images: int, say: Callable[[str], Any] = p
     }
     config = first.config
     title = f"Pruned networks beside the dense one, before training: {config.encoder}, {config.data.name}"
-    return measure_missing(request.output_dir, _settings(base_config(request, ()), images), wanted, images, title, say)
+    return folder.complete(wanted, images, title, say)
 
 
 def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:

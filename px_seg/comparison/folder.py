@@ -19,57 +19,58 @@ Key: TypeAlias = tuple[str, float, int]
 """Method, sparsity and seed of a row."""
 
 
-def measure_missing(
-    folder: Path,
-    settings: Mapping[str, Any],
-    wanted: Mapping[Key, Callable[[], Row]],
-    images: int,
-    title: str,
-    say: Callable[[str], Any],
-) -> list[Row]:
-    """The rows wanted, each from the folder where it is there and measured where it is not.
+class ComparisonFolder:
+    """The rows measured so far, under settings that decide them beside their keys.
 
-    A row is written as soon as it is known, so that the same request goes on where it was stopped. `settings` are what
-    decides rows beside their keys; nothing is written before the first row is measured. A network that nothing connects
-    is named, and the rest compared. Raises InputError for a folder that holds something else, or other settings, and at
-    the end where a network could not be compared.
+    Raises InputError where the folder holds something else, or rows of other settings; nothing is written before the
+    first row is measured.
     """
-    text = yaml.safe_dump(dict(settings), sort_keys=False)
-    _check(folder, text)
-    rows = {row[:3]: row for row in read_rows(folder / ROWS)}
-    failures = []
-    for number, (key, measure) in enumerate(wanted.items(), 1):
-        if key in rows:
-            continue
-        try:
-            row = rows[key] = measure()
-        except (NoPathLeft, NothingToRank) as error:
-            failures.append(f"{key[0]} {key[1]:.2%} seed {key[2]}: {error}")
-            say(f"not compared: {failures[-1]}")
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SETTINGS, text)
-        write_rows(folder / ROWS, list(rows.values()))
-        say(f"{number} of {len(wanted)}: {_said(row)}")
-    found = [rows[key] for key in wanted if key in rows]
-    if found:
-        written = table(found, images)
-        write_text(folder / TABLE, written + "\n")
-        draw(folder, FIGURE, found, title)
-        say(f"{written}\nwritten to {folder}")
-    if failures:
-        many = f"{len(failures)} of {len(wanted)} networks could not be compared"
-        raise InputError(f"{many}; the first: {failures[0]}")
-    return found
 
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = path, yaml.safe_dump(dict(settings), sort_keys=False)
+        file = path / SETTINGS
+        if file.is_file():
+            if file.read_text(encoding="utf-8") != self.settings:
+                raise InputError(f"{path} holds a comparison with other settings: give another --output_dir")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} holds something else: give an --output_dir that is empty, or does not exist")
+        self.rows = {row[:3]: row for row in read_rows(path / ROWS)}
 
-def _check(folder: Path, settings: str) -> None:
-    path = folder / SETTINGS
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != settings:
-            raise InputError(f"{folder} holds a comparison with other settings: give another --output_dir")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else: give an --output_dir that is empty, or does not exist")
+    def complete(
+        self, wanted: Mapping[Key, Callable[[], Row]], images: int, title: str, say: Callable[[str], Any]
+    ) -> list[Row]:
+        """The rows wanted, those that are missing measured; then their table and figure.
+
+        A row is written as soon as it is known, so that the same request goes on where it was stopped. A network that
+        nothing connects is named and the rest compared; InputError at the end where there is one.
+        """
+        failures = []
+        for number, (key, measure) in enumerate(wanted.items(), 1):
+            if key in self.rows:
+                continue
+            try:
+                self.rows[key] = measure()
+            except (NoPathLeft, NothingToRank) as error:
+                failures.append(f"{key[0]} {key[1]:.2%} seed {key[2]}: {error}")
+                say(f"not compared: {failures[-1]}")
+                continue
+            self._write()
+            say(f"{number} of {len(wanted)}: {_said(self.rows[key])}")
+        found = [self.rows[key] for key in wanted if key in self.rows]
+        if found:
+            written = table(found, images)
+            write_text(self.path / TABLE, written + "\n")
+            draw(self.path, FIGURE, found, title)
+            say(f"{written}\nwritten to {self.path}")
+        if failures:
+            many = f"{len(failures)} of {len(wanted)} networks could not be compared"
+            raise InputError(f"{many}; the first: {failures[0]}")
+        return found
+
+    def _write(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / SETTINGS, self.settings)
+        write_rows(self.path / ROWS, list(self.rows.values()))
 
 
 def _said(row: Row) -> str:
