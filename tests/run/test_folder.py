@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from helpers.runs import go
+from helpers.runs import go, parsed
 
 from px_seg import InputError
+from px_seg.run.folder import RunFolder
 
 
 def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
@@ -28,3 +29,17 @@ def test_a_folder_that_holds_something_is_not_touched(tiny, tmp_path) -> None:
         go(*flags[:-1], tmp_path / "new", "--resume")
     with pytest.raises(InputError, match="do not belong to a run"):
         go(*flags[:-1], tmp_path)
+
+
+def test_a_run_of_before_a_setting_that_changes_no_result_is_the_same_run(tmp_path) -> None:
+    """The images on which pruning is judged came later than many a run that a sweep is to be extended by."""
+    config = parsed("--output_dir", tmp_path)
+    folder = RunFolder(tmp_path)
+    folder.open(config)
+    written = [line for line in folder.config.read_text().splitlines() if "preservation_images" not in line]
+    folder.config.write_text("\n".join(written))
+    folder.results.write_text('{"miou": 0.5}')
+    assert folder.state(config) == (False, {"miou": 0.5})
+    folder.config.write_text("\n".join(line.replace("epochs: ", "epochs: 1") for line in written))
+    with pytest.raises(InputError, match="differs in epochs"):
+        folder.state(config)
