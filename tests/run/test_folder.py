@@ -38,8 +38,9 @@ def test_a_run_of_before_a_setting_that_changes_no_result_is_the_same_run(tmp_pa
     folder.open(config)
     written = [line for line in folder.config.read_text().splitlines() if "preservation_images" not in line]
     folder.config.write_text("\n".join(written))
-    folder.results.write_text('{"miou": 0.5}')
-    assert folder.state(config) == (False, {"miou": 0.5})
+    results = {"miou": 0.5, "seconds": {"prune": 1.0, "train": 1.0, "evaluate": 1.0}}
+    folder.results.write_text(json.dumps(results))
+    assert folder.state(config) == (False, results)
     folder.config.write_text("\n".join(line.replace("epochs: ", "epochs: 1") for line in written))
     with pytest.raises(InputError, match="differs in epochs"):
         folder.state(config)
