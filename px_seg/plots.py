@@ -10,14 +10,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from px_seg.curves import BLUE, GREY, ORANGE, RED
 from px_seg.data.base import IGNORE
 from px_seg.data.palette import voc_colours
 from px_seg.metrics import Score
 from px_seg.pruning import Masks
-
-BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
-GREEN, PINK, SKY = "#009E73", "#CC79A7", "#56B4E9"
-"""From Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]], scores: Sequence[Score], title: str) -> None:

@@ -9,14 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "px_seg"
 
 FLOORS = (
-    {"errors", "config", "metrics", "progress"},
+    {"errors", "config", "metrics", "progress", "curves"},
     {"files", "devices", "losses", "predictions"},
     {"pruning", "data"},
     {"models", "analysis", "plots"},
     {"tasks"},
     {"run"},
     {"command_help"},
-    {"command_line"},
+    {"command_line", "flags"},
     {"transfer", "sweep"},
     {"report"},
     {"comparison"},

@@ -1,23 +1,21 @@
 """Methods compared on the network that a run would start from, without training anything."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
-from px_seg.command_help import width
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path
+from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.pruning import CRITERIA, Masks, TrainingCriterion, carry_out
 from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import Pruning, check_settings, set_up
 from px_seg.run.sparsify import equip, try_out
-from px_seg.sweep.command_line import Parser, list_of, sparsities
 from px_seg.sweep.plan import DENSE, Cell, Request, base_config, plan_sweep
 from px_seg.tasks import TASKS, Task, task_of
 from px_seg.tasks.base import evenly_cropped
@@ -54,18 +52,12 @@ def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:
 
     Raises InputError for a flag that cannot be read.
     """
-    parser = Parser(
-        usage="px_seg preservation --weights W --methods A,B --sparsities X,Y --output_dir DIR [--KEY VALUE ...]",
-        description=about,
-        epilog="All other flags are those of a run: `px_seg seg --help` and `px_seg cls --help` list them.",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width()),
-        allow_abbrev=False,
-    )
+    usage = "px_seg preservation --weights W --methods A,B --sparsities X,Y --output_dir DIR [--KEY VALUE ...]"
+    parser = Parser(usage, about)
     add = parser.add_argument
     add("--task", default="seg", choices=TASKS, help="by default seg")
     add("--methods", type=list_of(str), required=True, metavar="A,B", help="criteria by name")
-    shares = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
-    add("--sparsities", type=sparsities, required=True, metavar="X,Y", help=shares)
+    add("--sparsities", type=sparsities, required=True, metavar="X,Y", help=SPARSITIES)
     add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of head and data order; by default 0")
     add("--images", type=int, default=IMAGES, metavar="N", help=f"validation images to judge on; by default {IMAGES}")
     add("--output_dir", required=True, metavar="DIR", help="folder for rows, table and figure")

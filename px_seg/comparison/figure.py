@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from px_seg.comparison.rows import Row
-from px_seg.report.figures import place, save, style
+from px_seg.curves import place, save, style
 
 
 def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:

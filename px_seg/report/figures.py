@@ -6,37 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from px_seg.curves import RED, place, save, style
 from px_seg.errors import InputError
 from px_seg.metrics import Score
-from px_seg.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from px_seg.pruning import Masks
 from px_seg.report.runs import Panel, numeric
 from px_seg.report.statistics import Summary, summary
 from px_seg.sweep.plan import DENSE
-
-COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, "#000000", GREY)
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">")
-
-LINES = ("-", "--", "-.", ":")
-
-
-def style(number: int) -> tuple[str, str, str]:
-    """Colour, marker and line of a curve, by its place: colour and marker together are one curve's alone, up to 88.
-
-    Neighbours differ in all three, so that grey print tells them apart.
-    """
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], LINES[number % len(LINES)]
-
-
-FORMATS = ("png", "svg")
 
 
 class Curve(NamedTuple):
@@ -159,11 +140,6 @@ def _against_value(
     return [Plot(title, found, _dense(panels[0]))], XAxis(ticks, panels[0].group[0].partition("=")[0])
 
 
-def place(sparsity: float) -> float:
-    """Where a sparsity lies: equally far from the next for equal ratios of the weights kept, as the paper's do."""
-    return -math.log(1 - sparsity)
-
-
 def _against_sparsity(panel: Panel, method: str) -> list[tuple[float, Summary]]:
     return [(place(s), _summary(panel, method, s)) for s in panel.sparsities if panel.of(method, s)]
 
@@ -197,12 +173,3 @@ def _draw(axes: Axes, plot: Plot, axis: XAxis, entries: Sequence[str], score: Sc
         axes.tick_params(axis="x", rotation=45)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(alpha=0.3)
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """NAME.png and NAME.svg in the folder."""
-    # Without a date, and with names that depend on the figure alone, the same runs make the same file.
-    with rc_context({"svg.hashsalt": name}):
-        for ending in FORMATS:
-            metadata = {"Date": None} if ending == "svg" else {}
-            figure.savefig(folder / f"{name}.{ending}", dpi=200, metadata=metadata)

@@ -2,28 +2,19 @@
 
 import argparse
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import yaml
 
-from px_seg.command_help import width
 from px_seg.config import CONFIGS, flat
 from px_seg.errors import InputError
 from px_seg.files import read_yaml, user_path
+from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, slurm_parameters
-from px_seg.sweep.plan import NOTES, PAPER, Request
+from px_seg.sweep.plan import NOTES, Request
 from px_seg.tasks import TASKS
-
-T = TypeVar("T")
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
 
 
 def read(argv: Sequence[str], description: str) -> tuple[Request, argparse.Namespace]:
@@ -75,19 +66,13 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
-    parser = Parser(
-        usage="px_seg sweep --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]",
-        description=description,
-        epilog="All other flags go to the runs: `px_seg seg --help` and `px_seg cls --help` list them.",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width()),
-        allow_abbrev=False,
-    )
+    usage = "px_seg sweep --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]"
+    parser = Parser(usage, description)
     add = parser.add_argument_group("what is run").add_argument
     add("--preset", metavar="NAME", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
     add("--task", default="seg", choices=TASKS, help="by default seg")
     add("--methods", type=list_of(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
-    shares = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
-    add("--sparsities", type=sparsities, metavar="X,Y", help=shares)
+    add("--sparsities", type=sparsities, metavar="X,Y", help=SPARSITIES)
     add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
     varied = "a setting of the runs and its values; repeatable"
     add("--vary", type=_varied, action="append", default=[], metavar="KEY=V,W", help=varied)
@@ -174,25 +159,6 @@ def _without(words: Sequence[str], keys: Collection[str]) -> list[str]:
 def _word(value: Any) -> str:
     """A value as a flag gives it."""
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=1e9).split("\n")[0]
-
-
-def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    """Reads values separated by commas."""
-
-    def read(text: str) -> tuple[T, ...]:
-        try:
-            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-        except ValueError:
-            words: dict[object, str] = {int: "whole numbers", float: "numbers"}
-            kinds = words.get(kind, "names")
-            raise argparse.ArgumentTypeError(f"takes {kinds} separated by commas, got {text!r}") from None
-
-    return read
-
-
-def sparsities(text: str) -> tuple[float, ...]:
-    """Reads shares separated by commas, or `paper` for the paper's."""
-    return PAPER if text == "paper" else list_of(float)(text)
 
 
 def _gpus(text: str) -> tuple[int, ...]:

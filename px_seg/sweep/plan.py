@@ -17,9 +17,6 @@ from px_seg.run.sparsify import IDLE_WHEN_DENSE, as_dense, without_idle_settings
 from px_seg.run.user_criteria import load_criteria
 from px_seg.tasks import presets, task_of
 
-PAPER = tuple(round(1 - 0.64**k, 4) for k in range(1, 10))
-"""The paper's sparsities: 36.00, 59.04, 73.79, 83.22, 89.26, 93.13, 95.60, 97.19 and 98.20%."""
-
 DENSE = "dense"
 
 Combination = tuple[tuple[str, str], ...]

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 from helpers.sweeps import finished
 
-from px_seg.report.figures import _plots, place, style
+from px_seg.curves import place, style
+from px_seg.report.figures import _plots
 from px_seg.report.runs import panels, read_runs
 from px_seg.sweep import PAPER
 

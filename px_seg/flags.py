@@ -1,0 +1,53 @@
+"""How flags that take several values are read, by the commands that compare."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from px_seg.command_help import width
+from px_seg.errors import InputError
+
+T = TypeVar("T")
+
+PAPER = tuple(round(1 - 0.64**k, 4) for k in range(1, 10))
+"""The paper's sparsities: 36.00, 59.04, 73.79, 83.22, 89.26, 93.13, 95.60, 97.19 and 98.20%."""
+
+SPARSITIES = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
+"""What help says of `sparsities`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError where argparse would print its usage and exit; the flags of the runs are not its own."""
+
+    def __init__(self, usage: str, description: str) -> None:
+        super().__init__(
+            usage=usage,
+            description=description,
+            epilog="All other flags are those of a run: `px_seg seg --help` and `px_seg cls --help` list them.",
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=30, width=width()
+            ),
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Reads values separated by commas."""
+
+    def read(text: str) -> tuple[T, ...]:
+        try:
+            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError:
+            words: dict[object, str] = {int: "whole numbers", float: "numbers"}
+            kinds = words.get(kind, "names")
+            raise argparse.ArgumentTypeError(f"takes {kinds} separated by commas, got {text!r}") from None
+
+    return read
+
+
+def sparsities(text: str) -> tuple[float, ...]:
+    """Reads shares separated by commas, or `paper` for the paper's."""
+    return PAPER if text == "paper" else list_of(float)(text)
