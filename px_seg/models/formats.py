@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from px_seg.errors import InputError
+from px_seg.models.efficientnet import MARKER
 
 CLIP_ENCODER = "tu-resnet50_clip"
 """CLIP's ResNet-50: three convolutions for a stem and anti-aliased strides (Radford et al., 2021, section 2.4)."""
@@ -30,7 +31,7 @@ class Format(NamedTuple):
     """The first that matches decides."""
 
 
-CLASSIFIER = Rule(r"(?:fc|classifier|head|last_linear)\..*", None, "the classifier")
+CLASSIFIER = Rule(r"(?:_?fc|classifier|head|last_linear)\..*", None, "the classifier")
 
 FORMATS = (
     Format(
@@ -71,6 +72,7 @@ FORMATS = (
             Rule(r"(?:decoder|segmentation_head|head)\..*", None, "the former task's head"),
         ),
     ),
+    Format("EfficientNet-PyTorch", MARKER, (Rule(r"(.*)", r"\1"),)),
     Format("data-parallel", r"module\.", (Rule(r"module\.(.*)", r"\1"),)),
 )
 

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
+from px_seg.models import efficientnet
 from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
+from px_seg.models.packaged import packaged_file
 from px_seg.models.torchscript import is_torchscript, read_torchscript
 from px_seg.pruning import prunable
 
@@ -28,7 +30,10 @@ PUBLISHED: dict[str, str] = {
 }
 """Addresses of ResNet-50 weights as their authors published them: MoCo v2 after 800 epochs, DINO, and CLIP."""
 
-NAMES = "none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, a file, or the folder of an earlier run"
+NAMES = (
+    "none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG, package:NAME, a file, or the folder of an "
+    "earlier run"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def check_weights(weights: str | None, encoder: str) -> None:
             tag = _timm_name(encoder, version).partition(".")[2]
             if weights == "imagenet" and not re.search(r"in(1|12|21|22)k", tag):
                 raise InputError(f"timm's weights for {encoder} are {tag!r}, not ImageNet's: give --weights timm:{tag}")
+    elif kind == "package":
+        packaged_file(version)
     else:
         _file_of(weights)
 
@@ -92,6 +99,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     - `imagenet`, the segmentation library's own download, or timm's for a `tu-` encoder,
     - `mocov2`, `dino`, `clip`: the authors' files, downloaded to the cache of torch.hub,
     - `torchvision:VERSION`, such as `torchvision:IMAGENET1K_V2`, and `timm:TAG`, such as `timm:a1_in1k`,
+    - `package:NAME`: the one file of weights that an installed Python package ships,
     - a file: safetensors, a torch file of tensors, or a TorchScript archive, with the names of any of these,
     - the folder of an earlier run, or its `model`.
 
@@ -106,7 +114,10 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
         return None
     state, source = _obtained(name, weights)
     found = mapped(state, source)
-    tensors = _named_like(encoder, found.tensors)
+    tensors = found.tensors
+    if any(re.match(efficientnet.MARKER, key) for key in tensors) and name.startswith(("tu-", "timm-")):
+        tensors = efficientnet.named_as_timm(tensors, encoder, name, source)
+    tensors = _named_like(encoder, tensors)
     if name.startswith("tu-"):
         found.left_out.update(_without_timms_head(encoder, name, tensors))
     _match(encoder, tensors, name, source, found.title)
@@ -139,6 +150,9 @@ def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
         else:
             model = _fetched(lambda: timm.create_model(full, pretrained=True), weights)
         return model.state_dict(), f"timm's {full}"
+    if kind == "package":
+        file, called = packaged_file(version)
+        return _read(file), called
     file = _file_of(weights)
     return _read(file), str(file)
 
