@@ -57,6 +57,25 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within the context no other process is in this context for the same folder; it waits for one that is.
+
+    A process that dies leaves no lock behind. Windows locks no folders.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the context.
 

@@ -54,7 +54,8 @@ def main() -> None:
         elif asked.what == "agreement":
             pretrained.report_agreement(trained, methods, asked.sparsities)
         else:
-            pretrained.report_budget(trained, methods, asked.sparsities[-1], asked.vary_rounds, asked.vary_images)
+            sparsity = asked.sparsities[-1] if asked.sparsities else 0.0
+            pretrained.report_budget(trained, methods, sparsity, asked.vary_rounds, asked.vary_images)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from px_seg.errors import InputError
+
+FEWEST = 4
+"""Samples that the unbiased estimate needs."""
+
 
 class _Moments(NamedTuple):
     """Sums over samples, of which the estimate for two representations x and y is a function."""
@@ -23,9 +28,7 @@ class _Moments(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> "_Moments":
         a, b = x.square().sum(1), y.square().sum(1)
-        parts = x.sum(0), y.sum(0), x.T @ y, a @ y, b @ x, torch.stack([a.sum(), b.sum(), a @ b])
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        return cls(*(part.to(wide) for part in parts))
+        return cls(x.sum(0), y.sum(0), x.T @ y, a @ y, b @ x, torch.stack([a.sum(), b.sum(), a @ b]))
 
     def plus(self, other: "_Moments") -> "_Moments":
         return _Moments(*(a + b for a, b in zip(self, other, strict=True)))
@@ -64,8 +67,11 @@ class LinearCKA:
         The two may differ in C alone.
         """
         x, y = (part.detach().movedim(1, -1).flatten(0, -2) for part in (first, second))
+        # A fourth power of a feature leaves the range of float32 at 1e9. Apple's GPUs have no float64.
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
         sizes = (8 * torch.finfo(z.dtype).eps * float(z.abs().max()) for z in (x, y))
         self._rounding = [max(pair) for pair in zip(self._rounding, sizes, strict=True)]
+        x, y = x.to(wide), y.to(wide)
         if self._shift is None:
             # The estimate does not change with it, and loses nothing where means are large beside the spread.
             self._shift = x.mean(0), y.mean(0)
@@ -76,9 +82,12 @@ class LinearCKA:
         self._count += len(x)
 
     def value(self) -> float:
-        """The alignment of what was added; 0 of fewer than four samples, and where either varies by rounding alone."""
-        if self._count < 4:
-            return 0.0
+        """The alignment of what was added; 0 where either varies by rounding alone.
+
+        Raises InputError for fewer than `FEWEST` samples, of which there is no unbiased estimate.
+        """
+        if self._count < FEWEST:
+            raise InputError(f"CKA needs at least {FEWEST} samples, got {self._count}: give more images")
         both, *own = (moments.hsic(self._count) for moments in self._moments)
         varies = [
             float(moments.norms[0]) > self._count * len(moments.x) * rounding**2

@@ -12,15 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.cost import clock
 from px_seg.comparison.folder import ComparisonFolder
+from px_seg.comparison.identity import digest
 from px_seg.comparison.rows import Row, compared
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 from px_seg.models import build_segmenter
 from px_seg.pruning import (
+    RANKINGS,
     Criterion,
     LossCriterion,
     Masks,
@@ -69,6 +72,11 @@ class Case:
     seed: int = 0
 
     @property
+    def title(self) -> str:
+        """What is pruned."""
+        return f"{self.network}{' in DeepLabV3+' if self.segmenter else ''}"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of network and images."""
         return torch.float64 if self.double else torch.float32
@@ -86,8 +94,15 @@ class Setting:
     @classmethod
     def of(cls, case: Case) -> "Setting":
         """Raises InputError for what cannot be built, and for too few images."""
-        if min(case.prune_images, case.judge_images, case.batch_size) < 1 or case.side < STRIDE:
-            raise InputError(f"images and batch_size must be at least 1, side at least {STRIDE}")
+        if min(case.prune_images, case.batch_size) < 1 or case.judge_images < FEWEST or case.side < STRIDE:
+            raise InputError(
+                f"prune_images and batch_size must be at least 1, judge_images {FEWEST}, side {STRIDE}: "
+                "give more with --trained.NAME"
+            )
+        if not case.stages:
+            raise InputError("--trained.stages names no part: name those whose outputs are to be compared")
+        if case.threads is not None and case.threads < 1:
+            raise InputError(f"--trained.threads must be at least 1, got {case.threads}")
         if case.threads is not None:
             torch.set_num_threads(case.threads)
         torch.manual_seed(case.seed)
@@ -120,10 +135,14 @@ def report_preservation(
     A method may have settings and a ranking: `px:conserve=0.5`, `magnitude@erk`, `ntk_trace@erk#10` for ten rounds.
     Rows that are there are not measured again.
     """
-    named = {method: _named(method, case.seed) for method in methods}
-    settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
-    folder = ComparisonFolder(output_dir, {**settings, "stages": list(case.stages)})
+    named = _all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
+    settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
+    digests = {
+        "weights_digest": digest(setting.model.state_dict().values()),
+        "images_digest": digest([*setting.prune_by, *setting.judge_by]),
+    }
+    folder = ComparisonFolder(output_dir, {**settings, "stages": list(case.stages), **digests})
     batches = setting.labelled()
     stages = ["encoder"] if case.segmenter else case.stages
 
@@ -138,12 +157,12 @@ def report_preservation(
 
 def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:
     """Print how far the masks of each method agree with the first one's, as a Markdown table."""
-    named = {method: _named(method, case.seed) for method in methods}
+    named = _all_named(methods, case.seed, sparsities)
     if len(named) < 2:
         raise InputError("agreement needs two methods or more: give --methods")
     setting = Setting.of(case)
     batches = setting.labelled()
-    print(f"{case.network}{' in DeepLabV3+' if case.segmenter else ''}, {case.prune_images} images\n")
+    print(f"{case.title}, {case.prune_images} images\n")
     print("| method | pruned | same as | agreement | of the weights kept |")
     print("|---|---:|---|---:|---:|", flush=True)
     for sparsity in sparsities:
@@ -164,9 +183,17 @@ def report_budget(
 
     Images are varied at the third largest number of rounds of those given, or the most there is.
     """
+    for what, numbers in (("--vary_rounds", rounds), ("--vary_images", counts)):
+        if not numbers or min(numbers) < 1:
+            raise InputError(f"{what} takes numbers of at least 1, got {list(numbers)}")
+    if max(counts) > case.prune_images:
+        raise InputError(f"--vary_images has {max(counts)}, more than the --trained.prune_images {case.prune_images}")
+    for method, own in _all_named(methods, case.seed, [sparsity]).items():
+        if own.rounds is not None:
+            raise InputError(f"{method}: rounds are varied here: leave #{own.rounds} out")
     setting = Setting.of(case)
     batches = setting.labelled()
-    print(f"{case.network}, {case.prune_images} images, {sparsity:.0%} pruned\n")
+    print(f"{case.title}, {case.prune_images} images, {sparsity:.0%} pruned\n")
     print("| method | rounds | images | same weights as with | agreement | seconds |")
     print("|---|---:|---:|---|---:|---:|", flush=True)
     for method in methods:
@@ -207,16 +234,32 @@ class _Method:
     rounds: int | None
 
 
+def _all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, _Method]:
+    """The methods by what they were called. InputError for one, or a sparsity, that cannot be or is there twice."""
+    for what, values in (("--methods", methods), ("--sparsities", sparsities)):
+        if not values:
+            raise InputError(f"{what} has no value: give at least one")
+        if len(set(values)) < len(values):
+            raise InputError(f"{what} has a value twice: once is enough")
+    if wrong := [sparsity for sparsity in sparsities if not 0 < sparsity < 1]:
+        raise InputError(f"a sparsity must be a share above 0 and below 1, got {wrong[0]:g}")
+    return {method: _named(method, seed) for method in methods}
+
+
 def _named(text: str, seed: int) -> _Method:
     """A criterion with settings, ranking and rounds, written NAME:KEY=VALUE@RANKING#ROUNDS. InputError for another."""
     rest, _, rounds = text.partition("#")
     rest, _, ranking = rest.partition("@")
     name, _, settings = rest.partition(":")
-    if rounds and not rounds.isdecimal():
-        raise InputError(f"{text}: rounds must be a whole number, such as #10")
+    if rounds and not (rounds.isdecimal() and int(rounds)):
+        raise InputError(f"{text}: rounds must be a whole number of at least 1, such as #10")
+    if ranking not in ("", *RANKINGS):
+        raise InputError(f"{text}: there is no ranking {ranking!r}: choose one of {', '.join(RANKINGS)}")
     parts = [part.partition("=") for part in settings.split(",") if part]
     if not all(key and value for key, _, value in parts):
         raise InputError(f"{text}: write settings as NAME:KEY=VALUE,KEY=VALUE")
+    if any(key == "seed" for key, _, _ in parts):
+        raise InputError(f"{text}: give --trained.seed instead, for all methods")
     found = criterion(name, seed=seed, **{key: _value(value) for key, _, value in parts})
     if isinstance(found, TrainingCriterion) or name == "dense":
         raise InputError(f"{name} cannot be compared without training")
@@ -259,13 +302,15 @@ def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[T
 
 
 def _classifier(name: str, weights: str) -> nn.Module:
-    model = timm.create_model(name, pretrained=False)
+    try:
+        model = timm.create_model(name, pretrained=False)
+    except RuntimeError:
+        raise InputError(f"timm has no network {name!r}: give another --trained.network") from None
     try:
         state = load_file(weights)
         model.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"--weights {weights} cannot be read into timm's {name}: {first}") from None
+        raise InputError(f"--trained.weights {weights} cannot be read into timm's {name}: {one_line(error)}") from None
     return model
 
 

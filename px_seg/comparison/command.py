@@ -3,43 +3,69 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
+import torch
+from torch import Tensor
+
+from px_seg.analysis.cka import FEWEST
 from px_seg.comparison.folder import ComparisonFolder
+from px_seg.comparison.identity import digest
 from px_seg.comparison.rows import Row, compared
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
-from px_seg.pruning import CRITERIA, Masks, TrainingCriterion, carry_out
+from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.setup import Pruning, check_settings, set_up
-from px_seg.run.sparsify import equip, try_out
+from px_seg.run.setup import Pruning, Setup, check_settings, set_up
+from px_seg.run.sparsify import Batches, equip, try_out
+from px_seg.run.user_criteria import naming_file
 from px_seg.sweep.plan import DENSE, Cell, Request, base_config, plan_sweep
 from px_seg.tasks import TASKS, Task, task_of
 from px_seg.tasks.base import evenly_cropped
+
+OF_TRAINING = ("epochs", "evaluate_first", "freeze_bn", "sync_bn", "batch_size", "channels_last")
+"""Settings of a run that say how it trains."""
 
 IMAGES = 128
 """How many validation images networks are compared on, unless told otherwise."""
 
 
-def compare_methods(request: Request, images: int, say: Callable[[str], Any] = print) -> list[Row]:
+def compare_methods(request: Request, images: int | None = None, say: Callable[[str], Any] = print) -> list[Row]:
     """How well is each network that the request prunes the dense one, before any training?
 
     The request is a sweep's: methods by sparsities by seeds, and flags of the runs, whose start, data and pruning
-    batches are used; `images` validation images judge. Nothing is trained, and no run's folder is written. In
-    `request.output_dir`: a CSV row a network as soon as it is known, a table and a figure. The same request goes on
-    where it was stopped. Raises InputError, before anything is pruned, for what cannot be compared.
+    batches are used; `images` validation images judge, by default 128, or all where there are fewer. Nothing is
+    trained, and no run's folder is written. In `request.output_dir`: a CSV row a network as soon as it is known, a
+    table and a figure. The same request goes on where it was stopped.
+
+    Raises InputError, before anything is pruned, for what cannot be compared.
     """
-    if images < 2:
-        raise InputError(f"--images must be at least 2, got {images}")
-    cells, task = _cells(request), task_of(request.task)
-    folder = ComparisonFolder(request.output_dir, _settings(base_config(request, ()), images))
-    first = set_up(task, cells[0].config)
+    if images is not None and images < FEWEST:
+        raise InputError(f"--images must be at least {FEWEST}, got {images}")
+    cells, task_type = _cells(request), task_of(request.task)
+    hardest = [
+        max((cell.config for cell in cells if cell.config.method == method), key=lambda config: config.sparsity)
+        for method in request.methods
+    ]
+    # The plans of all, before an image is read.
+    first = [set_up(task_type, config) for config in reversed(hardest)][-1]
+    if first.accelerator.num_processes > 1:
+        raise InputError("a comparison is carried out by one process: start it without accelerate launch")
+    there = len(first.task.val_cropped)
+    images = min(there, IMAGES) if images is None else images
+    if there < max(images, FEWEST):
+        raise InputError(f"there are {there} validation images, fewer than the {max(images, FEWEST)} to compare on")
+    judged = evenly_cropped(first.task, images, first.config.batch_size)
+    folder = ComparisonFolder(request.output_dir, _settings(base_config(request, ()), first, judged))
     first.task.check_data()
+    for config in hardest:
+        # Two images are scored: what cannot be done shows before time is spent.
+        _prepared(task_type, config)
     wanted = {
-        (cell.config.method, cell.config.sparsity, cell.config.seed): partial(_compared, task, cell.config, images)
+        (cell.config.method, cell.config.sparsity, cell.config.seed): partial(_compared, task_type, cell.config, judged)
         for cell in cells
     }
     config = first.config
@@ -47,7 +73,7 @@ def compare_methods(request: Request, images: int, say: Callable[[str], Any] = p
     return folder.complete(wanted, images, title, say)
 
 
-def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:
+def read_request(argv: Sequence[str], about: str) -> tuple[Request, int | None]:
     """What a command line asks to compare, and on how many images. All other flags are the runs'.
 
     Raises InputError for a flag that cannot be read.
@@ -57,9 +83,10 @@ def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:
     add = parser.add_argument
     add("--task", default="seg", choices=TASKS, help="by default seg")
     add("--methods", type=list_of(str), required=True, metavar="A,B", help="criteria by name")
-    add("--sparsities", type=sparsities, required=True, metavar="X,Y", help=SPARSITIES)
+    add("--sparsities", type=sparsities, metavar="X,Y", help=SPARSITIES)
     add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of head and data order; by default 0")
-    add("--images", type=int, default=IMAGES, metavar="N", help=f"validation images to judge on; by default {IMAGES}")
+    judged = f"validation images to judge on; by default {IMAGES}, or all there are"
+    add("--images", type=int, metavar="N", help=judged)
     add("--output_dir", required=True, metavar="DIR", help="folder for rows, table and figure")
     asked, flags = parser.parse_known_args(argv)
     if flags and not flags[0].startswith("--"):
@@ -67,7 +94,7 @@ def read_request(argv: Sequence[str], about: str) -> tuple[Request, int]:
     request = Request(
         task=asked.task,
         methods=asked.methods,
-        sparsities=asked.sparsities,
+        sparsities=asked.sparsities or (),
         seeds=asked.seeds,
         output_dir=user_path(asked.output_dir, "--output_dir"),
         flags=tuple(flags),
@@ -81,37 +108,65 @@ def _cells(request: Request) -> list[Cell]:
         raise InputError("a comparison varies methods, sparsities and seeds alone: leave --vary out")
     if DENSE in request.methods:
         raise InputError("every network is compared with the dense one: leave dense out")
+    if 0 in request.sparsities:
+        raise InputError("a sparsity of 0 is the dense network, which all are compared with: leave it out")
     cells = plan_sweep(request)
     for method in request.methods:
         if issubclass(CRITERIA[method], TrainingCriterion):
             raise InputError(f"{method} trains to find its masks, and a comparison trains nothing: leave it out")
+    if cells[0].config.reinit:
+        raise InputError("new weights after pruning have nothing of the dense network: leave --reinit out")
     for cell in cells:
         check_settings(cell.config)
     return sorted(cells, key=lambda cell: (request.methods.index(cell.config.method), cell.config.sparsity))
 
 
-def _settings(config: RunConfig, images: int) -> dict[str, Any]:
-    """What decides the rows, less methods, sparsities and seeds: where the data lies does not."""
-    return {key: value for key, value in flat(asdict(config)).items() if key not in OPERATIONAL} | {"images": images}
+def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict[str, Any]:
+    """What decides the rows, less methods, sparsities and seeds. Where the data lies does not, nor how one trains."""
+    decided = {
+        key: value
+        for key, value in flat(asdict(config)).items()
+        if key not in (*OPERATIONAL, *OF_TRAINING) and not key.startswith(("optimizer.", "schedule."))
+    }
+    # The rest of the network is drawn from the seed.
+    encoder = [] if config.weights == "none" else getattr(first.model, first.task.scope).state_dict().values()
+    file = user_path(config.criteria, "--criteria").read_bytes() if config.criteria else b""
+    return decided | {
+        "images": sum(map(len, judged)),
+        "weights_digest": digest(encoder),
+        "images_digest": digest(judged),
+        "criteria_digest": digest([torch.frombuffer(bytearray(file), dtype=torch.uint8)] if file else []),
+    }
 
 
-def _compared(task_type: type[Task], config: RunConfig, images: int) -> Row:
+class _Prepared(NamedTuple):
+    setup: Setup
+    criterion: Criterion
+    batches: Batches
+
+
+def _prepared(task_type: type[Task], config: RunConfig) -> _Prepared:
+    """The network of a run and what prunes it, seen to work on two images."""
     setup = set_up(task_type, config)
-    task, source, model = setup.task, setup.source, setup.model
-    assert isinstance(source, Pruning)
-    if setup.accelerator.num_processes > 1:
-        raise InputError("a comparison is carried out by one process: start it without accelerate launch")
-    model.to(setup.accelerator.device)
-    task.fit_head(model, setup.accelerator)
-    criterion = equip(source.criterion, task, _never)
-    batches = pruning_batches(task.train, source.drawn)
-    try_out(model, source.plan, batches, criterion, config.method)
+    assert isinstance(setup.source, Pruning)
+    setup.model.to(setup.accelerator.device)
+    setup.task.fit_head(setup.model, setup.accelerator)
+    criterion = equip(setup.source.criterion, setup.task, _never)
+    batches = pruning_batches(setup.task.train, setup.source.drawn)
+    try_out(setup.model, setup.source.plan, batches, criterion, config.method)
+    return _Prepared(setup, criterion, batches)
+
+
+def _compared(task_type: type[Task], config: RunConfig, judged: Sequence[Tensor]) -> Row:
+    setup, criterion, batches = _prepared(task_type, config)
+    plan = cast(Pruning, setup.source).plan
 
     def prune() -> Masks:
-        return carry_out(source.plan, model, batches, criterion)
+        with naming_file(criterion, config.method):
+            masks = carry_out(plan, setup.model, batches, criterion)
+        return masks.shuffled(config.seed) if config.shuffle_masks else masks
 
-    judged = evenly_cropped(task, images, config.batch_size)
-    return compared(model, config.method, config.sparsity, config.seed, prune, judged)
+    return compared(setup.model, config.method, config.sparsity, config.seed, prune, judged)
 
 
 def _never(*_: object) -> NoReturn:

@@ -1,6 +1,8 @@
 """The folder of a comparison: rows as they come, then their table and figure."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,8 +11,7 @@ import yaml
 from px_seg.comparison.figure import draw
 from px_seg.comparison.rows import Row, read_rows, table, write_rows
 from px_seg.errors import InputError
-from px_seg.files import write_text
-from px_seg.pruning import NoPathLeft, NothingToRank
+from px_seg.files import locked, read_yaml, write_text
 
 ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "settings.yaml"
 """What a comparison writes."""
@@ -22,41 +23,43 @@ Key: TypeAlias = tuple[str, float, int]
 class ComparisonFolder:
     """The rows measured so far, under settings that decide them beside their keys.
 
-    Raises InputError where the folder holds something else, or rows of other settings; nothing is written before the
-    first row is measured.
+    Raises InputError where the folder holds something else, or rows of other settings. Nothing is written before
+    `complete`.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = path, yaml.safe_dump(dict(settings), sort_keys=False)
-        file = path / SETTINGS
-        if file.is_file():
-            if file.read_text(encoding="utf-8") != self.settings:
-                raise InputError(f"{path} holds a comparison with other settings: give another --output_dir")
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} holds something else: give an --output_dir that is empty, or does not exist")
-        self.rows = {row[:3]: row for row in read_rows(path / ROWS)}
+        # As a YAML file gives them back.
+        self.path, self.settings = path, yaml.safe_load(yaml.safe_dump(dict(settings), sort_keys=False))
+        self._check()
 
     def complete(
         self, wanted: Mapping[Key, Callable[[], Row]], images: int, title: str, say: Callable[[str], Any]
     ) -> list[Row]:
         """The rows wanted, those that are missing measured; then their table and figure.
 
-        A row is written as soon as it is known, so that the same request goes on where it was stopped. A network that
-        nothing connects is named and the rest compared; InputError at the end where there is one.
+        A row is written as soon as it is known, beside those that another process has written since, so that the same
+        request goes on where it was stopped. A network that cannot be pruned or compared is named and the rest
+        compared; InputError at the end where there is one.
         """
+        with self._writing():
+            # Another process may have come first.
+            self._check()
+            write_text(self.path / SETTINGS, yaml.safe_dump(self.settings, sort_keys=False))
         failures = []
         for number, (key, measure) in enumerate(wanted.items(), 1):
-            if key in self.rows:
+            if key in self._rows():
                 continue
             try:
-                self.rows[key] = measure()
-            except (NoPathLeft, NothingToRank) as error:
+                row = measure()
+            except InputError as error:
                 failures.append(f"{key[0]} {key[1]:.2%} seed {key[2]}: {error}")
                 say(f"not compared: {failures[-1]}")
                 continue
-            self._write()
-            say(f"{number} of {len(wanted)}: {_said(self.rows[key])}")
-        found = [self.rows[key] for key in wanted if key in self.rows]
+            with self._writing():
+                write_rows(self.path / ROWS, [*(self._rows() | {key: row}).values()])
+            say(f"{number} of {len(wanted)}: {_said(row)}")
+        rows = self._rows()
+        found = [rows[key] for key in wanted if key in rows]
         if found:
             written = table(found, images)
             write_text(self.path / TABLE, written + "\n")
@@ -67,10 +70,55 @@ class ComparisonFolder:
             raise InputError(f"{many}; the first: {failures[0]}")
         return found
 
-    def _write(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / SETTINGS, self.settings)
-        write_rows(self.path / ROWS, list(self.rows.values()))
+    def _check(self) -> None:
+        """See that what is there is of this comparison, and that there can be more."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: give an --output_dir that is a folder, or does not exist")
+        file = self.path / SETTINGS
+        # What an interrupted write leaves behind is nobody's.
+        held = [path for path in _entries(self.path) if path.suffix != ".new"]
+        if not file.is_file() and held:
+            raise InputError(f"{self.path} holds something else: give an --output_dir that is empty, or does not exist")
+        if file.is_file():
+            former = read_yaml(file, "the settings of a comparison")
+            if former != self.settings:
+                raise InputError(
+                    f"{self.path} holds a comparison with other settings ({_difference(former, self.settings)}): "
+                    "give another --output_dir"
+                )
+        self._rows()
+        place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"{self.path} cannot be written to: give another --output_dir")
+
+    def _rows(self) -> dict[Key, Row]:
+        return {row[:3]: row for row in read_rows(self.path / ROWS)}
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The folder, made where it is not there, and locked against other processes; InputError where it cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with locked(self.path):
+                yield
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise InputError(f"{self.path} cannot be written to ({why}): give another --output_dir") from None
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}): give another --output_dir") from None
+
+
+def _difference(former: Any, now: Mapping[str, Any]) -> str:
+    """The first setting that differs, and how."""
+    if not isinstance(former, dict):
+        return f"{SETTINGS} is damaged"
+    key = next(key for key in (*now, *former) if former.get(key) != now.get(key))
+    return f"{key} is {former.get(key)} there, {now.get(key)} now"
 
 
 def _said(row: Row) -> str:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from px_seg import plots
 from px_seg.analysis import Preservation, preservation
+from px_seg.analysis.cka import FEWEST
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_only
@@ -97,10 +98,11 @@ class Run:
     def compare(self, masks: Masks) -> Preservation | None:
         """How well the pruned network is the dense one on validation images, where it starts from weights.
 
-        None without weights, for new ones, where nothing is pruned, and on all but the main process.
+        None without weights, for new ones, where nothing is pruned, with too few validation images, and on all but the
+        main process.
         """
         config, count = self.config, self.config.preservation_images
-        if not count or config.weights == "none" or config.reinit or masks.density == 1:
+        if not count or len(self.task.val) < FEWEST or config.weights == "none" or config.reinit or masks.density == 1:
             return None
 
         def compared() -> Preservation:

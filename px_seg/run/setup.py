@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from px_seg.analysis.cka import FEWEST
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key, check_fills
 from px_seg.devices import main_first, main_only, make_accelerator
@@ -89,8 +90,10 @@ def check_settings(config: RunConfig) -> Criterion | None:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
     if config.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
-    if config.preservation_images < 0:
-        raise InputError(f"preservation_images must be at least 0, got {config.preservation_images}")
+    if config.preservation_images and config.preservation_images < FEWEST:
+        raise InputError(
+            f"preservation_images must be at least {FEWEST}, or 0 for no comparison, got {config.preservation_images}"
+        )
     if config.data.workers < 0:
         raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
     check_weights(config.weights, config.encoder)

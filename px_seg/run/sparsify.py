@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key
-from px_seg.errors import InputError, one_line
+from px_seg.errors import InputError
 from px_seg.progress import bar
 from px_seg.pruning import (
     Criterion,
@@ -32,7 +32,7 @@ from px_seg.pruning import (
 from px_seg.pruning import criterion as criterion_named
 from px_seg.pruning.randomness import derived_seed
 from px_seg.run.folder import RunFolder
-from px_seg.run.user_criteria import line_of, own_file
+from px_seg.run.user_criteria import naming_file
 from px_seg.tasks import Task
 
 C = TypeVar("C", bound=RunConfig)
@@ -147,19 +147,15 @@ def try_out(model: nn.Module, plan: Plan, batches: Batches, criterion: Criterion
     def score(trial: Batches) -> None:
         plan.start.beside(model).keep_top(scored(criterion, model, trial, scope=plan.scope), 1.0)
 
-    try:
+    with naming_file(criterion, method):
         try:
-            score([(images[:2], targets[:2]) for images, targets in batches[:1]])
-        except NothingToRank:
-            # Those two may have no labels: others may well.
-            score(batches)
-    except InputError as error:
-        raise InputError(f"the method {method} cannot score this network: {error}") from None
-    except Exception as error:
-        if (file := own_file(criterion)) is None:
-            raise
-        message = one_line(f"{type(error).__name__}: {error}")
-        raise InputError(f"{file}{line_of(error, file)}: {method} cannot score: {message}") from error
+            try:
+                score([(images[:2], targets[:2]) for images, targets in batches[:1]])
+            except NothingToRank:
+                # Those two may have no labels: others may well.
+                score(batches)
+        except InputError as error:
+            raise InputError(f"the method {method} cannot score this network: {error}") from None
 
 
 def find_masks(
@@ -197,7 +193,8 @@ def find_masks(
                 saved = time.perf_counter()
 
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-        masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start)
+        with naming_file(criterion, config.method):
+            masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start)
     masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
         masks.save(folder.masks)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from px_seg.errors import InputError, one_line
@@ -43,6 +45,20 @@ def own_file(criterion: object) -> Path | None:
     module = sys.modules.get(type(criterion).__module__)
     from_file = type(criterion).__module__.startswith(_PREFIX) and module is not None and module.__file__
     return Path(from_file) if from_file else None
+
+
+@contextmanager
+def naming_file(criterion: object, method: str) -> Iterator[None]:
+    """What fails in a criterion of the user's own becomes an InputError that names file and line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if (file := own_file(criterion)) is None:
+            raise
+        message = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{file}{line_of(error, file)}: {method} cannot score: {message}") from error
 
 
 def line_of(error: BaseException, path: Path) -> str:

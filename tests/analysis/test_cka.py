@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from px_seg import InputError
 from px_seg.analysis.cka import LinearCKA
 
 
@@ -64,4 +65,13 @@ def test_rotation_and_scale_do_not_count_and_constants_tell_nothing(generator) -
     rounding = 0.3 + 1e-8 * torch.randn(30, 4, generator=generator)
     assert rounding.std(0).max() > 0
     assert aligned((x.float(), rounding)) == 0
-    assert aligned((x[:3], x[:3])) == 0
+    with pytest.raises(InputError, match="at least 4 samples, got 3: give more images"):
+        aligned((x[:3], x[:3]))
+
+
+def test_any_scale_of_float32_has_its_alignment(generator) -> None:
+    x, y = torch.randn(2, 64, 6, generator=generator)
+    y = x + y
+    expected = aligned((x.double(), y.double()))
+    for scale in (1e-12, 1e9, 1e16, 1e30):
+        assert aligned((x, scale * y)) == pytest.approx(expected, rel=1e-5)

@@ -83,6 +83,59 @@ def test_what_cannot_be_compared_is_refused() -> None:
         (({}, []), "give it at least one batch"),
         (({}, x, ["nowhere"]), "there is no stage 'nowhere': name modules of the model, whose parts are 0, 1"),
         (({"0.weight": torch.ones(1)}, x), "0.weight has shape"),
+        (([], x), "masks must be px_seg.Masks, or masks by parameter name: got list"),
+        (({}, x, []), "stages names no module"),
     ):
         with pytest.raises(InputError, match=message):
             preservation(net, *arguments)
+    apart = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    apart.register_module("unused", nn.Conv2d(3, 3, 1))
+    apart.forward = lambda x: apart[1](apart[0](x))
+    images = [torch.randn(2, 3, 5, 5)]
+    with pytest.raises(InputError, match="the stage 'unused' has no features of its own"):
+        preservation(apart, {}, images, ["unused"])
+    with pytest.raises(InputError, match="CKA needs at least 4 samples, got 2"):
+        preservation(apart, {}, [torch.randn(2, 3, 1, 1)], "0")
+    with torch.no_grad():
+        apart[1].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="outputs of the dense network are NaN or infinite"):
+        preservation(apart, {}, images)
+    with pytest.raises(InputError, match="outputs of the pruned network are NaN or infinite"):
+        # inf * 0 is NaN.
+        preservation(Reciprocal(), {"weight": torch.zeros(2, 2, 1, 1, dtype=torch.bool)}, [torch.ones(2, 2, 3, 3)])
+    for output, message in (
+        (None, "got none"),
+        (torch.ones(2, dtype=torch.bool), r"got torch\.bool"),
+        ("text", "got str"),
+    ):
+        with pytest.raises(InputError, match=message):
+            preservation(Returning(output), {}, images)
+
+
+class Reciprocal(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(2, 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1 / super().forward(x)
+
+
+class Returning(nn.Conv2d):
+    def __init__(self, output: object) -> None:
+        super().__init__(3, 2, 1)
+        self.output = output
+
+    def forward(self, x: torch.Tensor) -> object:
+        super().forward(x)
+        return self.output
+
+
+def test_a_model_without_parts_is_its_own_stage_and_an_identity_is_no_obstacle() -> None:
+    """The pruned layer returns the image, which the dense one does not."""
+    net = nn.Conv2d(2, 2, 1, bias=False)
+    with torch.no_grad():
+        net.weight[:, :, 0, 0] = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    masks = {"weight": torch.eye(2, dtype=torch.bool)[:, :, None, None]}
+    found = preservation(net, masks, [torch.randn(2, 2, 5, 5)])
+    assert list(found.cka) == ["output"]
+    assert 0 < found.cka["output"] < 1

@@ -21,7 +21,7 @@ def case(tmp_path: Path) -> Case:
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
     root = make_voc(tmp_path / "data")
-    sizes = {"side": 32, "prune_images": 4, "judge_images": 3, "batch_size": 2}
+    sizes = {"side": 32, "prune_images": 4, "judge_images": 4, "batch_size": 2}
     return Case(weights=str(tmp_path / "weights.safetensors"), root=str(root), **sizes)
 
 
@@ -78,11 +78,20 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
         (
             replace(case, weights="nowhere"),
             ["px"],
-            "--weights nowhere cannot be read into timm's tf_efficientnet_lite0",
+            "--trained.weights nowhere cannot be read into timm's tf_efficientnet_lite0",
         ),
         (replace(case, network="resnet18"), ["px"], "cannot be read into timm's resnet18"),
         (replace(case, judge_images=9), ["px"], "has 4 images in val, fewer than the 9 asked for"),
-        (replace(case, side=8), ["px"], "side at least 32"),
+        (replace(case, side=8), ["px"], "side 32: give more"),
+        (replace(case, judge_images=3), ["px"], "judge_images 4, side 32: give more"),
+        (replace(case, stages=()), ["px"], "--trained.stages names no part"),
+        (replace(case, threads=0), ["px"], "--trained.threads must be at least 1"),
+        (replace(case, network="pixienet"), ["px"], "timm has no network 'pixienet'"),
+        (case, [], "--methods has no value"),
+        (case, ["px", "px"], "--methods has a value twice"),
+        (case, ["px:seed=3"], "px:seed=3: give --trained.seed instead"),
+        (case, ["magnitude", "px@foo"], "px@foo: there is no ranking 'foo'"),
+        (case, ["magnitude", "px#0"], "px#0: rounds must be a whole number of at least 1"),
         (replace(case, stages=("layer1",)), ["px"], "has no part 'layer1': give --trained.head and --trained.stages"),
         (case, ["imp"], "imp cannot be compared without training"),
         (case, ["px:conserve=2"], "conserve must be a number from 0 to 1"),
@@ -91,4 +100,22 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             report_preservation(wrong, methods, [0.5], tmp_path / "out", lambda _: None)
+    with pytest.raises(InputError, match=r"above 0 and below 1, got 1\.5"):
+        report_preservation(case, ["px"], [0.5, 1.5], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for methods, rounds, counts, message in (
+        (["px#3"], [1], [1], "px#3: rounds are varied here: leave #3 out"),
+        (["px"], [], [1], r"--vary_rounds takes numbers of at least 1, got \[\]"),
+        (["px"], [1], [0], r"--vary_images takes numbers of at least 1, got \[0\]"),
+        (["px"], [1], [1, 100], "--vary_images has 100, more than the --trained.prune_images 4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            report_budget(case, methods, 0.5, rounds, counts)
+
+
+def test_rows_of_other_weights_are_not_mixed(case: Case, tmp_path: Path) -> None:
+    report_preservation(case, ["magnitude"], [0.5], tmp_path / "out", lambda _: None)
+    torch.manual_seed(1)
+    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), case.weights)
+    with pytest.raises(InputError, match="other settings \\(weights_digest is"):
+        report_preservation(case, ["magnitude", "random"], [0.5], tmp_path / "out", lambda _: None)

@@ -4,10 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.runs import classify, script
 
 from px_seg import InputError, build_classifier
 from px_seg.commands import main
+from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, read_rows, table, write_rows
 
 SPARSITIES = "0.5,0.9"
@@ -59,13 +61,21 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
         (("--methods", "px,dense"), "every network is compared with the dense one: leave dense out"),
         (("--methods", "imp"), "imp trains to find its masks, and a comparison trains nothing: leave it out"),
         (("--methods", "pixie"), "there is no method 'pixie'"),
-        (("--methods", "px", "--images", "1"), "--images must be at least 2, got 1"),
+        (("--methods", "px", "--images", "1"), "--images must be at least 4, got 1"),
         (("--methods", "px", "--sparsities", "1.2"), "a sparsity must be a share above 0 and below 1, got 1.2"),
         (("--methods", "px", "--pruning.settings.conserve", "2"), "conserve must be a number from 0 to 1, got 2"),
         (("--methods", "px", "--pruning.settings.probes", "2"), "the method px has no setting probes"),
         (("--methods", "px", "stray"), "unrecognized arguments: stray"),
         (("--methods", "px", "--data.name", "folder", "--data.root", "nowhere"), "nowhere"),
         (("--methods",), "expected one argument"),
+        (("--methods", "px", "--images", "1000"), "validation images, fewer than the 1000 to compare on"),
+        (("--methods", "px", "--sparsities", "0"), "a sparsity of 0 is the dense network, which all are compared with"),
+        (("--methods", "px", "--reinit"), "leave --reinit out"),
+        # Not the first method, nor the first sparsity.
+        (("--methods", "random,px", "--pruning.batches", "1000"), "pruning.batches"),
+        (("--methods", "random", "--sparsities", "0.5,0.9999999"), "0.9999999"),
+        (("--methods", "random", "--output_dir", "/proc/nowhere"), "/proc/nowhere cannot be written to"),
+        (("--methods", "random", "--output_dir", f"{__file__}/below"), "cannot be written to: give another"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(small, start, tmp_path, capsys, more, message) -> None:
@@ -73,7 +83,8 @@ def test_bad_input_is_one_line_before_anything_is_written(small, start, tmp_path
         main(words(small, start, tmp_path / "out", *more))
     said = capsys.readouterr().err
     assert end.value.code == 2
-    assert said.startswith("error: ")
+    # Bars of progress are overwritten.
+    assert said.rsplit("\r", 1)[-1].startswith("error: ")
     assert said.count("\n") == 1
     assert message in said
     assert not (tmp_path / "out").exists()
@@ -83,16 +94,67 @@ def test_a_folder_is_of_one_comparison(small, start, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     main(words(small, start, out, "--methods", "random"))
     for more, message in (
-        (("--methods", "random", "--images", "12"), "holds a comparison with other settings"),
+        (
+            ("--methods", "random", "--images", "12"),
+            "holds a comparison with other settings (images is 10 there, 12 now)",
+        ),
         (("--methods", "random", "--output_dir", str(start)), "holds something else"),
     ):
         with pytest.raises(SystemExit):
             main(words(small, start, out, *more))
         assert message in capsys.readouterr().err
+    # How one would train, and where the data lies, decides nothing.
+    main(words(small, start, out, "--methods", "random", "--epochs", "7"))
+    assert "1 of 2" not in capsys.readouterr().out
     (out / "preservation.csv").write_text("method,sparsity\nrandom,0.5\n")
     with pytest.raises(SystemExit):
         main(words(small, start, out, "--methods", "random"))
     assert "preservation.csv is damaged" in capsys.readouterr().err
+
+
+def test_rows_of_a_file_that_was_replaced_are_not_mixed_with_new_ones(small, start, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    main(words(small, start, out, "--methods", "random"))
+    before = (out / "preservation.csv").read_bytes()
+    torch.manual_seed(1)
+    build_classifier("resnet20", 15, "none").save_pretrained(start)
+    with pytest.raises(SystemExit):
+        main(words(small, start, out, "--methods", "random,magnitude"))
+    assert "holds a comparison with other settings (weights_digest is " in capsys.readouterr().err
+    assert (out / "preservation.csv").read_bytes() == before
+
+
+def test_an_interrupted_first_write_is_nothing_in_the_way(small, start, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "settings.yaml.0123abcd.new").write_text("task: c")
+    main(words(small, start, out, "--methods", "random"))
+    assert len(read_rows(out / "preservation.csv")) == 2
+
+
+def test_rows_that_another_process_wrote_in_the_meantime_stay(tmp_path) -> None:
+    first, second = (ComparisonFolder(tmp_path / "out", {"images": 8}) for _ in range(2))
+
+    def row(method: str) -> Row:
+        return Row(method, 0.5, 0, 0.5, 0.5, 0, 1.0, {"a": 0.5})
+
+    def in_between() -> Row:
+        second.complete({("b", 0.5, 0): lambda: row("b")}, 8, "", lambda _: None)
+        return row("a")
+
+    first.complete({("a", 0.5, 0): in_between}, 8, "", lambda _: None)
+    assert {found.method for found in read_rows(tmp_path / "out" / "preservation.csv")} == {"a", "b"}
+
+
+def test_shuffled_masks_are_those_of_a_run(small, start, tmp_path) -> None:
+    rows = []
+    for name, more in (("plain", ()), ("shuffled", ("--shuffle_masks",))):
+        main(words(small, start, tmp_path / name, "--methods", "magnitude", *more))
+        rows.append(read_rows(tmp_path / name / "preservation.csv")[0])
+    assert rows[0].cka != rows[1].cka
+    flags = ("--config", small, "--weights", start, "--method", "magnitude", "--sparsity", 0.5, "--epochs", 0)
+    results = classify(*flags, "--preservation_images", 10, "--shuffle_masks", "--output_dir", tmp_path / "run")
+    assert results["preservation"]["cka"] == rows[1].cka
 
 
 CUT = """
@@ -107,6 +169,11 @@ class Cutting(Criterion):
         if masks is not None and masks.density < 0.5:
             raise NoPathLeft("no path is left")
         return {name: weight.detach().abs() for name, weight in prunable(model, scope).items()}
+
+@register("crashing")
+class Crashing(Cutting):
+    def score(self, model, batches=(), masks=None, scope=None, group=None):
+        return super().score(model, scope=scope) if masks is None or masks.density == 1 else 1 / 0
 """
 
 
@@ -121,6 +188,13 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
     assert "error: 1 of 4 networks could not be compared; the first: cutting 90.00% seed 0: no path" in said.err
     rows = read_rows(tmp_path / "out" / "preservation.csv")
     assert [row[:2] for row in rows] == [("cutting", 0.5), ("random", 0.5), ("random", 0.9)]
+    with pytest.raises(SystemExit):
+        main([*asked, "--methods", "crashing"])
+    line = CUT[: CUT.index("1 / 0")].count("\n") + 1
+    expected = (
+        f"not compared: crashing 90.00% seed 0: {tmp_path}/cutting.py:{line}: crashing cannot score: ZeroDivision"
+    )
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -141,6 +215,19 @@ def test_a_table_has_means_over_seeds(tmp_path) -> None:
     write_rows(tmp_path / "rows.csv", rows)
     assert read_rows(tmp_path / "rows.csv") == rows
     assert read_rows(tmp_path / "none.csv") == []
-    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="damaged"):
-        read_rows(tmp_path / "rows.csv")
+    whole = (tmp_path / "rows.csv").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (
+        b"a,b\n1,2\n",
+        whole[:-3],
+        whole + lines[1],
+        whole.replace(b"0.4,", b"7.0,"),
+        whole.replace(b"0.4,", b"nan,"),
+        lines[0] + lines[1][:-1] + b",0.5\n",
+        b"\xff\xfe" + whole,
+        b"method,sparsity,seed,agreement,error,empty_layers,prune_seconds\npx,0.9,0,0.2,0.5,1,2.0\n",
+    ):
+        (tmp_path / "rows.csv").write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged"):
+            read_rows(tmp_path / "rows.csv")
+    assert "| `px` | 90% (1 of 2 seeds) |" in table([*rows[:1], rows[1]._replace(method="snip")], 8)
