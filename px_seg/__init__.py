@@ -28,6 +28,7 @@ from px_seg.pruning import (
     prune,
     register,
 )
+from px_seg.repair import recalibrate
 
 __all__ = [
     "IMP",
@@ -58,5 +59,6 @@ __all__ = [
     "load_model",
     "prunable",
     "prune",
+    "recalibrate",
     "register",
 ]

@@ -12,7 +12,7 @@ FLOORS = (
     {"errors", "config", "metrics", "progress", "curves"},
     {"files", "devices", "losses", "predictions"},
     {"pruning", "data"},
-    {"models", "analysis", "plots"},
+    {"models", "analysis", "plots", "repair"},
     {"tasks"},
     {"run"},
     {"command_help"},

@@ -36,7 +36,11 @@ class Preservation(NamedTuple):
 
 
 def preservation(
-    model: nn.Module, masks: Mapping[str, Tensor], batches: Batches, stages: Sequence[str] | None = None
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    batches: Batches,
+    stages: Sequence[str] | None = None,
+    repaired: nn.Module | None = None,
 ) -> Preservation:
     """Compare the network under `masks` with the dense one; in eval mode, without labels, in at least float32.
 
@@ -44,25 +48,30 @@ def preservation(
     names of modules whose outputs are compared, the last ones where a module is used several times; by default the
     module `encoder`, or every direct child with weights, or the model itself where it has none. A module that
     returns several tensors has a stage for each, named by its place; the input itself, and empty tensors, are none.
-    The model comes back as it was.
+    The model comes back as it was. With `repaired`, a model built alike, that one is compared, under the same masks, in
+    place of the pruned dense one (`px_seg.recalibrate`).
 
     Raises InputError for no batches, fewer than four samples of a stage, masks that do not fit, names of no module or
     of one that is not used, and outputs that are no real numbers, or are NaN or infinite.
     """
     if not isinstance(masks, Mapping):
         raise InputError(f"masks must be px_seg.Masks, or masks by parameter name: got {type(masks).__name__}")
-    modules = {name: _module(model, name) for name in (_default(model) if stages is None else _names(stages))}
+    other = model if repaired is None else repaired
+    names = _default(model) if stages is None else _names(stages)
+    modules = [{name: _module(network, name) for name in names} for network in (model, other)]
     found: dict[str, LinearCKA] = {}
     equal = predictions = images_seen = 0
     squares = {"difference": 0.0, "dense": 0.0}
     with (
         masked(model, None, None, evaluating) as dense,
-        masked(model, masks, None, evaluating) as pruned,
+        masked(other, masks, None, evaluating) as pruned,
         torch.no_grad(),
-        _recorded(modules) as record,
+        _recorded(modules[0]) as record,
+        _recorded(modules[1]) as record_pruned,
     ):
         for images in images_of(batches, dense.like):
-            outputs, features = zip(*(record(network, images) for network in (dense, pruned)), strict=True)
+            both = record(dense, images), record_pruned(pruned, images)
+            outputs, features = zip(*both, strict=True)
             for which, own in zip(("dense", "pruned"), outputs, strict=True):
                 _check(own, which)
             for name, one in features[0].items():
@@ -76,7 +85,7 @@ def preservation(
             images_seen += len(images)
     if not images_seen:
         raise InputError("a comparison needs images: give it at least one batch")
-    if unused := [name for name in modules if not any(_belongs(key, name) for key in found)]:
+    if unused := [name for name in names if not any(_belongs(key, name) for key in found)]:
         raise InputError(f"the stage {unused[0]!r} has no features of its own: the network does not use it")
     off, own = squares["difference"], squares["dense"]
     error = math.sqrt(off / own) if own else math.inf if off else 0.0

@@ -1,0 +1,5 @@
+"""A pruned network brought closer to the dense one, in closed form, before it is judged or trained."""
+
+from px_seg.repair.recalibration import REPAIRS, recalibrate
+
+__all__ = ["REPAIRS", "recalibrate"]

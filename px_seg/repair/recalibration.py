@@ -1,0 +1,75 @@
+"""Repairs of a pruned network that need images, but no labels and no training."""
+
+from collections.abc import Mapping
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from px_seg.errors import InputError
+from px_seg.pruning import Masks
+from px_seg.pruning.batches import Batches, checked_batches, images_of
+from px_seg.pruning.masks import check_fit
+from px_seg.pruning.statistics import statistics_of
+from px_seg.repair.reconstruction import reconstructed
+from px_seg.repair.variance import with_variances
+
+REPAIRS = ("statistics", "variance", "reconstruct")
+
+IMAGES = 128
+"""Images, of those given, that `variance` and `reconstruct` use: they hold the features of all at once."""
+
+
+def recalibrate(
+    model: nn.Module,
+    batches: Batches,
+    masks: Mapping[str, Tensor] | None = None,
+    repair: str = "statistics",
+    ridge: float = 0.01,
+) -> None:
+    """Prune the model by `masks`, in place, and repair what that did, on images and without labels.
+
+    `repair` is one of
+
+    - `statistics`: running statistics of every BatchNorm are gathered anew on the batches, as means over them
+      (`px_seg.pruning.statistics`);
+    - `variance`: first every channel of a masked layer is scaled to its variance in the dense network, then statistics
+      as above (`px_seg.repair.variance`);
+    - `reconstruct`: the kept weights of each masked layer are refitted to the dense layer's outputs, from
+      the input on, with a penalty of `ridge` on their change (`px_seg.repair.reconstruction`).
+
+    `batches`: images (N, C, H, W), or pairs that begin with them; `variance` and `reconstruct` use the first 128.
+    The model is dense when it is given, and pruned weights are exactly 0 afterwards. Without masks, weights stay and
+    `statistics` is all that can be done.
+
+    Raises InputError for an unknown repair, no batches, masks that do not fit, no masks where they are needed, and for
+    `statistics` and `variance` where no BatchNorm has running statistics.
+    """
+    if repair not in REPAIRS:
+        raise InputError(f"there is no repair {repair!r}: choose one of {', '.join(REPAIRS)}")
+    if masks is None and repair != "statistics":
+        raise InputError(f"{repair} compares the pruned network with the dense one: give it the masks")
+    tracked = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if repair != "reconstruct" and not tracked:
+        raise InputError(f"the network has no BatchNorm whose statistics {repair} could gather: use reconstruct")
+    batches = list(checked_batches(batches))
+    if not batches:
+        raise InputError("a repair needs images: give it at least one batch")
+    check_fit(masks or {}, dict(model.named_parameters()))
+    if masks is not None and repair == "variance":
+        model.load_state_dict(with_variances(model, masks, _images(model, batches)).state_dict())
+    elif masks is not None and repair == "reconstruct":
+        model.load_state_dict(reconstructed(model, masks, _images(model, batches), ridge).state_dict())
+    elif masks is not None:
+        Masks(masks).apply(model)
+    if repair != "reconstruct":
+        statistics = statistics_of(model, batches)
+        model.load_state_dict({**model.state_dict(), **statistics})
+
+
+def _images(model: nn.Module, batches: Batches) -> Tensor:
+    """The first images, as one tensor on the model's device."""
+    like = next(model.parameters())
+    wide = torch.empty(0, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    return torch.cat(list(islice(images_of(batches, wide), IMAGES)))[:IMAGES]

@@ -1,0 +1,127 @@
+"""The dense network and the pruned one on the same images, layer by layer, in one pass."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from px_seg.errors import InputError
+from px_seg.pruning.modes import evaluating, undisturbed
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class Layer(NamedTuple):
+    """A masked layer of the pruned network, its weights in force those of the copy that is being repaired."""
+
+    name: str
+    """Of the weight."""
+    module: nn.Module
+    mask: Tensor
+    norm: _BatchNorm | None
+    """The BatchNorm of the pruned network that reads this layer's outputs, and nothing else."""
+
+
+def channels_last(module: nn.Module, outputs: Tensor) -> Tensor:
+    """What a layer returns, as (N, positions, channels); a linear layer has them last already."""
+    moved = outputs if isinstance(module, nn.Linear) else outputs.movedim(1, -1)
+    return moved.flatten(1, -2) if moved.dim() > 2 else moved[:, None]
+
+
+Repair = Callable[[Layer, Tensor, Tensor], None]
+"""Changes the layer in place, given its inputs in the pruned network and the dense layer's outputs, over all images."""
+
+
+def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, repair: Repair) -> nn.Module:
+    """A copy of the model under `masks`, in at least float32, with `repair` applied to its masked layers.
+
+    They come in the order in which the network uses them. The inputs that a layer is repaired on are those of the
+    copy, all layers before it being repaired; the outputs are the dense network's, on its own inputs. A layer that is
+    used several times is repaired at its first use. Both run in eval mode, on `images` (N, C, H, W) at once.
+
+    Raises InputError for a transposed convolution.
+    """
+    wide = torch.promote_types(next(iter(model.parameters())).dtype, torch.float32)
+    dense, pruned = copy.deepcopy(model).to(wide), copy.deepcopy(model).to(wide)
+    weights = dict(pruned.named_parameters())
+    owners = {f"{path}.weight" if path else "weight": path for path, _ in pruned.named_modules()}
+    layers = {}
+    # undisturbed turns gradients on again, as inference mode ends.
+    with undisturbed(images.device), torch.no_grad(), evaluating(dense), evaluating(pruned):
+        for name, mask in masks.items():
+            module = pruned.get_submodule(owners[name])
+            if isinstance(module, _TRANSPOSED):
+                raise InputError(f"{name} is of a transposed convolution, which cannot be repaired: use statistics")
+            weights[name].mul_(mask.to(weights[name]))
+            layers[owners[name]] = (name, module, mask)
+        followers = _followers(dense, images[:1], layers)
+        with _paired(dense, pruned, layers, followers, repair):
+            dense(torch.cat([images, images]))
+    return pruned
+
+
+def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) -> dict[str, str]:
+    """The BatchNorm, by path, that reads what a layer returns."""
+    outputs: dict[int, tuple[str, Tensor]] = {}
+    found: dict[str, str] = {}
+
+    def note(path: str, inputs: Sequence[Tensor], output: Tensor) -> None:
+        if path in layers:
+            # Kept, so that no other tensor gets its identity.
+            outputs[id(output)] = (path, output)
+        elif inputs and id(inputs[0]) in outputs:
+            found[outputs[id(inputs[0])][0]] = path
+
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, path=path: note(path, inputs, output))
+        for path, module in model.named_modules()
+        if path in layers or isinstance(module, _BatchNorm)
+    ]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@contextmanager
+def _paired(
+    dense: nn.Module,
+    pruned: nn.Module,
+    layers: Mapping[str, tuple[str, nn.Module, Tensor]],
+    followers: Mapping[str, str],
+    repair: Repair,
+) -> Iterator[None]:
+    """Within the context the first half of a batch passes the dense network's layers, the second the pruned one's."""
+    replaced = {
+        path: module for path, module in dense.named_modules() if path in layers or isinstance(module, _BatchNorm)
+    }
+    twins = dict(pruned.named_modules())
+    done: set[str] = set()
+
+    def paired(path: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def both(inputs: Tensor) -> Tensor:
+            one, other = inputs.chunk(2)
+            wanted = forward(one)
+            if path in layers and path not in done:
+                done.add(path)
+                name, module, mask = layers[path]
+                norm = twins[followers[path]] if path in followers else None
+                assert norm is None or isinstance(norm, _BatchNorm)
+                repair(Layer(name, module, mask, norm), other, wanted)
+            return torch.cat([wanted, twins[path](other)])
+
+        return both
+
+    try:
+        for path, module in replaced.items():
+            module.forward = paired(path, module.forward)
+        yield
+    finally:
+        for module in replaced.values():
+            del module.forward

@@ -1,0 +1,31 @@
+"""Channels scaled to the variance that they have in the dense network."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from px_seg.repair.side_by_side import Layer, channels_last, side_by_side
+
+SHRINKAGE = 0.01
+"""What is added to both variances, as a share of the layer's mean: no channel is scaled by more than tenfold or so."""
+
+
+def with_variances(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor) -> nn.Module:
+    """A copy of the model under `masks`, every output channel of every masked layer scaled in closed form.
+
+    The scale is sqrt((v + e) / (w + e)), with v the channel's variance over images and positions in the dense network,
+    w that in the pruned one, and e = `SHRINKAGE` times the mean of v over the layer's channels. Behind a
+    BatchNorm whose statistics are gathered anew the scale has no effect on the function.
+    """
+
+    def scale(layer: Layer, inputs: Tensor, wanted: Tensor) -> None:
+        weight = layer.module.get_parameter("weight")
+        target, own = (
+            channels_last(layer.module, outputs).flatten(0, 1).double().var(0, unbiased=False)
+            for outputs in (wanted, layer.module(inputs))
+        )
+        least = SHRINKAGE * target.mean()
+        scales = ((target + least) / (own + least)).sqrt().where(least > 0, 1)
+        weight.mul_(scales.to(weight).view(-1, *[1] * (weight.dim() - 1)))
+
+    return side_by_side(model, masks, images, scale)

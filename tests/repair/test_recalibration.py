@@ -1,0 +1,126 @@
+"""Statistics gathered anew, and channels scaled to the dense network's variance."""
+
+import copy
+
+import pytest
+import torch
+from helpers.cases import network, pairs
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from px_seg import InputError, Magnitude, Random, build_segmenter, prune, recalibrate
+from px_seg.analysis import preservation
+from px_seg.pruning import Masks
+from px_seg.repair.variance import SHRINKAGE, with_variances
+
+
+def test_statistics_are_torchs_own_cumulative_averages_under_the_masks() -> None:
+    net, batches = network().train(), pairs(2, 3, 2)
+    masks = prune(net, (), 0.4, Magnitude())
+    expected = copy.deepcopy(net).eval()
+    masks.apply(expected)
+    for module in expected.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        for images, _ in batches:
+            expected(images)
+    recalibrate(net, batches, masks)
+    for name, value in net.state_dict().items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(value, expected.state_dict()[name])
+    assert all(module.training for module in net.modules())
+    # Without masks the zeros in the network decide.
+    again = copy.deepcopy(expected)
+    recalibrate(again, batches)
+    for name in ("1.running_mean", "1.running_var", "5.running_mean", "5.running_var"):
+        torch.testing.assert_close(again.state_dict()[name], net.state_dict()[name])
+
+
+def test_channels_have_the_dense_networks_variance() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1))
+    net.double()
+    x = torch.randn(4, 3, 12, 12, dtype=torch.float64)
+    masks = prune(net, (), 0.6, Random())
+    found = with_variances(net, masks, x)
+    pruned = copy.deepcopy(net)
+    masks.apply(pruned)
+    for at in (0, 2, 4):
+        with torch.no_grad():
+            wanted, inputs = net[: at + 1](x), found[:at](x)
+            # What the pruned layer returns on the repaired layers' outputs, and the closed form on that.
+            before = pruned[at](inputs)
+        v, w = (out.movedim(1, -1).flatten(0, -2).var(0, unbiased=False) for out in (wanted, before))
+        least = SHRINKAGE * v.mean()
+        scale = ((v + least) / (w + least)).sqrt()
+        torch.testing.assert_close(found[at].weight, pruned[at].weight * scale[:, None, None, None])
+        with torch.no_grad():
+            own = found[at](inputs).movedim(1, -1).flatten(0, -2).var(0, unbiased=False)
+        alive = w > 10 * least
+        torch.testing.assert_close(own[alive], v[alive], rtol=0.2, atol=0)
+
+
+def test_behind_a_norm_whose_statistics_are_gathered_the_scale_has_no_effect() -> None:
+    net, batches = network().eval(), pairs(4, 4)
+    del net[7]
+    masks, outputs = prune(net, (), 0.4, Magnitude()), []
+    for repair in ("statistics", "variance"):
+        own = copy.deepcopy(net)
+        for norm in (own[1], own[5]):
+            norm.eps = 1e-15
+        recalibrate(own, batches, masks, repair)
+        with torch.no_grad():
+            outputs.append(own(batches[0][0]))
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("repair", ["statistics", "variance", "reconstruct"])
+def test_a_segmenter_in_half_precision_keeps_mode_dtype_and_masks(repair: str) -> None:
+    torch.manual_seed(0)
+    model = build_segmenter("tu-tf_efficientnet_lite0", classes=3, weights=None).to(torch.bfloat16).train()
+    model.encoder.eval()
+    kinds = {name: value.dtype for name, value in model.state_dict().items()}
+    masks = prune(model, (), 0.8, Magnitude(), scope="encoder")
+    x = [torch.randn(4, 3, 64, 64, dtype=torch.bfloat16)]
+    recalibrate(model, x, masks, repair)
+    assert {name: value.dtype for name, value in model.state_dict().items()} == kinds
+    assert not masks.revived(dict(model.named_parameters()))
+    assert model.training
+    assert not model.encoder.training
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_reconstruction_brings_the_pruned_network_closer_to_the_dense_one() -> None:
+    """On images that it was not fitted on, before any training."""
+    torch.manual_seed(0)
+    model = build_segmenter("resnet18", classes=3, weights=None)
+    images = torch.randn(24, 3, 64, 64)
+    masks = prune(model, (), 0.8, Magnitude(), scope="encoder")
+    errors = {}
+    for repair in (None, "reconstruct"):
+        own = copy.deepcopy(model)
+        if repair is not None:
+            recalibrate(own, [images[:16]], masks, repair)
+        errors[repair] = preservation(model, masks, [images[16:]], repaired=own if repair else None).error
+    assert errors["reconstruct"] < 0.8 * errors[None]
+
+
+def test_what_cannot_be_repaired_is_refused_and_left_as_it_was() -> None:
+    net, batches = network(), pairs(3)
+    masks, before = prune(net, (), 0.4, Magnitude()), copy.deepcopy(net.state_dict())
+    for arguments, message in (
+        ((batches, masks, "magic"), "there is no repair 'magic': choose one of statistics, variance, reconstruct"),
+        (([], masks), "a repair needs images: give it at least one batch"),
+        ((batches, None, "variance"), "variance compares the pruned network with the dense one: give it the masks"),
+        ((batches, Masks({"9.weight": torch.ones(1)})), r"there is a mask for 9\.weight"),
+        ((batches[0][0], masks), "put it in a list"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recalibrate(net, *arguments)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    plain = nn.Sequential(nn.Conv2d(2, 2, 1))
+    with pytest.raises(InputError, match="no BatchNorm whose statistics variance could gather: use reconstruct"):
+        recalibrate(plain, batches, Masks.ones(plain), "variance")
