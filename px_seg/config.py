@@ -162,7 +162,7 @@ class RunConfig:
         rounds: rounds of scoring and pruning; by default the method's own number, 100 for px
         encoder: backbone by its name in segmentation-models-pytorch, or tu-NAME for timm's
         weights: initial weights of the backbone: none, imagenet, mocov2, dino, clip, torchvision:VERSION, timm:TAG,
-            a file, or the folder of an earlier run
+            package:NAME for those an installed package ships, a file, or the folder of an earlier run
         epochs: epochs of fine-tuning
         batch_size: training images per batch, on each process
         ranking: which weights compete: global for all, or those of each layer, with density uniform or erk; by default
@@ -172,6 +172,9 @@ class RunConfig:
         masks: use the masks in this file, or of the run in this folder, of the same backbone, instead of pruning
         shuffle_masks: ablation: permute the mask of each layer
         reinit: ablation: draw new weights after pruning
+        recalibrate: repair of the pruned network before it is judged or trained, on the images that pruning draws:
+            none; statistics, those of BatchNorm gathered anew; variance, channels scaled to their variance in the
+            dense network first; or reconstruct, kept weights refitted to the dense layers' outputs
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         preservation_images: validation images on which a pruned network that starts from weights is compared with the
@@ -211,6 +214,7 @@ class RunConfig:
     masks: str | None = None
     shuffle_masks: bool = False
     reinit: bool = False
+    recalibrate: str = "none"
     freeze_bn: bool = False
     evaluate_first: bool = False
     preservation_images: int = 64

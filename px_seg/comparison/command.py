@@ -1,12 +1,13 @@
 """Methods compared on the network that a run would start from, without training anything."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.comparison.folder import ComparisonFolder
@@ -18,7 +19,9 @@ from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
+from px_seg.repair import recalibrate
 from px_seg.run.folder import OPERATIONAL
+from px_seg.run.repairing import NONE, images_to_repair_by
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import Batches, equip, try_out
 from px_seg.run.user_criteria import naming_file
@@ -166,7 +169,13 @@ def _compared(task_type: type[Task], config: RunConfig, judged: Sequence[Tensor]
             masks = carry_out(plan, setup.model, batches, criterion)
         return masks.shuffled(config.seed) if config.shuffle_masks else masks
 
-    return compared(setup.model, config.method, config.sparsity, config.seed, prune, judged)
+    def repaired(masks: Masks) -> nn.Module:
+        network = copy.deepcopy(setup.model)
+        recalibrate(network, images_to_repair_by(setup.task), masks, config.recalibrate)
+        return network
+
+    repair = None if config.recalibrate == NONE else repaired
+    return compared(setup.model, config.method, config.sparsity, config.seed, prune, judged, repair=repair)
 
 
 def _never(*_: object) -> NoReturn:

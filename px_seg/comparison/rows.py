@@ -41,12 +41,13 @@ def compared(
     prune: Callable[[], Masks],
     images: Batches,
     stages: Sequence[str] | None = None,
+    repair: Callable[[Masks], nn.Module] | None = None,
 ) -> Row:
-    """Prune by `prune`, and compare on `images` by `px_seg.analysis.preservation`."""
+    """Prune by `prune`, repair by `repair` if it is given, and compare on `images`: `px_seg.analysis.preservation`."""
     started = time.perf_counter()
     masks = prune()
     spent = time.perf_counter() - started
-    found = preservation(model, masks, images, stages)
+    found = preservation(model, masks, images, stages, repair(masks) if repair else None)
     empty = sum(density == 0 for density in masks.densities().values())
     return Row(method, sparsity, seed, found.agreement, found.error, empty, spent, found.cka)
 

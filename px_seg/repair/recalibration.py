@@ -46,13 +46,9 @@ def recalibrate(
     Raises InputError for an unknown repair, no batches, masks that do not fit, no masks where they are needed, and for
     `statistics` and `variance` where no BatchNorm has running statistics.
     """
-    if repair not in REPAIRS:
-        raise InputError(f"there is no repair {repair!r}: choose one of {', '.join(REPAIRS)}")
+    check_repair(model, repair)
     if masks is None and repair != "statistics":
         raise InputError(f"{repair} compares the pruned network with the dense one: give it the masks")
-    tracked = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if repair != "reconstruct" and not tracked:
-        raise InputError(f"the network has no BatchNorm whose statistics {repair} could gather: use reconstruct")
     batches = list(checked_batches(batches))
     if not batches:
         raise InputError("a repair needs images: give it at least one batch")
@@ -66,6 +62,15 @@ def recalibrate(
     if repair != "reconstruct":
         statistics = statistics_of(model, batches)
         model.load_state_dict({**model.state_dict(), **statistics})
+
+
+def check_repair(model: nn.Module, repair: str) -> None:
+    """Raise InputError for a repair that does not exist, or that the network has nothing for."""
+    if repair not in REPAIRS:
+        raise InputError(f"there is no repair {repair!r}: choose one of {', '.join(REPAIRS)}")
+    tracked = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if repair != "reconstruct" and not tracked:
+        raise InputError(f"the network has no BatchNorm whose statistics {repair} could gather: use reconstruct")
 
 
 def _images(model: nn.Module, batches: Batches) -> Tensor:

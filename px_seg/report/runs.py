@@ -164,8 +164,8 @@ def _sound(results: Mapping[str, Any]) -> bool:
     if not (isinstance(score, NUMBER) and math.isfinite(score)):
         return False
     # Runs from random weights, and those of earlier versions, have none.
-    preserved = results.get("preservation")
-    return preserved is None or (fits(preserved, PRESERVATION) and bool(preserved["cka"]))
+    found = [results.get(key) for key in ("preservation", "preservation_repaired")]
+    return all(preserved is None or (fits(preserved, PRESERVATION) and bool(preserved["cka"])) for preserved in found)
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:

@@ -146,14 +146,17 @@ def preserved(panel: Panel) -> Table | None:
         for method in _present(panel, sparsity):
             found = [_preserved(run.results) for run in panel.of(method, sparsity)]
             if all(found):
-                rows.append(
-                    [method, f"{sparsity:.2%}", *(f"{mean(one[key] for one in found):.3f}" for key in found[0])]
-                )
+                common = [key for key in found[0] if all(key in one for one in found)]
+                rows.append([method, f"{sparsity:.2%}", *(f"{mean(one[key] for one in found):.3f}" for key in common)])
     caption = (
         "What pruning left of the dense network's function before training: linear CKA of the last features, "
         "share of equal predictions, and relative error of the outputs, on validation images"
     )
-    return Table(caption, ["method", "sparsity", "CKA", "agreement", "error"], rows) if rows else None
+    head = ["method", "sparsity", "CKA", "agreement", "error"]
+    if max(map(len, rows), default=0) > len(head):
+        caption += "; then the same after the repair"
+        head += ["CKA repaired", "agreement repaired", "error repaired"]
+    return Table(caption, head, [row + [""] * (len(head) - len(row)) for row in rows]) if rows else None
 
 
 def made(panel: Panel) -> list[Table]:
@@ -181,10 +184,13 @@ def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> s
 
 def _preserved(results: Mapping[str, Any]) -> dict[str, float]:
     """The columns of what a run says of its network before training, none where it does not."""
-    if (found := results.get("preservation")) is None:
-        return {}
-    last = list(found["cka"].values())[-1]
-    return {"preserved_cka": last, "preserved_agreement": found["agreement"], "preserved_error": found["error"]}
+    columns: dict[str, float] = {}
+    for key, prefix in (("preservation", "preserved"), ("preservation_repaired", "repaired")):
+        if (found := results.get(key)) is not None:
+            last = list(found["cka"].values())[-1]
+            columns |= {f"{prefix}_cka": last, f"{prefix}_agreement": found["agreement"]}
+            columns |= {f"{prefix}_error": found["error"]}
+    return columns
 
 
 def _present(panel: Panel, sparsity: float) -> list[str]:

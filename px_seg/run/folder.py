@@ -192,6 +192,7 @@ def default_folder(task: str, config: RunConfig) -> Path:
         config.pattern and config.pattern.replace(":", "of"),
         config.shuffle_masks and "shuffled",
         config.reinit and "reinit",
+        config.recalibrate != "none" and config.recalibrate,
     ]
     method = "-".join([config.method, *(change for change in changes if change)])
     return Path("runs") / task / data / encoder / method / f"{config.sparsity:g}" / f"seed{config.seed}"

@@ -11,8 +11,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from px_seg import plots
-from px_seg.analysis import Preservation, preservation
-from px_seg.analysis.cka import FEWEST
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_only
@@ -23,12 +21,12 @@ from px_seg.pruning import Masks
 from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
+from px_seg.run.repairing import NONE, Start, repair
 from px_seg.run.results import collect, described, pruned_by, scores_in, table
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
 from px_seg.tasks import Task
-from px_seg.tasks.base import evenly_cropped
 
 
 def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
@@ -43,9 +41,9 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     """
     this = Run(set_up(task_type, config), say)
     masks = this.prune()
-    preserved = this.compare(masks)
+    start = this.repair(masks)
     trained = this.fine_tune(masks)
-    return this.record(masks, preserved, trained)
+    return this.record(masks, start, trained)
 
 
 class Trained(NamedTuple):
@@ -95,20 +93,9 @@ class Run:
             reinitialise(self.model, self.task, self.config)
         return masks
 
-    def compare(self, masks: Masks) -> Preservation | None:
-        """How well the pruned network is the dense one on validation images, where it starts from weights.
-
-        None without weights, for new ones, where nothing is pruned, with too few validation images, and on all but the
-        main process.
-        """
-        config, count = self.config, self.config.preservation_images
-        if not count or len(self.task.val) < FEWEST or config.weights == "none" or config.reinit or masks.density == 1:
-            return None
-
-        def compared() -> Preservation:
-            return preservation(self.model, masks, evenly_cropped(self.task, count, config.batch_size))
-
-        return main_only(self.accelerator, compared)
+    def repair(self, masks: Masks) -> Start:
+        """Repair the pruned network if that is asked for, and compare it with the dense one."""
+        return repair(self.accelerator, self.model, self.task, masks, self.config)
 
     def fine_tune(self, masks: Masks) -> Trained:
         """Train under the masks, evaluating, logging and checkpointing after every epoch.
@@ -148,7 +135,7 @@ class Run:
             scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
         return Trained(history, scores)
 
-    def record(self, masks: Masks, preserved: Preservation | None, trained: Trained) -> dict[str, Any] | None:
+    def record(self, masks: Masks, start: Start, trained: Trained) -> dict[str, Any] | None:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
         if not self.main:
             return None
@@ -170,13 +157,15 @@ class Run:
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
             "mixed_precision": self.accelerator.mixed_precision,
         }
-        if preserved is not None:
-            environment["preservation"] = preserved._asdict()
+        for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):
+            if preserved is not None:
+                environment[key] = preserved._asdict()
         if config.evaluate_first:
             first = next(line for line in history if line["epoch"] == 0)
             environment["before_training"] = {key: value for key, value in first.items() if key in scores}
         seconds = {
             "prune": masks.provenance.seconds or 0.0,
+            **({"repair": start.seconds} if config.recalibrate != NONE else {}),
             "train": sum(line.get("train_seconds", 0.0) for line in history),
             "evaluate": sum(line["evaluate_seconds"] for line in history),
         }

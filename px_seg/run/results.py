@@ -16,6 +16,13 @@ from px_seg.pruning import CRITERIA, Masks, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
+REPAIRED = {
+    "statistics": "statistics gathered anew",
+    "variance": "variances and statistics repaired",
+    "reconstruct": "reconstructed",
+}
+"""How a repair is called in a title."""
+
 PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
 
 
@@ -90,6 +97,7 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "criteria": config.criteria,
         "shuffle_masks": made.shuffled,
         "reinit": config.reinit,
+        "recalibrate": config.recalibrate,
         "freeze_bn": config.freeze_bn,
     }
 
@@ -136,6 +144,7 @@ def described(results: Mapping[str, Any]) -> str:
     if kept := results["keep_dense"]:
         parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
     parts += ["masks shuffled"] if results["shuffle_masks"] else []
+    parts += [REPAIRED[results["recalibrate"]]] if results["recalibrate"] in REPAIRED else []
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 
 

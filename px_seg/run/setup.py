@@ -18,6 +18,7 @@ from px_seg.pruning import Criterion, Masks, Plan
 from px_seg.pruning.modes import evaluating
 from px_seg.run.folder import RunFolder, default_folder
 from px_seg.run.given_masks import read_given_masks
+from px_seg.run.repairing import check_recalibration, check_repairable
 from px_seg.run.sparsify import check_pruning, draw_batches, make_plan, without_idle_settings
 from px_seg.run.training import check_optimizer, check_schedule
 from px_seg.run.user_criteria import load_criteria
@@ -71,6 +72,7 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     set_seed(config.seed)
     model = task.build_model()
     loaded = main_first(accelerator, lambda: load_encoder(getattr(model, task.scope), config.encoder, config.weights))
+    check_repairable(task, model, config)
     source: Pruning | Masks
     if criterion is None:
         source = read_given_masks(model, task, config)
@@ -96,6 +98,7 @@ def check_settings(config: RunConfig) -> Criterion | None:
         )
     if config.data.workers < 0:
         raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
+    check_recalibration(config)
     check_weights(config.weights, config.encoder)
     return criterion
 

@@ -43,7 +43,7 @@ SAVE_EVERY = 60.0
 """Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
-IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning")
+IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "recalibrate", "pruning")
 """Settings that make no difference to a network that is not pruned."""
 
 
@@ -67,6 +67,8 @@ def without_idle_settings(config: C) -> C:
         config = replace(config, method="dense")
     else:
         return config
+    if config.sparsity == 0 and config.masks is None:
+        config = replace(config, recalibrate="none")
     return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
 
 

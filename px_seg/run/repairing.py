@@ -1,0 +1,94 @@
+"""The pruned network of a run, repaired before it is judged or trained, and compared with the dense one."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from px_seg.analysis import Preservation, preservation
+from px_seg.analysis.cka import FEWEST
+from px_seg.config import RunConfig
+from px_seg.data.loaders import pruning_batches
+from px_seg.devices import main_only
+from px_seg.errors import InputError
+from px_seg.pruning import Masks
+from px_seg.repair import REPAIRS, check_repair, recalibrate
+from px_seg.tasks import Task
+from px_seg.tasks.base import evenly_cropped
+
+NONE = "none"
+
+
+class Start(NamedTuple):
+    """What is known of the pruned network before training."""
+
+    preserved: Preservation | None
+    """How well it is the dense one, where that was compared."""
+    repaired: Preservation | None
+    """The same after the repair, if there was one."""
+    seconds: float
+    """Of the repair."""
+
+
+def check_recalibration(config: RunConfig) -> None:
+    """Refuse what needs neither data nor network to be refused."""
+    if config.recalibrate not in (NONE, *REPAIRS):
+        raise InputError(
+            f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join((NONE, *REPAIRS))}"
+        )
+    if config.recalibrate != NONE and config.reinit:
+        raise InputError("new weights after pruning are nothing to be repaired: leave --reinit or --recalibrate out")
+
+
+def check_repairable(task: Task, model: nn.Module, config: RunConfig) -> None:
+    """Refuse a network that cannot be repaired in that way, and a training set too small for the images it takes."""
+    if config.recalibrate != NONE:
+        check_repair(model, config.recalibrate)
+        task.pruning_draw()
+
+
+def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks, config: RunConfig) -> Start:
+    """Repair the model in place as the configuration says, on the images that pruning draws; the same on all processes.
+
+    The main process works, and compares with the dense network before and after on validation images. Nothing is
+    repaired where nothing is pruned.
+    """
+    compare = _comparison(model, task, masks, config)
+    preserved = main_only(accelerator, lambda: compare(None))
+    if config.recalibrate == NONE or masks.density == 1:
+        return Start(preserved, None, 0.0)
+
+    def repaired() -> Start:
+        started = time.perf_counter()
+        recalibrate(model, images_to_repair_by(task), masks, config.recalibrate)
+        return Start(preserved, compare(model), time.perf_counter() - started)
+
+    start = main_only(accelerator, repaired)
+    if accelerator.num_processes > 1:
+        for tensor in model.state_dict().values():
+            tensor.copy_(broadcast(tensor.clone()))
+    return start or Start(None, None, 0.0)
+
+
+def images_to_repair_by(task: Task) -> list[Tensor]:
+    """The images of the batches that pruning draws."""
+    return [images for images, _ in pruning_batches(task.train, task.pruning_draw())]
+
+
+def _comparison(
+    model: nn.Module, task: Task, masks: Masks, config: RunConfig
+) -> Callable[[nn.Module | None], Preservation | None]:
+    """Compares what it is given, by default the model as it is now under its masks, with the model as it is now.
+
+    Not without weights, for new ones, where nothing is pruned, and with too few validation images.
+    """
+    count = config.preservation_images
+    if not count or len(task.val) < FEWEST or config.weights == "none" or config.reinit or masks.density == 1:
+        return lambda other: None
+    judged = evenly_cropped(task, count, config.batch_size)
+    dense = model if config.recalibrate == NONE else copy.deepcopy(model)
+    return lambda other: preservation(dense, masks, judged, repaired=other)

@@ -1,0 +1,103 @@
+"""Runs whose pruned network is repaired before it is judged or trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.runs import TWO, classify, lines, script
+from safetensors.torch import load_file
+
+from px_seg import InputError, Masks, build_classifier
+from px_seg.commands import main
+from px_seg.comparison.rows import read_rows
+
+
+@pytest.fixture
+def start(tmp_path) -> Path:
+    torch.manual_seed(0)
+    build_classifier("resnet20", 15, "none").save_pretrained(tmp_path / "start" / "model")
+    return tmp_path / "start" / "model"
+
+
+def flags(small: Path, start: Path, *more: object) -> tuple[object, ...]:
+    return ("--config", small, "--weights", start, "--method", "magnitude", "--sparsity", 0.8, *more)
+
+
+def test_a_reconstructed_network_is_closer_to_the_dense_one_and_keeps_its_masks(small, start, tmp_path) -> None:
+    out = tmp_path / "out"
+    results = classify(*flags(small, start, "--epochs", 0, "--recalibrate", "reconstruct", "--output_dir", out))
+    before, after = results["preservation"], results["preservation_repaired"]
+    assert after["error"] < 0.9 * before["error"]
+    assert results["seconds"]["repair"] > 0
+    assert results["recalibrate"] == "reconstruct"
+    plain = classify(*flags(small, start, "--epochs", 0, "--output_dir", tmp_path / "plain"))
+    assert plain["preservation"] == before
+    assert "preservation_repaired" not in plain
+    assert "repair" not in plain["seconds"]
+    # What is saved is what was compared: the same masks, other weights.
+    assert Masks.load(out / "masks.safetensors") == Masks.load(tmp_path / "plain" / "masks.safetensors")
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "plain"))
+    name = "encoder.layer1.0.conv1.weight"
+    assert torch.equal(one[name] != 0, other[name] != 0)
+    assert not torch.equal(one[name], other[name])
+
+
+def test_a_comparison_without_training_repairs_as_a_run_does(small, start, tmp_path) -> None:
+    out = tmp_path / "out"
+    more = ("--epochs", 0, "--recalibrate", "reconstruct", "--preservation_images", 10)
+    run = classify(*flags(small, start, *more, "--output_dir", tmp_path / "run"))["preservation_repaired"]
+    words = ("preservation", "--task", "cls", "--config", small, "--weights", start, "--methods", "magnitude")
+    words += ("--sparsities", 0.8, "--images", 10, "--recalibrate", "reconstruct", "--output_dir", out)
+    main([str(word) for word in words])
+    (row,) = read_rows(out / "preservation.csv")
+    assert (row.cka, row.agreement, row.error) == (run["cka"], run["agreement"], run["error"])
+
+
+def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:
+    losses = {}
+    for repair in ("none", "statistics", "reconstruct"):
+        out = tmp_path / repair
+        results = classify(*flags(small, start, "--epochs", 1, "--recalibrate", repair, "--output_dir", out))
+        assert results["empty_layers"] == []
+        losses[repair] = lines(out)[-1]["loss"]
+    assert losses["reconstruct"] != losses["none"]
+    # BatchNorms that train normalise by the batch, whatever their running statistics are.
+    assert losses["statistics"] == losses["none"]
+    frozen = [
+        classify(*flags(small, start, "--epochs", 1, "--freeze_bn", *more, "--output_dir", tmp_path / f"frozen{at}"))
+        for at, more in enumerate(((), ("--recalibrate", "statistics")))
+    ]
+    assert frozen[0]["preservation"] == frozen[1]["preservation"]
+    assert lines(tmp_path / "frozen0")[-1]["loss"] != lines(tmp_path / "frozen1")[-1]["loss"]
+    # Nothing is repaired where nothing is pruned, and such a run is the plain dense one.
+    dense = ("--config", small, "--weights", start, "--sparsity", 0, "--epochs", 0)
+    assert classify(*dense, "--recalibrate", "statistics", "--output_dir", tmp_path / "dense")["recalibrate"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ("--recalibrate", "magic"),
+            "there is no recalibration 'magic': choose one of none, statistics, variance, recon",
+        ),
+        (("--recalibrate", "statistics", "--reinit"), "leave --reinit or --recalibrate out"),
+        (("--recalibrate", "statistics", "--pruning.batches", 1000), "pruning needs 1000 batches"),
+        (("--recalibrate", "variance", "--encoder", "vgg11", "--weights", "none"), "no BatchNorm whose statistics"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(small, start, tmp_path, more, message) -> None:
+    with pytest.raises(InputError, match=message):
+        classify(*flags(small, start, *more, "--output_dir", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_the_main_one_repaired(small, start, tmp_path) -> None:
+    found = []
+    for name, launcher in (("one", ()), ("two", TWO)):
+        more = ("--epochs", 0, "--recalibrate", "reconstruct", "--output_dir", tmp_path / name)
+        done = script(*flags(small, start, *more), name="cls", launcher=launcher, ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
