@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from px_seg.errors import InputError
 from px_seg.pruning.randomness import generator
-from px_seg.repair.side_by_side import Layer, channels_last, side_by_side
+from px_seg.repair.pairing import Layer, channels_last, side_by_side
 
 SAMPLES = 2**16
 """Positions, over all images, that a layer is fitted on where it has more."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from px_seg.repair.side_by_side import Layer, channels_last, side_by_side
+from px_seg.repair.pairing import Layer, channels_last, side_by_side
 
 SHRINKAGE = 0.01
 """What is added to both variances, as a share of the layer's mean: no channel is scaled by more than tenfold or so."""
