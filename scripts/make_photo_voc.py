@@ -18,7 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder that will hold VOCdevkit/VOC2012")
     parser.add_argument("--train", type=int, default=1200, help="training images")
-    parser.add_argument("--val", type=int, default=300, help="validation images")
+    seen = "validation images of objects never seen in training, and as many in val_seen of those seen there"
+    parser.add_argument("--val", type=int, default=300, help=seen)
     parser.add_argument("--size", type=int, default=320, help="longest side of an image, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", type=Path, help="usr/share/tuxpaint/stamps of tuxpaint-stamps-default")
@@ -35,6 +36,7 @@ def main() -> None:
         raise InputError("give both --stamps and --backgrounds, or neither")
     if min(given.train, given.val) < 1 or given.size < 64:
         raise InputError("--train and --val take at least 1 image, --size at least 64 pixels")
+    counts = {"train": given.train, "val": given.val, "val_seen": given.val}
     with tempfile.TemporaryDirectory() as unpacked:
         stamps, backgrounds = given.stamps, given.backgrounds
         if stamps is None:
@@ -43,9 +45,10 @@ def main() -> None:
         # Composed aside, so that an interrupted run leaves nothing that looks finished.
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=given.out) as aside:
-            build(Path(aside), sources, {"train": given.train, "val": given.val}, given.size, given.seed)
+            build(Path(aside), sources, counts, given.size, given.seed)
             (Path(aside) / "VOCdevkit").rename(given.out / "VOCdevkit")
-    print(f"{given.train} train and {given.val} val images of {len(CLASSES)} classes in {given.out / 'VOCdevkit'}")
+    many = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{many} images of {len(CLASSES)} classes in {given.out / 'VOCdevkit'}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Photographs of single objects with an alpha channel are laid over photographic backgrounds, so
 the class of every pixel is known. Debian packages both: tuxpaint-stamps-default has the
-objects, mate-backgrounds and gnome-backgrounds have the backgrounds. The
-files are divided between train and val before anything is composed, all variants of one picture
-(mirrored, resized, a light and a dark shade) to the same side.
+objects, the desktops' wallpapers are the backgrounds. The files are divided between train and val before anything is
+composed, all variants of one picture (mirrored, resized, a light and a dark shade) to the same side. val_seen has
+other compositions of what train is composed of.
 """
 
 import subprocess
@@ -23,7 +23,10 @@ from px_seg.data.variants import grouped
 from px_seg.errors import InputError
 from px_seg.progress import bar
 
-PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds", "gnome-backgrounds")
+PACKAGES = (
+    *("tuxpaint-stamps-default", "mate-backgrounds", "gnome-backgrounds", "ukui-wallpapers"),
+    *("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "plasma-workspace-wallpapers"),
+)
 
 MAMMALS = "animals/mammals"
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -50,11 +53,19 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 """Class names, label 1 first, and the stamp folders they are made of. Drawings are left out."""
 
-SPLITS = {"train": 0, "val": 1}
+SPLITS = {"train": 0, "val": 1, "val_seen": 2}
 """The splits, and the number that each one's random stream starts from."""
 
-_SHOW_A_CLASS = ("FreshFlower", "Garden", "YellowFlower", "LadyBird", "TwoWings")
-"""Backgrounds with a flower or an insect in them, which would be labelled background."""
+_SHOW_A_CLASS = (
+    *("FreshFlower", "Garden", "YellowFlower", "LadyBird", "TwoWings", "calla", "seeding_by"),
+    *("Dragonfly_by", "Kleiber_by", "free_by", "friends_by", "goldfish", "the-mouse", "firstgeneration"),
+    *("Picture_0B", "Picture_1A", "Wine_by", "life_by", "ColorfulCups", "EveningGlow", "Autumn", "Path"),
+    *("FlyingKonqui", "SafeLanding"),
+)
+"""Backgrounds that show something of a class, which would be labelled background: how their paths' parts begin."""
+
+SCENE, OBJECT = 2400, 512
+"""Longest sides, in pixels, at which backgrounds and objects are kept: the smallest crop of a background is a sixth."""
 
 
 class Sources(NamedTuple):
@@ -83,7 +94,7 @@ def unpack_packages(folder: Path) -> tuple[Path, Path]:
         reason = error.stderr.decode().strip().splitlines() or ["no reason given"]
         raise InputError(f"{error.cmd[0]} failed ({reason[-1]}): try `apt-get update` first") from None
     share = folder / "unpacked" / "usr" / "share"
-    return share / "tuxpaint" / "stamps", share / "backgrounds"
+    return share / "tuxpaint" / "stamps", share
 
 
 def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 0.25) -> dict[str, Sources]:
@@ -99,12 +110,13 @@ def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 
         found = sorted(path for folder in folders for path in (stamps / folder).rglob("*.png"))
         found = [path for path in found if "cartoon" not in path.parts and _is_cut_out(path)]
         parts.append(_divide(found, val_share, rng, f"objects of class {name} in {stamps}"))
-    scenes = sorted(path for kind in ("*.jpg", "*.webp") for path in backgrounds.rglob(kind))
-    scenes = [path for path in scenes if path.stem not in _SHOW_A_CLASS and _is_large(path)]
+    scenes = sorted(path for kind in ("*.jpg", "*.jpeg", "*.webp", "*.png") for path in backgrounds.rglob(kind))
+    scenes = [path for path in scenes if stamps not in path.parents and _is_scene(path, backgrounds)]
     scenes_train, scenes_val = _divide(scenes, val_share, rng, f"backgrounds in {backgrounds}")
     return {
         "train": Sources([train for train, _ in parts], scenes_train),
         "val": Sources([val for _, val in parts], scenes_val),
+        "val_seen": Sources([train for train, _ in parts], scenes_train),
     }
 
 
@@ -129,9 +141,17 @@ def _is_cut_out(path: Path) -> bool:
     return 0.05 < opaque.mean() < 0.95
 
 
-def _is_large(path: Path) -> bool:
-    with Image.open(path) as image:
-        return min(image.size) >= 480
+def _is_scene(path: Path, root: Path) -> bool:
+    """Whether a picture is large, opaque, and shows nothing of a class."""
+    parts = path.relative_to(root).parts
+    if path.is_symlink() or path.stem == "screenshot" or any(part.startswith(_SHOW_A_CLASS) for part in parts):
+        return False
+    try:
+        with Image.open(path) as image:
+            # Emblems and icons are transparent around what they show.
+            return min(image.size) >= 480 and "transparency" not in image.info and image.mode not in ("RGBA", "LA")
+    except OSError as error:
+        raise InputError(f"{path} is not a readable image: {error}") from None
 
 
 def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], size: int, seed: int) -> Path:
@@ -161,7 +181,7 @@ def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], siz
         for split, count in counts.items():
             written = pool.map(lambda number, split=split: write(split, number), range(count))
             names[split] = list(bar(written, total=count, desc=f"composing {split}", unit="image"))
-    names["trainval"] = [name for split in counts for name in names[split]]
+    names["trainval"] = [*names["train"], *names["val"]]
     for split, listed in names.items():
         (lists / f"{split}.txt").write_text("\n".join(listed) + "\n")
     return tree
@@ -170,12 +190,12 @@ def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], siz
 def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
     """One photograph of one to four objects, later ones over earlier ones, and its labels."""
     width, height = rng.integers(3 * size // 4, size, 2, endpoint=True).tolist()
-    scene = _crop(_open(sources.backgrounds[rng.integers(len(sources.backgrounds))], "RGB", 1200), width, height, rng)
+    scene = _crop(_open(sources.backgrounds[rng.integers(len(sources.backgrounds))], "RGB", SCENE), width, height, rng)
     mask = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(1, 5)):
         label = int(rng.integers(len(sources.objects)))
         choices = sources.objects[label]
-        cut_out = _vary(_open(choices[rng.integers(len(choices))], "RGBA", 512), min(width, height), rng)
+        cut_out = _vary(_open(choices[rng.integers(len(choices))], "RGBA", OBJECT), min(width, height), rng)
         layer = Image.new("RGBA", scene.size)
         # At least half of the object's width and height stays inside.
         left = int(rng.integers(-cut_out.width // 2, width - cut_out.width // 2))
@@ -189,14 +209,19 @@ def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Imag
 
 
 def _crop(scene: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    zoom = max(width / scene.width, height / scene.height) * rng.uniform(1.0, 1.8)
-    scene = scene.resize((max(width, round(zoom * scene.width)), max(height, round(zoom * scene.height))))
-    rooms = (scene.width - width, scene.height - height)
-    left, top = (int(rng.integers(room, endpoint=True)) for room in rooms)
-    scene = scene.crop((left, top, left + width, top + height))
-    if rng.random() < 0.5:
-        scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return ImageEnhance.Brightness(scene).enhance(rng.uniform(0.7, 1.2))
+    """A part of the scene, from all to a sixth of its sides, mirrored or not, in other colours: none comes twice."""
+    share = min(scene.width / width, scene.height / height) / 6.0 ** rng.uniform(0, 1)
+    size = (max(1.0, share * width), max(1.0, share * height))
+    left, top = (rng.uniform(0, whole - part) for whole, part in zip(scene.size, size, strict=True))
+    box = (left, top, left + size[0], top + size[1])
+    part = scene.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+    for turn in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
+        if rng.random() < 0.5:
+            part = part.transpose(turn)
+    part = ImageEnhance.Color(part).enhance(rng.uniform(0.3, 1.5))
+    part = ImageEnhance.Contrast(part).enhance(rng.uniform(0.6, 1.3))
+    gains = rng.uniform(0.6, 1.25) * rng.uniform(0.8, 1.2, 3)
+    return Image.fromarray(np.clip(gains * np.asarray(part, float), 0, 255).astype(np.uint8))
 
 
 def _vary(cut_out: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:

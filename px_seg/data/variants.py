@@ -36,6 +36,10 @@ NAMED = re.compile(r"(?:_mirror|-d|-l)$")
 """What the names of variants of one picture differ by: Tux Paint's mirror images, GNOME's dark and light shades."""
 
 
+PACKAGED = "contents"
+"""The folder in which KDE's packages keep one wallpaper in several shapes and shades."""
+
+
 def grouped(paths: Sequence[Path]) -> list[list[Path]]:
     """The pictures, variants of one together, groups and members in the order given.
 
@@ -45,7 +49,7 @@ def grouped(paths: Sequence[Path]) -> list[list[Path]]:
         return []
     details = np.stack([_detail(path) for path in paths])
     alike = np.maximum(_correlations(details, details), _correlations(details, details[:, :, ::-1])) > AGREE
-    names = [path.parent / NAMED.sub("", path.stem) for path in paths]
+    names = [_name(path) for path in paths]
     groups: list[list[int]] = []
     for index, name in enumerate(names):
         joined = [group for group in groups if any(alike[index, member] or name == names[member] for member in group)]
@@ -53,6 +57,13 @@ def grouped(paths: Sequence[Path]) -> list[list[Path]]:
         groups = [*rest, [*(member for group in joined for member in group), index]]
     groups = sorted(sorted(group) for group in groups)
     return [[paths[index] for index in group] for group in groups]
+
+
+def _name(path: Path) -> Path:
+    """What the file is called, less what variants differ by; of a wallpaper of KDE, in several shapes, its folder."""
+    if PACKAGED in path.parts:
+        return Path(*path.parts[: path.parts.index(PACKAGED)])
+    return path.parent / NAMED.sub("", path.stem)
 
 
 def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:

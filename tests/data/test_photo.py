@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from px_seg import InputError
-from px_seg.data.photo import CLASSES, build, compose, find_sources
+from px_seg.data.photo import CLASSES, _crop, build, compose, find_sources
 from px_seg.data.variants import grouped
 from px_seg.data.voc import VOC
 
@@ -59,6 +59,42 @@ def test_labels_lie_on_the_objects(folders) -> None:
     labelled = (mask > 0) & (mask < 255)
     assert objects[labelled].mean() > 0.6
     assert not objects[mask == 0].any()
+
+
+def test_seen_objects_are_validated_in_compositions_of_their_own(folders, tmp_path) -> None:
+    sources = find_sources(*folders, seed=0)
+    assert sources["val_seen"] == sources["train"]
+    build(tmp_path, sources, {"train": 6, "val": 6, "val_seen": 6}, 64, seed=0)
+    seen, train = VOC(tmp_path, "val_seen"), VOC(tmp_path, "train")
+    assert len(VOC(tmp_path, "trainval")) == 12
+    assert not any(np.array_equal(seen[i].mask, train[j].mask) for i in range(6) for j in range(6))
+
+
+def test_a_background_comes_at_many_scales_and_in_other_colours_each_time() -> None:
+    """Stripes of 40 pixels: how wide they come out says how much of the picture was taken."""
+    stripes = np.zeros((960, 1280, 3), np.uint8)
+    stripes[:, np.arange(1280) // 40 % 2 == 1] = 200
+    rng = np.random.default_rng(0)
+    crops = [np.asarray(_crop(Image.fromarray(stripes), 96, 72, rng)) for _ in range(60)]
+    assert {crop.shape for crop in crops} == {(72, 96, 3)}
+    edges = [int((np.abs(np.diff(crop[36].astype(int).sum(1))) > 40).sum()) for crop in crops]
+    # 32 stripes where all of it is shown, 5 where a sixth is.
+    assert min(edges) < 12
+    assert max(edges) > 24
+    assert len({tuple(crop.max((0, 1))) for crop in crops}) > 50
+
+
+def test_backgrounds_that_show_a_class_and_emblems_are_left_out(folders) -> None:
+    stamps, backgrounds = folders
+    (backgrounds / "Wine_by_somebody.jpg").write_bytes((backgrounds / "0.jpg").read_bytes())
+    Image.new("RGBA", (640, 480)).save(backgrounds / "emblem.png")
+    Image.new("RGB", (100, 100)).save(backgrounds / "small.png")
+    kde = backgrounds / "SafeLanding" / "contents" / "images"
+    kde.mkdir(parents=True)
+    Image.new("RGB", (640, 480)).save(kde / "640x480.png")
+    sources = find_sources(stamps, backgrounds, seed=0)
+    found = {path.name for split in ("train", "val") for path in sources[split].backgrounds}
+    assert found == {"0.jpg", "1.jpg", "2.jpg"}
 
 
 def test_missing_photographs_are_named(folders, tmp_path) -> None:
@@ -148,6 +184,18 @@ def test_names_tell_the_variants_that_were_drawn_anew(tmp_path) -> None:
     speckled(len(paths)).save(elsewhere)
     groups = [[path.stem for path in group] for group in grouped([*paths, elsewhere])]
     assert groups == [["car", "car_mirror"], ["car_2"], ["sky-d", "sky-l"], ["sky-dim"], ["mirror"], ["car_mirror"]]
+
+
+def test_shapes_of_one_wallpaper_of_kde_are_variants(tmp_path) -> None:
+    paths = [
+        tmp_path / name / "contents" / folder / f"{number}.png"
+        for name in ("Altai", "Kay")
+        for number, folder in enumerate(("images", "images", "images_dark"))
+    ]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        speckled(seed).save(path)
+    assert grouped(paths) == [paths[:3], paths[3:]]
 
 
 def test_a_picture_that_is_a_variant_of_two_others_joins_them(tmp_path) -> None:
