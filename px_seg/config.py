@@ -56,11 +56,13 @@ class SegmentationDataConfig(DataConfig):
         root: the folder that holds VOCdevkit, or VOC2012 itself
         train_split: list of training images; train_aug reads SegmentationClassAug
         val_split: list of evaluation images
+        also: further lists to evaluate the trained network on
     """
 
     scale: list[float]
     train_split: str = "train"
     val_split: str = "val"
+    also: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

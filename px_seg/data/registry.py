@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
@@ -76,6 +77,14 @@ CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[Classificat
     "imagenet": _imagenet,
     "folder": _folder,
 }
+
+
+def load_also(config: SegmentationDataConfig) -> dict[str, SegmentationData]:
+    """The lists that `also` names. Raises what `load` does, and InputError for one that is named twice."""
+    if twice := [split for split in config.also if [config.val_split, *config.also].count(split) > 1]:
+        raise InputError(f"data.also names {twice[0]} twice, or beside data.val_split: once is enough")
+    named = {split: replace(config, val_split=split, also=[], download=False) for split in config.also}
+    return {split: load(SEGMENTATION, own)[1] for split, own in named.items()}
 
 
 def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[T, T]:

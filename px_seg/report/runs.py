@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,21 @@ class Panel:
     @cached_property
     def sparsities(self) -> list[float]:
         return sorted({run.sparsity for run in self.runs})
+
+    @cached_property
+    def also(self) -> list[str]:
+        """Further lists of images that all of its runs were evaluated on."""
+        all_runs = [*self.runs, *self.dense]
+        named = all_runs[0].results.get("also", {})
+        return [split for split in named if all(split in run.results.get("also", {}) for run in all_runs)]
+
+    def on(self, split: str) -> "Panel":
+        """The same runs by what they score on one of `also`."""
+
+        def viewed(run: Run) -> Run:
+            return replace(run, results={**run.results, **run.results["also"][split]})
+
+        return Panel(self.group, [viewed(run) for run in self.runs], [viewed(run) for run in self.dense])
 
     def of(self, method: str, sparsity: float) -> list[Run]:
         """The runs of all seeds; of the dense network whatever the sparsity."""
@@ -163,6 +178,13 @@ def _sound(results: Mapping[str, Any]) -> bool:
     score = results.get(score_by(results).name)
     if not (isinstance(score, NUMBER) and math.isfinite(score)):
         return False
+    others = results.get("also", {})
+    if not isinstance(others, dict):
+        return False
+    for own in others.values():
+        score = own.get(score_by(results).name) if isinstance(own, dict) else None
+        if not (isinstance(score, NUMBER) and math.isfinite(score)):
+            return False
     # Runs from random weights, and those of earlier versions, have none.
     found = [results.get(key) for key in ("preservation", "preservation_repaired")]
     return all(preserved is None or (fits(preserved, PRESERVATION) and bool(preserved["cka"])) for preserved in found)

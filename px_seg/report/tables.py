@@ -41,6 +41,12 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         "sparsity": run.sparsity,
         "seed": run.seed,
         **{score.name: results[score.name] for score in TASKS[results["task"]].scores if score.name in results},
+        **{
+            f"{score.name}_{split}": own[score.name]
+            for split, own in results.get("also", {}).items()
+            for score in TASKS[results["task"]].scores
+            if score.name in own
+        },
         "backbone_sparsity": results["backbone_sparsity"],
         "model_sparsity": results["model_sparsity"],
         **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
@@ -161,7 +167,11 @@ def preserved(panel: Panel) -> Table | None:
 
 def made(panel: Panel) -> list[Table]:
     """All tables of a panel that say something."""
-    tables = scores(panel), differences(panel), preserved(panel), costs(panel)
+    tables = [scores(panel), differences(panel)]
+    for split in panel.also:
+        for table in (scores(panel.on(split)), differences(panel.on(split))):
+            tables.append(table and table._replace(caption=f"On {split}: {table.caption}"))
+    tables += [preserved(panel), costs(panel)]
     return [table for table in tables if table is not None]
 
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from px_seg import plots
 from px_seg.config import RunConfig, flat
-from px_seg.data.loaders import evaluation_loader, pruning_batches, training_loader
+from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.devices import main_only
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
@@ -53,6 +53,8 @@ class Trained(NamedTuple):
     """The lines of metrics.jsonl."""
     scores: dict[str, Any]
     """Of the network as it is now."""
+    also: dict[str, dict[str, Any]]
+    """The same on further lists of images."""
 
 
 class Run:
@@ -66,9 +68,7 @@ class Run:
         self.main, processes = self.accelerator.is_main_process, self.accelerator.num_processes
         config, task = self.config, self.task
         self.train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
-        self.val_loader = evaluation_loader(
-            task.val, config.batch_size, config.data.workers, self.accelerator.process_index, processes
-        )
+        self.val_loader = self._loader(task.val)
         self.notes = main_only(self.accelerator, task.check_data) or []
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
@@ -133,14 +133,18 @@ class Run:
         if not scores:
             # A run that was stopped after its last epoch: the checkpoint holds the trained model.
             scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
-        return Trained(history, scores)
+        also = {
+            split: self.task.evaluate(self.model, self._loader(data), accelerator.device)
+            for split, data in self.task.also.items()
+        }
+        return Trained(history, scores, also)
 
     def record(self, masks: Masks, start: Start, trained: Trained) -> dict[str, Any] | None:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
         if not self.main:
             return None
         task, config, folder = self.task, self.config, self.folder
-        history, scores = trained
+        history, scores, also = trained
         card = {score.name: scores[score.name] for score in scores_in(task, scores)}
         task.save(self.model, folder.model, {"method": config.method, "sparsity": config.sparsity, **card})
         file = folder.model / "model.safetensors"
@@ -160,6 +164,8 @@ class Run:
         for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):
             if preserved is not None:
                 environment[key] = preserved._asdict()
+        if also:
+            environment["also"] = also
         if config.evaluate_first:
             first = next(line for line in history if line["epoch"] == 0)
             environment["before_training"] = {key: value for key, value in first.items() if key in scores}
@@ -208,6 +214,12 @@ class Run:
 
         main_only(self.accelerator, write)
         return masks
+
+    def _loader(self, data: Transformed) -> Loader:
+        """This process's share of the images."""
+        accelerator, config = self.accelerator, self.config
+        process, processes = accelerator.process_index, accelerator.num_processes
+        return evaluation_loader(data, config.batch_size, config.data.workers, process, processes)
 
     def _start_tracker(self) -> None:
         if self.config.tracker:

@@ -163,6 +163,11 @@ def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
             f"  {score.label:<22}{score.text(results[score.name]):>8}{_before(results, score)}"
             for score in scores_in(task, results)
         ),
+        *(
+            f"  {f'{score.label} on {split}':<22}{score.text(own[score.name]):>8}"
+            for split, own in results.get("also", {}).items()
+            for score in scores_in(task, own)
+        ),
         *task.report(results),
         "  weights kept",
         *(

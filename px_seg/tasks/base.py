@@ -36,6 +36,8 @@ class Task(Protocol[C, M]):
     classes: tuple[str, ...]
     train: Transformed
     val: Transformed
+    also: dict[str, Transformed]
+    """Further validation images, by the list that they are on: the trained network is evaluated on each."""
     val_cropped: Transformed
     """The validation images in one size that the network takes as it is."""
 

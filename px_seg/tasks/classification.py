@@ -61,6 +61,7 @@ class Classification:
         self.train = Transformed(train, classifier_training(config.data))
         self.val = Transformed(val, classifier_evaluation(config.data.evaluation, config.data.size))
         self.val_cropped = self.val
+        self.also: dict[str, Transformed] = {}
 
     @staticmethod
     def check(config: ClassificationConfig, synchronised: bool) -> None:

@@ -17,7 +17,7 @@ from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
-from px_seg.data.registry import SEGMENTATION, load
+from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
@@ -52,6 +52,7 @@ class Segmentation:
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
+        self.also = {split: Transformed(data, val_transform) for split, data in load_also(config.data).items()}
         self.val_cropped = Transformed(val, centre_crop_to_stride(config.data.size, config.output_stride))
 
     @staticmethod
@@ -75,6 +76,7 @@ class Segmentation:
 
     def check_data(self) -> list[str]:
         notes = check(self.train.data, "training images") + check(self.val.data, "validation images")
+        notes += [note for split, own in self.also.items() for note in check(own.data, f"images of {split}")]
         return list(dict.fromkeys(notes))
 
     def build_model(self) -> DeepLabV3Plus:

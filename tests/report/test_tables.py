@@ -95,3 +95,26 @@ def test_runs_from_random_weights_have_no_such_table(sweep) -> None:
     (panel,) = panels(read_runs(sweep))
     assert preserved(panel) is None
     assert len(made(panel)) == 3
+
+
+def test_what_runs_score_on_further_lists_has_tables_of_its_own(tmp_path) -> None:
+    for method, sparsity, own in (("dense", 0.0, 0.8), ("px", 0.9, 0.6), ("random", 0.9, 0.7)):
+        for seed in (0, 1):
+            finished(tmp_path, method, sparsity, seed, 0.5)
+            file = next(tmp_path.glob(f"{method}/*/seed{seed}/results.json"))
+            results = json.loads(file.read_text())
+            results["also"] = {"seen": {"miou": own + 0.01 * seed, "pixel_accuracy": 0.9, "class_iou": {}}}
+            file.write_text(json.dumps(results))
+    (panel,) = panels(read_runs(tmp_path))
+    assert panel.also == ["seen"]
+    tables = [table for table in made(panel) if table.caption.startswith("On seen: ")]
+    assert len(tables) == 2
+    assert tables[0].rows == [
+        ["dense", "80.50 ± 0.71"],
+        ["px", "60.50 ± 0.71"],
+        ["random", "**70.50 ± 0.71**"],
+    ]
+    # The main score stands beside it, as it was.
+    assert scores(panel).rows[1][1] != tables[0].rows[1][1]
+    with (report(tmp_path) / "runs.csv").open() as file:
+        assert {row["miou_seen"] for row in csv.DictReader(file)} >= {"0.6", "0.61"}

@@ -7,6 +7,7 @@ import torch
 from helpers.runs import CONFIGS, go, parsed
 from torch import nn
 
+from px_seg import InputError
 from px_seg.tasks import Segmentation
 
 
@@ -21,6 +22,26 @@ def test_a_voc_tree_runs_in_both_evaluations(voc, tiny, tmp_path) -> None:
     }
     crop = go(*flags, "--data.evaluation", "centre_crop", "--epochs", 0, "--output_dir", tmp_path / "crop")
     assert math.isfinite(crop["miou"])
+
+
+def test_the_trained_network_is_evaluated_on_further_lists(voc, tmp_path) -> None:
+    lists = voc / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    names = (lists / "val.txt").read_text().split()
+    for split, own in (("same", names), ("half", names[:2])):
+        (lists / f"{split}.txt").write_text("\n".join(own) + "\n")
+    flags = ("--config", CONFIGS / "seg" / "voc2012.yaml", "--data.root", voc, "--data.workers", 0, "--weights", "none")
+    flags += ("--encoder", "resnet18", "--data.size", 48, "--sparsity", 0, "--epochs", 0)
+    results = go(*flags, "--data.also", "[same,half]", "--output_dir", tmp_path / "out")
+    assert list(results["also"]) == ["same", "half"]
+    assert results["also"]["same"] == {key: results[key] for key in ("miou", "pixel_accuracy", "class_iou")}
+    assert results["also"]["half"]["miou"] != results["miou"]
+    for also, message in (
+        ("[nowhere]", "there is no split 'nowhere'"),
+        ("[half,half]", "data.also names half twice, or beside data.val_split"),
+        ("[val]", "data.also names val twice, or beside data.val_split"),
+    ):
+        with pytest.raises(InputError, match=message):
+            go(*flags, "--data.also", also, "--output_dir", tmp_path / "other")
 
 
 def test_a_padded_image_is_cropped_back(voc) -> None:
