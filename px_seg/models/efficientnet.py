@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from px_seg.errors import InputError
 
@@ -23,7 +23,7 @@ _EXPANDED = {
 _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_GATE}
 
 
-def named_as_timm(state: Mapping[str, Tensor], encoder: nn.Module, name: str, source: str) -> dict[str, Tensor]:
+def named_as_timm(state: Mapping[str, Tensor], name: str, source: str) -> dict[str, Tensor]:
     """The tensors of an EfficientNet-PyTorch backbone under timm's names; names of neither are left as they are.
 
     The family numbers its blocks throughout, timm by stage. A stage ends where the width of the
@@ -32,8 +32,7 @@ def named_as_timm(state: Mapping[str, Tensor], encoder: nn.Module, name: str, so
     Raises InputError for a timm encoder that pads convolutions, or stabilises norms, in another way than TensorFlow:
     these weights would fit it by name, and compute something else.
     """
-    stem = next((module for path, module in encoder.named_modules() if path.endswith("conv_stem")), None)
-    if not name.startswith(FAMILY) or type(stem) is nn.Conv2d:
+    if not name.startswith(FAMILY):
         raise InputError(
             f"{source} holds an EfficientNet as TensorFlow pads it, which {name} does not: "
             f"give --encoder {FAMILY}lite0, for example, of the same size as the file"

