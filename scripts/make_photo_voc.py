@@ -7,11 +7,15 @@ On Debian and Ubuntu the photographs come from the distribution's own packages (
 """
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 
-from px_seg.data.photo import CLASSES, build, find_sources, unpack_packages
+from px_seg.data.photo import CLASSES, build, build_objects, find_sources, unpack_packages
 from px_seg.errors import InputError, one_line_errors
+
+OBJECT_SIZE = 96
+"""Side of an image of a single object, in pixels."""
 
 
 def main() -> None:
@@ -21,6 +25,7 @@ def main() -> None:
     seen = "validation images of objects never seen in training, and as many in val_seen of those seen there"
     parser.add_argument("--val", type=int, default=300, help=seen)
     parser.add_argument("--size", type=int, default=320, help="longest side of an image, in pixels")
+    parser.add_argument("--objects", type=int, default=0, help="images of single objects for training, of every class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stamps", type=Path, help="usr/share/tuxpaint/stamps of tuxpaint-stamps-default")
     parser.add_argument("--backgrounds", type=Path, help="folder of large photographs, searched recursively")
@@ -36,6 +41,10 @@ def main() -> None:
         raise InputError("give both --stamps and --backgrounds, or neither")
     if min(given.train, given.val) < 1 or given.size < 64:
         raise InputError("--train and --val take at least 1 image, --size at least 64 pixels")
+    if given.objects < 0:
+        raise InputError(f"--objects must be at least 0, got {given.objects}")
+    if given.objects and (given.out / "objects").exists():
+        raise InputError(f"{given.out} already holds objects: choose another folder")
     counts = {"train": given.train, "val": given.val, "val_seen": given.val}
     with tempfile.TemporaryDirectory() as unpacked:
         stamps, backgrounds = given.stamps, given.backgrounds
@@ -46,9 +55,15 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=given.out) as aside:
             build(Path(aside), sources, counts, given.size, given.seed)
-            (Path(aside) / "VOCdevkit").rename(given.out / "VOCdevkit")
+            if given.objects:
+                singly = {"train": given.objects, "val": math.ceil(given.objects / 4)}
+                build_objects(Path(aside), sources, singly, OBJECT_SIZE, given.seed)
+            for made in sorted(Path(aside).iterdir(), reverse=True):
+                made.rename(given.out / made.name)
     many = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{many} images of {len(CLASSES)} classes in {given.out / 'VOCdevkit'}")
+    if given.objects:
+        print(f"{given.objects} images of single objects a class in {given.out / 'objects'}")
 
 
 if __name__ == "__main__":

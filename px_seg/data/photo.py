@@ -187,15 +187,53 @@ def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], siz
     return tree
 
 
+def build_objects(folder: Path, sources: dict[str, Sources], counts: dict[str, int], size: int, seed: int) -> Path:
+    """Compose `counts[split]` images of every class into `folder`/objects/SPLIT/CLASS; the path of objects.
+
+    For a classifier of single objects, from which a segmenter's backbone can start. An image of `size` by `size` pixels
+    is a pure function of the sources, its split, class and number, `size` and `seed`.
+    """
+    root = folder / "objects"
+
+    def write(split: str, label: int, number: int) -> None:
+        image = compose_object(sources[split], label, size, np.random.default_rng((seed, SPLITS[split], label, number)))
+        image.save(root / split / list(CLASSES)[label] / f"{number:05d}.jpg", quality=90)
+
+    wanted = [
+        (split, label, number)
+        for split, count in counts.items()
+        for label in range(len(CLASSES))
+        for number in range(count)
+    ]
+    for split in counts:
+        for name in CLASSES:
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        written = pool.map(lambda key: write(*key), wanted)
+        list(bar(written, total=len(wanted), desc="composing objects", unit="image"))
+    return root
+
+
+def compose_object(sources: Sources, label: int, size: int, rng: np.random.Generator) -> Image.Image:
+    """A photograph of one object of a class, large, on a background."""
+    scene = _scene(sources, size, size, rng)
+    choices = sources.objects[label]
+    cut_out = _vary(_open(choices[rng.integers(len(choices))], "RGBA", OBJECT), size, rng, (0.6, 0.95))
+    left, top = (int(rng.uniform(-0.1, 0.1) * size + (size - side) / 2) for side in cut_out.size)
+    scene.paste(cut_out, (left, top), cut_out)
+    return scene
+
+
 def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
     """One photograph of one to four objects, later ones over earlier ones, and its labels."""
     width, height = rng.integers(3 * size // 4, size, 2, endpoint=True).tolist()
-    scene = _crop(_open(sources.backgrounds[rng.integers(len(sources.backgrounds))], "RGB", SCENE), width, height, rng)
+    scene = _scene(sources, width, height, rng)
     mask = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(1, 5)):
         label = int(rng.integers(len(sources.objects)))
         choices = sources.objects[label]
-        cut_out = _vary(_open(choices[rng.integers(len(choices))], "RGBA", OBJECT), min(width, height), rng)
+        cut_out = _open(choices[rng.integers(len(choices))], "RGBA", OBJECT)
+        cut_out = _vary(cut_out, min(width, height), rng, (0.25, 0.7))
         layer = Image.new("RGBA", scene.size)
         # At least half of the object's width and height stays inside.
         left = int(rng.integers(-cut_out.width // 2, width - cut_out.width // 2))
@@ -206,6 +244,10 @@ def compose(sources: Sources, size: int, rng: np.random.Generator) -> tuple[Imag
         mask[opacity > 25] = IGNORE
         mask[_eroded(opacity > 127)] = label + 1
     return scene, mask
+
+
+def _scene(sources: Sources, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    return _crop(_open(sources.backgrounds[rng.integers(len(sources.backgrounds))], "RGB", SCENE), width, height, rng)
 
 
 def _crop(scene: Image.Image, width: int, height: int, rng: np.random.Generator) -> Image.Image:
@@ -224,9 +266,9 @@ def _crop(scene: Image.Image, width: int, height: int, rng: np.random.Generator)
     return Image.fromarray(np.clip(gains * np.asarray(part, float), 0, 255).astype(np.uint8))
 
 
-def _vary(cut_out: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """The object at another size, angle, side, brightness and saturation."""
-    zoom = side * rng.uniform(0.25, 0.7) / max(cut_out.size)
+def _vary(cut_out: Image.Image, side: int, rng: np.random.Generator, share: tuple[float, float]) -> Image.Image:
+    """The object at another angle, brightness and saturation, mirrored or not, its longest side a `share` of `side`."""
+    zoom = side * rng.uniform(*share) / max(cut_out.size)
     cut_out = cut_out.resize((max(8, round(zoom * cut_out.width)), max(8, round(zoom * cut_out.height))))
     if rng.random() < 0.5:
         cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from px_seg import InputError
-from px_seg.data.photo import CLASSES, _crop, build, compose, find_sources
+from px_seg.data.class_folders import read_class_folders
+from px_seg.data.photo import CLASSES, _crop, build, build_objects, compose, find_sources
 from px_seg.data.variants import grouped
 from px_seg.data.voc import VOC
 
@@ -68,6 +69,23 @@ def test_seen_objects_are_validated_in_compositions_of_their_own(folders, tmp_pa
     seen, train = VOC(tmp_path, "val_seen"), VOC(tmp_path, "train")
     assert len(VOC(tmp_path, "trainval")) == 12
     assert not any(np.array_equal(seen[i].mask, train[j].mask) for i in range(6) for j in range(6))
+
+
+def test_single_objects_lie_in_folders_of_their_classes(folders, tmp_path) -> None:
+    sources = find_sources(*folders, seed=0)
+    trees = [build_objects(tmp_path / name, sources, {"train": 2, "val": 1}, 64, seed=0) for name in ("one", "two")]
+    (train, val), (again, _) = (read_class_folders(tree, None) for tree in trees)
+    assert (len(train), len(val)) == (40, 20)
+    assert sorted(train.classes) == sorted(CLASSES)
+    for index in range(40):
+        image, label = train[index]
+        assert image.shape == (64, 64, 3)
+        assert np.array_equal(image, again[index].image)
+        # The stand-ins have green 200, red 10 times the label: both are scaled alike.
+        red, green, _ = image[24:40, 24:40].astype(int).mean((0, 1))
+        place = list(CLASSES).index(train.classes[label])
+        assert red < green or place > 15
+    assert not np.array_equal(train[0].image, train[1].image)
 
 
 def test_a_background_comes_at_many_scales_and_in_other_colours_each_time() -> None:
