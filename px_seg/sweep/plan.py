@@ -201,7 +201,7 @@ def _check(request: Request) -> None:
     said = [word.removeprefix("--").partition("=")[0] for word in request.flags if word.startswith("--")]
     for key in (*said, *request.vary):
         if key in DECIDED:
-            raise InputError(f"a sweep sets {key} itself: {DECIDED[key]}")
+            raise InputError(f"--{key} is not given for runs that are compared: {DECIDED[key]}")
     for key in request.vary:
         if key in OPERATIONAL:
             raise InputError(f"--vary {key} changes how a run is carried out, not its results: leave it out")
