@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from px_seg.comparison.rows import Row
 from px_seg.curves import place, save, style
@@ -33,8 +33,11 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="sparsity (%)", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylim(0, 1)
+    figure.axes[1].set_ylim(bottom=0)
+    # One method may be off by a factor of hundreds.
+    figure.axes[2].set_yscale("log")
+    figure.axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     # As many columns as fit into the figure's width.
