@@ -29,12 +29,12 @@ def named_as_timm(state: Mapping[str, Tensor], name: str, source: str) -> dict[s
     The family numbers its blocks throughout, timm by stage. A stage ends where the width of the
     blocks' outputs changes, which differs from every stage to the next in all of its networks.
 
-    Raises InputError for a timm encoder that pads convolutions, or stabilises norms, in another way than TensorFlow:
-    these weights would fit it by name, and compute something else.
+    Raises InputError for another encoder, above all for one of timm's that pads convolutions and stabilises norms in
+    another way than TensorFlow: these weights would fit it by name, and compute something else.
     """
     if not name.startswith(FAMILY):
         raise InputError(
-            f"{source} holds an EfficientNet as TensorFlow pads it, which {name} does not: "
+            f"{source} holds an EfficientNet as TensorFlow pads it, which {name} is not: "
             f"give --encoder {FAMILY}lite0, for example, of the same size as the file"
         )
     places = _places(state)

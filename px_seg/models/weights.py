@@ -115,7 +115,8 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     state, source = _obtained(name, weights)
     found = mapped(state, source)
     tensors = found.tensors
-    if any(re.match(efficientnet.MARKER, key) for key in tensors) and name.startswith(("tu-", "timm-")):
+    # The segmentation library's own has the names of the family.
+    if any(re.match(efficientnet.MARKER, key) for key in tensors) and not name.startswith("efficientnet-"):
         tensors = efficientnet.named_as_timm(tensors, name, source)
     tensors = _named_like(encoder, tensors)
     if name.startswith("tu-"):

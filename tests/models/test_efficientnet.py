@@ -91,11 +91,11 @@ def test_networks_that_would_compute_something_else_are_refused(tmp_path) -> Non
         assert "\n" not in str(error.value)
 
     # Their names and shapes are the same, but they pad on other sides.
-    padded = "as TensorFlow pads it, which tu-efficientnet_lite0 does not: give --encoder tu-tf_efficientnet_lite0"
+    padded = "as TensorFlow pads it, which tu-efficientnet_lite0 is not: give --encoder tu-tf_efficientnet_lite0"
     refused(padded, "tu-efficientnet_lite0")
     refused("does not fit the encoder tu-tf_efficientnet_lite1: 75 tensors are missing", "tu-tf_efficientnet_lite1")
     refused("does not fit the encoder tu-tf_efficientnet_b0: 64 tensors are missing", "tu-tf_efficientnet_b0")
-    refused("EfficientNet-PyTorch.*does not fit the encoder resnet18: ", "resnet18")
+    refused("as TensorFlow pads it, which resnet18 is not: give --encoder tu-tf_efficientnet_lite0", "resnet18")
     torch.save(state | {"_blocks.3._surprise.weight": torch.zeros(1)}, tmp_path / "lite.pth")
     refused(r"1 tensor is unknown \(blocks\.2\.0\._surprise\.weight\)", LITE0)
     del state["_blocks.15._project_conv.weight"]
