@@ -6,7 +6,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, cast
 
-import torch
 from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
@@ -21,7 +20,7 @@ from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
 from px_seg.repair import recalibrate
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.repairing import NONE, images_to_repair_by
+from px_seg.run.repairing import images_to_repair_by
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import Batches, equip, try_out
 from px_seg.run.user_criteria import naming_file
@@ -54,7 +53,8 @@ def compare_methods(request: Request, images: int | None = None, say: Callable[[
         for method in request.methods
     ]
     # The plans of all, before an image is read.
-    first = [set_up(task_type, config) for config in reversed(hardest)][-1]
+    for config in reversed(hardest):
+        first = set_up(task_type, config)
     if first.accelerator.num_processes > 1:
         raise InputError("a comparison is carried out by one process: start it without accelerate launch")
     there = len(first.task.val_cropped)
@@ -71,8 +71,8 @@ def compare_methods(request: Request, images: int | None = None, say: Callable[[
         (cell.config.method, cell.config.sparsity, cell.config.seed): partial(_compared, task_type, cell.config, judged)
         for cell in cells
     }
-    config = first.config
-    title = f"Pruned networks beside the dense one, before training: {config.encoder}, {config.data.name}"
+    shown = f"{first.config.encoder}, {first.config.data.name}"
+    title = f"Pruned networks beside the dense one, before training: {shown}"
     return folder.complete(wanted, images, title, say)
 
 
@@ -133,12 +133,12 @@ def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict
     }
     # The rest of the network is drawn from the seed.
     encoder = [] if config.weights == "none" else getattr(first.model, first.task.scope).state_dict().values()
-    file = user_path(config.criteria, "--criteria").read_bytes() if config.criteria else b""
+    criteria = user_path(config.criteria, "--criteria").read_bytes() if config.criteria else b""
     return decided | {
         "images": sum(map(len, judged)),
         "weights_digest": digest(encoder),
         "images_digest": digest(judged),
-        "criteria_digest": digest([torch.frombuffer(bytearray(file), dtype=torch.uint8)] if file else []),
+        "criteria_digest": digest([criteria]),
     }
 
 
@@ -174,7 +174,7 @@ def _compared(task_type: type[Task], config: RunConfig, judged: Sequence[Tensor]
         recalibrate(network, images_to_repair_by(setup.task), masks, config.recalibrate)
         return network
 
-    repair = None if config.recalibrate == NONE else repaired
+    repair = None if config.recalibrate == "none" else repaired
     return compared(setup.model, config.method, config.sparsity, config.seed, prune, judged, repair=repair)
 
 

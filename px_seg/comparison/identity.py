@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Sixteen hexadecimal digits that differ where dtypes, shapes or values do."""
+def digest(parts: Iterable[Tensor | bytes]) -> str:
+    """Sixteen hexadecimal digits that differ where bytes do, or dtypes, shapes or values of tensors."""
     found = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            part = part.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        found.update(part)
     return found.hexdigest()

@@ -50,7 +50,7 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
         gram, product = moments.gram[group], moments.product[group, :, channel % per_group]
         # A layer whose inputs are constant has nothing to be fitted to.
         if len(live) and penalty > 0:
-            system = gram[live][:, live]
+            system = gram[live[:, None], live]
             system.diagonal().add_(penalty)
             right = product[live] + penalty * rows[channel, live]
             rows[channel, live] = torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system)).squeeze(1)

@@ -21,7 +21,7 @@ from px_seg.pruning import Masks
 from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
-from px_seg.run.repairing import NONE, Start, repair
+from px_seg.run.repairing import Start, repair
 from px_seg.run.results import collect, described, pruned_by, scores_in, table
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
@@ -171,7 +171,7 @@ class Run:
             environment["before_training"] = {key: value for key, value in first.items() if key in scores}
         seconds = {
             "prune": masks.provenance.seconds or 0.0,
-            **({"repair": start.seconds} if config.recalibrate != NONE else {}),
+            **({"repair": start.seconds} if config.recalibrate != "none" else {}),
             "train": sum(line.get("train_seconds", 0.0) for line in history),
             "evaluate": sum(line["evaluate_seconds"] for line in history),
         }

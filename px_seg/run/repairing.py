@@ -20,8 +20,6 @@ from px_seg.repair import REPAIRS, check_repair, recalibrate
 from px_seg.tasks import Task
 from px_seg.tasks.base import evenly_cropped
 
-NONE = "none"
-
 
 class Start(NamedTuple):
     """What is known of the pruned network before training."""
@@ -36,17 +34,16 @@ class Start(NamedTuple):
 
 def check_recalibration(config: RunConfig) -> None:
     """Refuse what needs neither data nor network to be refused."""
-    if config.recalibrate not in (NONE, *REPAIRS):
-        raise InputError(
-            f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join((NONE, *REPAIRS))}"
-        )
-    if config.recalibrate != NONE and config.reinit:
+    choices = ("none", *REPAIRS)
+    if config.recalibrate not in choices:
+        raise InputError(f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join(choices)}")
+    if config.recalibrate != "none" and config.reinit:
         raise InputError("new weights after pruning are nothing to be repaired: leave --reinit or --recalibrate out")
 
 
 def check_repairable(task: Task, model: nn.Module, config: RunConfig) -> None:
     """Refuse a network that cannot be repaired in that way, and a training set too small for the images it takes."""
-    if config.recalibrate != NONE:
+    if config.recalibrate != "none":
         check_repair(model, config.recalibrate)
         task.pruning_draw()
 
@@ -59,7 +56,7 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
     """
     compare = _comparison(model, task, masks, config)
     preserved = main_only(accelerator, lambda: compare(None))
-    if config.recalibrate == NONE or masks.density == 1:
+    if config.recalibrate == "none" or masks.density == 1:
         return Start(preserved, None, 0.0)
 
     def repaired() -> Start:
@@ -90,5 +87,5 @@ def _comparison(
     if not count or len(task.val) < FEWEST or config.weights == "none" or config.reinit or masks.density == 1:
         return lambda other: None
     judged = evenly_cropped(task, count, config.batch_size)
-    dense = model if config.recalibrate == NONE else copy.deepcopy(model)
+    dense = model if config.recalibrate == "none" else copy.deepcopy(model)
     return lambda other: preservation(dense, masks, judged, repaired=other)

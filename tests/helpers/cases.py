@@ -1,9 +1,11 @@
 """A small network with what real ones have, labelled batches for it, and how scores of it are compared."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
-from px_seg.pruning import CRITERIA
+from px_seg.pruning import CRITERIA, Masks
 
 WITH_DATA = [name for name, kind in CRITERIA.items() if kind.needs_data]
 WITH_LOSS = ["snip", "iterative_snip", "grasp", "fisher"]
@@ -50,3 +52,18 @@ def assert_close(scores: dict[str, Tensor], expected: dict[str, Tensor], rtol: f
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.allclose(first[name], second[name], rtol=1e-9) for name in first)
+
+
+def by_training_mode(net: nn.Module, batches: list, masks: Masks) -> nn.Module:
+    """A copy whose BatchNorms have seen the batches: momentum None averages them all alike."""
+    net = copy.deepcopy(net).eval()
+    masks.apply(net)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        for images, _ in batches:
+            net(images)
+    return net.eval()

@@ -4,26 +4,11 @@ import copy
 
 import pytest
 import torch
-from helpers.cases import network, pairs, same
+from helpers.cases import by_training_mode, network, pairs, same
 from torch import nn
 
 from px_seg import PX, InputError, Magnitude, criterion, prune
 from px_seg.pruning.statistics import lent_statistics, statistics_of
-
-
-def by_training_mode(net: nn.Module, batches: list, masks) -> nn.Module:
-    """A copy whose BatchNorms have seen the batches: momentum None averages them all alike."""
-    net = copy.deepcopy(net).eval()
-    masks.apply(net)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-    with torch.no_grad():
-        for images, _ in batches:
-            net(images)
-    return net.eval()
 
 
 def test_px_reads_norms_by_the_batches_under_its_masks() -> None:

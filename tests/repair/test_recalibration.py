@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from helpers.cases import network, pairs
+from helpers.cases import by_training_mode, network, pairs
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from px_seg import InputError, Magnitude, Random, build_segmenter, prune, recalibrate
+from px_seg import InputError, Magnitude, Random, build_classifier, prune, recalibrate
 from px_seg.analysis import preservation
 from px_seg.pruning import Masks
 from px_seg.repair.variance import SHRINKAGE, with_variances
@@ -17,16 +16,7 @@ from px_seg.repair.variance import SHRINKAGE, with_variances
 def test_statistics_are_torchs_own_cumulative_averages_under_the_masks() -> None:
     net, batches = network().train(), pairs(2, 3, 2)
     masks = prune(net, (), 0.4, Magnitude())
-    expected = copy.deepcopy(net).eval()
-    masks.apply(expected)
-    for module in expected.modules():
-        if isinstance(module, _BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-    with torch.no_grad():
-        for images, _ in batches:
-            expected(images)
+    expected = by_training_mode(net, batches, masks)
     recalibrate(net, batches, masks)
     for name, value in net.state_dict().items():
         if "num_batches" not in name:
@@ -78,9 +68,9 @@ def test_behind_a_norm_whose_statistics_are_gathered_the_scale_has_no_effect() -
 
 
 @pytest.mark.parametrize("repair", ["statistics", "variance", "reconstruct"])
-def test_a_segmenter_in_half_precision_keeps_mode_dtype_and_masks(repair: str) -> None:
+def test_a_network_in_half_precision_keeps_mode_dtype_and_masks(repair: str) -> None:
     torch.manual_seed(0)
-    model = build_segmenter("tu-tf_efficientnet_lite0", classes=3, weights=None).to(torch.bfloat16).train()
+    model = build_classifier("resnet20", classes=3, weights=None).to(torch.bfloat16).train()
     model.encoder.eval()
     kinds = {name: value.dtype for name, value in model.state_dict().items()}
     masks = prune(model, (), 0.8, Magnitude(), scope="encoder")
@@ -96,8 +86,8 @@ def test_a_segmenter_in_half_precision_keeps_mode_dtype_and_masks(repair: str) -
 def test_reconstruction_brings_the_pruned_network_closer_to_the_dense_one() -> None:
     """On images that it was not fitted on, before any training."""
     torch.manual_seed(0)
-    model = build_segmenter("resnet18", classes=3, weights=None)
-    images = torch.randn(24, 3, 64, 64)
+    model = build_classifier("resnet20", classes=3, weights=None)
+    images = torch.randn(24, 3, 32, 32)
     masks = prune(model, (), 0.8, Magnitude(), scope="encoder")
     errors = {}
     for repair in (None, "reconstruct"):

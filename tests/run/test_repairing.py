@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import TWO, classify, lines, script
+from helpers.runs import classify, lines, worker
 from safetensors.torch import load_file
 
 from px_seg import InputError, Masks, build_classifier
@@ -93,11 +93,7 @@ def test_bad_input_is_refused_before_anything_is_written(small, start, tmp_path,
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_the_main_one_repaired(small, start, tmp_path) -> None:
-    found = []
-    for name, launcher in (("one", ()), ("two", TWO)):
-        more = ("--epochs", 0, "--recalibrate", "reconstruct", "--output_dir", tmp_path / name)
-        done = script(*flags(small, start, *more), name="cls", launcher=launcher, ACCELERATE_USE_CPU="true")
-        assert done.returncode == 0, done.stderr
-        found.append(load_file(tmp_path / name / "model" / "model.safetensors"))
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+def test_all_processes_have_what_the_main_one_repaired(tmp_path) -> None:
+    worker("repaired_pair", tmp_path, ACCELERATE_USE_CPU="true")
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
