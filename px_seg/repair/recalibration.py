@@ -17,8 +17,9 @@ from px_seg.repair.variance import with_variances
 
 REPAIRS = ("statistics", "variance", "reconstruct")
 
-IMAGES = 128
-"""Images, of those given, that `variance` and `reconstruct` use: they hold the features of all at once."""
+IMAGES, PIXELS = 128, 2**23
+"""Of the images given, `variance` and `reconstruct` use as many as this, and no more than have so many pixels together
+(32 of 512x512), but at least one: they hold the features of all at once."""
 
 
 def recalibrate(
@@ -39,9 +40,9 @@ def recalibrate(
     - `reconstruct`: the kept weights of each masked layer are refitted to the dense layer's outputs, from
       the input on, with a penalty of `ridge` on their change (`px_seg.repair.reconstruction`).
 
-    `batches`: images (N, C, H, W), or pairs that begin with them; `variance` and `reconstruct` use the first 128.
-    The model is dense when it is given, and pruned weights are exactly 0 afterwards. Without masks, weights stay and
-    `statistics` is all that can be done.
+    `batches`: images (N, C, H, W), or pairs that begin with them; `variance` and `reconstruct` use the first 128,
+    or fewer large ones (`PIXELS`). The model is dense when it is given, and pruned weights are exactly 0 afterwards.
+    Without masks, weights stay and `statistics` is all that can be done.
 
     Raises InputError for an unknown repair, no batches, masks that do not fit, no masks where they are needed, and for
     `statistics` and `variance` where no BatchNorm has running statistics.
@@ -77,4 +78,5 @@ def _images(model: nn.Module, batches: Batches) -> Tensor:
     """The first images, as one tensor on the model's device."""
     like = next(model.parameters())
     wide = torch.empty(0, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    return torch.cat(list(islice(images_of(batches, wide), IMAGES)))[:IMAGES]
+    first = torch.cat(list(islice(images_of(batches, wide), IMAGES)))
+    return first[: max(1, min(IMAGES, PIXELS // first[0, 0].numel()))]

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from px_seg.errors import InputError
 from px_seg.pruning.randomness import generator
+from px_seg.repair.least_squares import solved
 from px_seg.repair.pairing import Layer, channels_last, side_by_side
 
 SAMPLES = 2**16
@@ -28,7 +29,7 @@ def reconstructed(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor,
     NeurIPS 2022, arXiv 2208.11580), solved exactly, channel by channel, in float64. c goes into the layer's
     bias, or out of the running mean of the BatchNorm that follows; where there is neither, it is 0.
 
-    The time grows with (kept inputs of a channel)^3 times the number of channels.
+    The time grows with (inputs of a channel, kept or pruned, whichever are fewer)^3 times the number of channels.
     """
     if not ridge > 0:
         raise InputError(f"ridge must be above 0, got {ridge}")
@@ -42,18 +43,15 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
     moments = _moments(layer, inputs, wanted, groups)
     if bias is not None or (layer.norm is not None and layer.norm.running_mean is not None):
         moments = moments.centred()
-    rows, kept = weight.flatten(1).to(moments.gram), layer.mask.to(weight.device).flatten(1)
+    rows, kept = weight.flatten(1).to(moments.gram), layer.mask.to(weight.device, torch.bool).flatten(1)
     per_group = len(rows) // groups
     penalty = ridge * float(moments.gram.diagonal(dim1=1, dim2=2).mean())
-    for channel in range(len(rows)):
-        group, live = channel // per_group, kept[channel].nonzero().squeeze(1)
-        gram, product = moments.gram[group], moments.product[group, :, channel % per_group]
-        # A layer whose inputs are constant has nothing to be fitted to.
-        if len(live) and penalty > 0:
-            system = gram[live[:, None], live]
-            system.diagonal().add_(penalty)
-            right = product[live] + penalty * rows[channel, live]
-            rows[channel, live] = torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system)).squeeze(1)
+    # A layer whose inputs are constant has nothing to be fitted to.
+    if penalty > 0:
+        moments.gram.diagonal(dim1=1, dim2=2).add_(penalty)
+        right = moments.product.mT + penalty * rows.view(groups, per_group, -1)
+        fitted = [solved(*group) for group in zip(moments.gram, right, kept.view_as(right), strict=True)]
+        rows = torch.cat(fitted)
     weight.copy_(rows.view_as(weight))
     # What the fit leaves of the mean, given that of the inputs.
     shift = moments.wanted - (rows.view(groups, per_group, -1) @ moments.inputs[:, :, None]).flatten()

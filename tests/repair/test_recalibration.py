@@ -10,6 +10,7 @@ from torch import nn
 from px_seg import InputError, Magnitude, Random, build_classifier, prune, recalibrate
 from px_seg.analysis import preservation
 from px_seg.pruning import Masks
+from px_seg.repair import recalibration
 from px_seg.repair.variance import SHRINKAGE, with_variances
 
 
@@ -114,3 +115,14 @@ def test_what_cannot_be_repaired_is_refused_and_left_as_it_was() -> None:
     plain = nn.Sequential(nn.Conv2d(2, 2, 1))
     with pytest.raises(InputError, match="no BatchNorm whose statistics variance could gather: use reconstruct"):
         recalibrate(plain, batches, Masks.ones(plain), "variance")
+
+
+def test_fewer_large_images_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, batches = network().eval(), pairs(3, 2, 2)
+    masks, own = prune(net, (), 0.4, Magnitude()), copy.deepcopy(net)
+    side = batches[0][0].shape[-1]
+    monkeypatch.setattr(recalibration, "PIXELS", 4 * side * side + 1)
+    recalibrate(net, batches, masks, "reconstruct")
+    recalibrate(own, [batches[0][0], batches[1][0][:1]], masks, "reconstruct")
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, own.state_dict()[name])
