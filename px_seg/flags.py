@@ -12,6 +12,9 @@ T = TypeVar("T")
 PAPER = tuple(round(1 - 0.64**k, 4) for k in range(1, 10))
 """The paper's sparsities: 36.00, 59.04, 73.79, 83.22, 89.26, 93.13, 95.60, 97.19 and 98.20%."""
 
+METHODS = "criteria by name, some with settings of their own: px,px+ranking=erk+rounds=10"
+"""What help says of the methods to compare."""
+
 SPARSITIES = "shares of the backbone to prune, or paper: 1 - 0.64^k, k = 1..9"
 """What help says of `sparsities`."""
 

@@ -24,7 +24,8 @@ from px_seg.run.repairing import images_to_repair_by
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import Batches, equip, try_out
 from px_seg.run.user_criteria import naming_file
-from px_seg.sweep.plan import DENSE, Cell, Request, base_config, plan_sweep
+from px_seg.sweep.methods import DENSE, Method
+from px_seg.sweep.plan import Cell, Request, base_config, plan_sweep
 from px_seg.tasks import TASKS, Task, task_of
 from px_seg.tasks.base import evenly_cropped
 
@@ -49,8 +50,8 @@ def compare_methods(request: Request, images: int | None = None, say: Callable[[
         raise InputError(f"--images must be at least {FEWEST}, got {images}")
     cells, task_type = _cells(request), task_of(request.task)
     hardest = [
-        max((cell.config for cell in cells if cell.config.method == method), key=lambda config: config.sparsity)
-        for method in request.methods
+        max((cell.config for cell in cells if cell.method == method), key=lambda config: config.sparsity)
+        for method in dict.fromkeys(cell.method for cell in cells)
     ]
     # The plans of all, before an image is read.
     for config in reversed(hardest):
@@ -68,7 +69,7 @@ def compare_methods(request: Request, images: int | None = None, say: Callable[[
         # Two images are scored: what cannot be done shows before time is spent.
         _prepared(task_type, config)
     wanted = {
-        (cell.config.method, cell.config.sparsity, cell.config.seed): partial(_compared, task_type, cell.config, judged)
+        (cell.method, cell.config.sparsity, cell.config.seed): partial(_compared, task_type, cell, judged)
         for cell in cells
     }
     shown = f"{first.config.encoder}, {first.config.data.name}"
@@ -85,7 +86,13 @@ def read_request(argv: Sequence[str], about: str) -> tuple[Request, int | None]:
     parser = Parser(usage, about)
     add = parser.add_argument
     add("--task", default="seg", choices=TASKS, help="by default seg")
-    add("--methods", type=list_of(str), required=True, metavar="A,B", help="criteria by name")
+    add(
+        "--methods",
+        type=list_of(str),
+        required=True,
+        metavar="A,B",
+        help="criteria by name, also with settings: px+rounds=10",
+    )
     add("--sparsities", type=sparsities, metavar="X,Y", help=SPARSITIES)
     add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of head and data order; by default 0")
     judged = f"validation images to judge on; by default {IMAGES}, or all there are"
@@ -114,14 +121,16 @@ def _cells(request: Request) -> list[Cell]:
     if 0 in request.sparsities:
         raise InputError("a sparsity of 0 is the dense network, which all are compared with: leave it out")
     cells = plan_sweep(request)
-    for method in request.methods:
-        if issubclass(CRITERIA[method], TrainingCriterion):
-            raise InputError(f"{method} trains to find its masks, and a comparison trains nothing: leave it out")
+    methods = [Method.of(text) for text in request.methods]
+    for method in methods:
+        if issubclass(CRITERIA[method.criterion], TrainingCriterion):
+            raise InputError(f"{method.name} trains to find its masks, and a comparison trains nothing: leave it out")
     if cells[0].config.reinit:
         raise InputError("new weights after pruning have nothing of the dense network: leave --reinit out")
     for cell in cells:
         check_settings(cell.config)
-    return sorted(cells, key=lambda cell: (request.methods.index(cell.config.method), cell.config.sparsity))
+    order = [method.name for method in methods]
+    return sorted(cells, key=lambda cell: (order.index(cell.method), cell.config.sparsity))
 
 
 def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict[str, Any]:
@@ -160,7 +169,8 @@ def _prepared(task_type: type[Task], config: RunConfig) -> _Prepared:
     return _Prepared(setup, criterion, batches)
 
 
-def _compared(task_type: type[Task], config: RunConfig, judged: Sequence[Tensor]) -> Row:
+def _compared(task_type: type[Task], cell: Cell, judged: Sequence[Tensor]) -> Row:
+    config = cell.config
     setup, criterion, batches = _prepared(task_type, config)
     plan = cast(Pruning, setup.source).plan
 
@@ -175,7 +185,7 @@ def _compared(task_type: type[Task], config: RunConfig, judged: Sequence[Tensor]
         return network
 
     repair = None if config.recalibrate == "none" else repaired
-    return compared(setup.model, config.method, config.sparsity, config.seed, prune, judged, repair=repair)
+    return compared(setup.model, cell.method, config.sparsity, config.seed, prune, judged, repair=repair)
 
 
 def _never(*_: object) -> NoReturn:

@@ -17,7 +17,7 @@ from px_seg.metrics import Score
 from px_seg.pruning import Masks
 from px_seg.report.runs import Panel, numeric
 from px_seg.report.statistics import Summary, summary
-from px_seg.sweep.plan import DENSE
+from px_seg.sweep.methods import DENSE
 
 
 class Curve(NamedTuple):

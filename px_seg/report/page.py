@@ -19,7 +19,7 @@ from px_seg.predictions import Prediction
 from px_seg.report import tables
 from px_seg.report.runs import Panel, Run, own_settings, shared_settings
 from px_seg.run.folder import OPERATIONAL
-from px_seg.sweep.plan import DENSE
+from px_seg.sweep.methods import DENSE
 from px_seg.tasks import score_by
 
 SHOWN = 4

@@ -15,7 +15,9 @@ from px_seg.errors import InputError
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA
 from px_seg.run.folder import OPERATIONAL, RunFolder
-from px_seg.sweep.plan import DENSE, NOTES, REPORT, idle_when_dense
+from px_seg.run.sparsify import idle_when_dense
+from px_seg.sweep.methods import DENSE, criterion_of, own_keys
+from px_seg.sweep.plan import NOTES, REPORT
 from px_seg.tasks import TASKS, score_by
 
 Group = tuple[str, ...]
@@ -29,7 +31,7 @@ class Run:
     folder: Path
     group: Group
     method: str
-    """The folder's name: px-shuffled is another method than px."""
+    """The folder's name: px-shuffled and px+ranking=erk are other methods than px."""
     config: dict[str, Any]
     """Settings by their dotted names."""
     results: dict[str, Any]
@@ -69,7 +71,12 @@ class Panel:
         """The methods that prune: px first, the others in the order of `--method`, then by name."""
         order = ["px", *CRITERIA]
         named = {run.method for run in self.runs}
-        return sorted(named, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+        def place(name: str) -> tuple[int, str]:
+            criterion = criterion_of(name)
+            return order.index(criterion) if criterion in order else len(order), name
+
+        return sorted(named, key=place)
 
     @cached_property
     def sparsities(self) -> list[float]:
@@ -248,7 +255,11 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         for key in sorted({key for run in members for key in run.config}):
             if key in (*OPERATIONAL, "method", "sparsity", "seed"):
                 continue
-            felt = [run for run in members if not (run.method == DENSE and idle_when_dense(key))]
+            felt = [
+                run
+                for run in members
+                if not (run.method == DENSE and idle_when_dense(key)) and key not in own_keys(run.method)
+            ]
             values = {json.dumps(run.config.get(key)) for run in felt}
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {key}: {', '.join(sorted(values))}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from px_seg.metrics import Score
 from px_seg.report.runs import Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, summary
-from px_seg.sweep.plan import DENSE
+from px_seg.sweep.methods import DENSE
 from px_seg.tasks import TASKS
 
 
@@ -93,13 +93,17 @@ def scores(panel: Panel) -> Table:
 
 
 def differences(panel: Panel) -> Table | None:
-    """Of every method from the dense network, and of the first from every other; None where neither can be told."""
+    """Of every method from the dense network, and of the first and of magnitude from every other.
+
+    None where there is neither.
+    """
     if not panel.runs or (not panel.dense and len(panel.methods) == 1):
         return None
-    first, *others = panel.methods
+    references = [m for m in dict.fromkeys([panel.methods[0], "magnitude"]) if m in panel.methods]
+    others = len(panel.methods) > 1
     head = ["method", "sparsity"]
     head += ["minus dense"] if panel.dense else []
-    head += [f"{first} minus it"] if others else []
+    head += [f"{reference} minus it" for reference in references if others]
     rows = []
     for sparsity in panel.sparsities:
         for method in _present(panel, sparsity):
@@ -107,9 +111,9 @@ def differences(panel: Panel) -> Table | None:
             own = panel.scores(method, sparsity)
             if panel.dense:
                 row.append(_change(paired_difference(own, panel.scores(DENSE, 0)), panel.score))
-            if others:
-                reference = panel.scores(first, sparsity)
-                row.append("" if method == first else _change(paired_difference(reference, own), panel.score))
+            for reference in references if others else []:
+                change = paired_difference(panel.scores(reference, sparsity), own)
+                row.append("" if method == reference else _change(change, panel.score))
             rows.append(row)
     unit = {"%": " in points", "": ""}.get(panel.score.unit, f" in {panel.score.unit}")
     caption = f"Differences{unit}, over runs of the same seed"

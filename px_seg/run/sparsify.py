@@ -47,6 +47,11 @@ IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks"
 """Settings that make no difference to a network that is not pruned."""
 
 
+def idle_when_dense(key: str) -> bool:
+    """Whether a setting, by its dotted name, makes no difference to a network that is not pruned."""
+    return key.partition(".")[0] in IDLE_WHEN_DENSE
+
+
 def as_dense(config: C) -> C:
     """The same run with nothing pruned."""
     dense = replace(config, method="dense", sparsity=0.0, rounds=None, ranking=None)

@@ -11,7 +11,7 @@ import yaml
 from px_seg.config import CONFIGS, flat
 from px_seg.errors import InputError
 from px_seg.files import read_yaml, user_path
-from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
+from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
 from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, slurm_parameters
 from px_seg.sweep.plan import NOTES, Request
 from px_seg.tasks import TASKS
@@ -71,7 +71,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("what is run").add_argument
     add("--preset", metavar="NAME", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")
     add("--task", default="seg", choices=TASKS, help="by default seg")
-    add("--methods", type=list_of(str), metavar="A,B", help="criteria by name, and dense for the unpruned network")
+    add("--methods", type=list_of(str), metavar="A,B", help=f"{METHODS}; dense for none")
     add("--sparsities", type=sparsities, metavar="X,Y", help=SPARSITIES)
     add("--seeds", type=list_of(int), default=(0,), metavar="I,J", help="seeds of the runs; by default 0")
     varied = "a setting of the runs and its values; repeatable"

@@ -1,7 +1,6 @@
 """The grid of a sweep: which runs it consists of, and that they can be carried out."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,14 +9,13 @@ from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.pruning import CRITERIA, criterion
+from px_seg.pruning import CRITERIA
 from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import check_settings, set_up
-from px_seg.run.sparsify import IDLE_WHEN_DENSE, as_dense, without_idle_settings
+from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
 from px_seg.run.user_criteria import load_criteria
+from px_seg.sweep.methods import DENSE, Method, readable
 from px_seg.tasks import presets, task_of
-
-DENSE = "dense"
 
 Combination = tuple[tuple[str, str], ...]
 """Varied values by the key of a run's configuration."""
@@ -46,7 +44,7 @@ class Request:
 
     Args:
         task: by its name in `px_seg.tasks.TASKS`
-        methods: criteria by name, and dense
+        methods: criteria by name, those with settings of their own as NAME+KEY=VALUE, and dense
         sparsities: shares of the backbone's weights to prune, above 0; none where a pattern decides it
         seeds: of the runs
         flags: further flags of the run script, for all runs
@@ -74,12 +72,14 @@ class Cell:
     notes: Path
     """Without an ending, which that of its configuration, log, claim or outcome follows."""
     config: RunConfig
+    method: str
+    """Its criterion, with the settings that are this method's own: px+ranking=erk."""
 
     @property
     def name(self) -> str:
         """What it is, for a line of text."""
         varied = [f"{key}={value}" for key, value in self.combination]
-        method = [self.config.method] + ([f"{self.config.sparsity:.2%}"] if self.config.sparsity else [])
+        method = [self.method] + ([f"{self.config.sparsity:.2%}"] if self.config.sparsity else [])
         return " ".join([*varied, *method, f"seed {self.config.seed}"])
 
 
@@ -89,16 +89,21 @@ def plan_sweep(request: Request) -> list[Cell]:
     Raises InputError for what cannot be planned, and for runs that would share a folder.
     """
     _check(request)
+    methods = [Method.of(text) for text in request.methods]
     combinations = list(itertools.product(*([(key, v) for v in values] for key, values in request.vary.items())))
-    pairs = [(_felt(combination, method), method) for combination in combinations for method in request.methods]
-    bases = {felt: base_config(request, felt) for felt in dict.fromkeys(felt for felt, _ in pairs)}
-    for method in request.methods:
-        criterion(method)
-    _check_differ([bases[felt] for felt in dict.fromkeys(felt for felt, method in pairs if method != DENSE)])
+    pairs = [(_felt(combination, method), method) for combination in combinations for method in methods]
+    plain = {felt: base_config(request, felt) for felt in dict.fromkeys(felt for felt, _ in pairs)}
+    for method in methods:
+        method.check()
+    _check_differ([plain[felt] for felt in dict.fromkeys(felt for felt, method in pairs if method.criterion != DENSE)])
+    bases = {
+        (felt, method): base_config(request, (*felt, *method.settings)) if method.settings else plain[felt]
+        for felt, method in pairs
+    }
     cells: dict[Path, Cell] = {}
-    for seed, (felt, method) in itertools.product(request.seeds, pairs):
-        for sparsity in _sparsities(request, bases[felt], method):
-            cell = _cell(request, felt, bases[felt], method, sparsity, seed)
+    for seed, pair in itertools.product(request.seeds, pairs):
+        for sparsity in _sparsities(request, bases[pair], pair[1]):
+            cell = _cell(request, *pair, bases[pair], sparsity, seed)
             if cells.setdefault(cell.folder, cell).config != cell.config:
                 raise InputError(f"two runs would share the folder {cell.folder}: name their values differently")
     return list(cells.values())
@@ -142,17 +147,16 @@ def base_config(request: Request, combination: Combination) -> RunConfig:
     return config
 
 
-def idle_when_dense(key: str) -> bool:
-    """Whether a setting, by its dotted name, makes no difference to a network that is not pruned."""
-    return key.partition(".")[0] in IDLE_WHEN_DENSE
+def _felt(combination: Combination, method: Method) -> Combination:
+    varied = dict(combination)
+    for key, _ in method.settings:
+        if key in varied:
+            raise InputError(f"{method.name} sets {key}, which --vary varies as well: leave one of them out")
+    return tuple((key, value) for key, value in combination if not (method.criterion == DENSE and idle_when_dense(key)))
 
 
-def _felt(combination: Combination, method: str) -> Combination:
-    return tuple((key, value) for key, value in combination if not (method == DENSE and idle_when_dense(key)))
-
-
-def _sparsities(request: Request, base: RunConfig, method: str) -> tuple[float, ...]:
-    if method == DENSE:
+def _sparsities(request: Request, base: RunConfig, method: Method) -> tuple[float, ...]:
+    if method.criterion == DENSE:
         return (0.0,)
     if base.pattern is None:
         if not request.sparsities:
@@ -163,22 +167,18 @@ def _sparsities(request: Request, base: RunConfig, method: str) -> tuple[float, 
     return (base.sparsity,)
 
 
-def _cell(request: Request, combination: Combination, base: RunConfig, method: str, sparsity: float, seed: int) -> Cell:
+def _cell(
+    request: Request, combination: Combination, method: Method, base: RunConfig, sparsity: float, seed: int
+) -> Cell:
     # Sorted, so that the order of the flags is nothing that a run depends on.
-    varied = sorted(f"{key}={_readable(value)}" for key, value in combination)
-    path = Path(*varied, method, f"{sparsity:g}", f"seed{seed}")
+    varied = sorted(f"{key}={readable(value)}" for key, value in combination)
+    path = Path(*varied, method.name, f"{sparsity:g}", f"seed{seed}")
     folder = request.output_dir / path
     # Data is fetched once, when the sweep is checked.
     data = replace(base.data, download=False)
-    config = replace(base, method=method, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
-    config = as_dense(config) if method == DENSE else without_idle_settings(config)
-    return Cell(combination, folder, request.output_dir / NOTES / path, config)
-
-
-def _readable(value: str) -> str:
-    """A varied value as part of a folder's name; of a path its last part."""
-    name = Path(value).name if "/" in value else value
-    return re.sub(r"[^\w.+-]+", "-", re.sub(r"\.(ya?ml|safetensors)$", "", name)).strip("-") or "none"
+    config = replace(base, method=method.criterion, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
+    config = as_dense(config) if method.criterion == DENSE else without_idle_settings(config)
+    return Cell(combination, folder, request.output_dir / NOTES / path, config, method.name)
 
 
 def _check(request: Request) -> None:

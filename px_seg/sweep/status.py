@@ -71,7 +71,7 @@ def grid(statuses: Mapping[Cell, Status]) -> list[str]:
     sparsities = sorted({cell.config.sparsity for cell in statuses})
     rows: dict[str, dict[float, list[bool]]] = {}
     for cell, state in statuses.items():
-        name = " ".join([*(f"{key}={value}" for key, value in cell.combination), cell.config.method])
+        name = " ".join([*(f"{key}={value}" for key, value in cell.combination), cell.method])
         rows.setdefault(name, {}).setdefault(cell.config.sparsity, []).append(state.kind == DONE)
     width = max(len(name) for name in rows)
     head = [f"{'finished':<{width}}", *(f"{f'{sparsity:.2%}':>7}" for sparsity in sparsities)]
@@ -95,7 +95,7 @@ def remaining(statuses: Mapping[Cell, Status], slots: int) -> str:
         return f"{text}; how long they take is known once the first has finished"
     abreast = min(slots, len(todo))
     total = sum(_expected(cell, done) for cell in todo) / abreast
-    unknown = sorted({c.config.method for c in todo} - {c.config.method for c, _ in done})
+    unknown = sorted({c.method for c in todo} - {c.method for c, _ in done})
     more = f", not counting pruning with {', '.join(unknown)}" if unknown else ""
     return f"{text}, about {duration(total)} with {abreast} at a time, judging by {len(done)} finished{more}"
 
@@ -103,8 +103,8 @@ def remaining(statuses: Mapping[Cell, Status], slots: int) -> str:
 def _expected(cell: Cell, done: Sequence[tuple[Cell, Mapping[str, Any]]]) -> float:
     """Seconds of a run: those of finished ones most like it."""
     alike = [
-        lambda other: (other.combination, other.config.method) == (cell.combination, cell.config.method),
-        lambda other: other.config.method == cell.config.method,
+        lambda other: (other.combination, other.method) == (cell.combination, cell.method),
+        lambda other: other.method == cell.method,
     ]
     for like in alike:
         if times := [seconds_of(other, results) for other, results in done if like(other)]:

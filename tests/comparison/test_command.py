@@ -28,17 +28,30 @@ def words(small: Path, start: Path, out: Path, *more: object) -> list[str]:
 
 def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    asked = words(small, start, out, "--methods", "random,magnitude")
+    asked = words(small, start, out, "--methods", "random,magnitude+ranking=erk")
     main(asked)
     said = capsys.readouterr().out
     rows = read_rows(out / "preservation.csv")
-    assert [row[:3] for row in rows] == [(m, s, 0) for m in ("random", "magnitude") for s in (0.5, 0.9)]
+    assert [row[:3] for row in rows] == [(m, s, 0) for m in ("random", "magnitude+ranking=erk") for s in (0.5, 0.9)]
     written = {"preservation.md", "preservation.png", "preservation.svg", "settings.yaml"}
     assert written < {path.name for path in out.iterdir()}
-    assert "4 of 4: magnitude 90.00% seed 0: CKA of encoder." in said
+    assert "4 of 4: magnitude+ranking=erk 90.00% seed 0: CKA of encoder." in said
     assert (out / "preservation.md").read_text().strip() in said
     # The network is that of a run, and so is what a run says of it.
-    flags = ("--config", small, "--weights", start, "--method", "magnitude", "--sparsity", 0.9, "--epochs", 0)
+    flags = (
+        "--config",
+        small,
+        "--weights",
+        start,
+        "--method",
+        "magnitude",
+        "--ranking",
+        "erk",
+        "--sparsity",
+        0.9,
+        "--epochs",
+        0,
+    )
     results = classify(*flags, "--preservation_images", 10, "--output_dir", tmp_path / "run")
     assert results["preservation"] == {
         **{"cka": rows[3].cka, "agreement": rows[3].agreement},
@@ -50,7 +63,7 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
     (out / "preservation.csv").write_text("\n".join(",".join(line) for line in lines[:3]) + "\n")
     main(asked)
     again = capsys.readouterr().out
-    assert "3 of 4: magnitude 50.00%" in again
+    assert "3 of 4: magnitude+ranking=erk 50.00%" in again
     assert "random 50.00% seed 0:" not in again
     assert [row[:6] for row in read_rows(out / "preservation.csv")] == [row[:6] for row in rows]
 

@@ -111,7 +111,7 @@ def ran(folder: Path) -> list[str]:
 
 def finished(root: Path, method: str, sparsity: float, seed: int, score: float, group: str = "", **changes) -> Path:
     """The folder of a run that is finished, as far as a report reads it; the score is the mIoU."""
-    config: RunConfig = parsed("--method", method, "--sparsity", sparsity, "--seed", seed)
+    config: RunConfig = parsed("--method", method.partition("+")[0], "--sparsity", sparsity, "--seed", seed)
     for key, value in changes.items():
         setattr(config, key, value)
     folder = root / group / method / f"{sparsity:g}" / f"seed{seed}"

@@ -51,6 +51,15 @@ def test_what_differs_where_only_the_method_should_is_said(sweep) -> None:
     assert "not all runs have the same data.root: data, elsewhere" in caveats(panels(read_runs(sweep)))
 
 
+def test_a_methods_own_settings_are_no_difference_that_needs_saying(sweep) -> None:
+    for seed in range(3):
+        for sparsity in (0.8, 0.98):
+            finished(sweep, "px+ranking=erk", sparsity, seed, 0.5, ranking="erk", epochs=10 if seed else 99)
+    (panel,) = panels(read_runs(sweep))
+    assert panel.methods == ["px", "px+ranking=erk", "random"]
+    assert caveats([panel]) == ["not all runs have the same epochs: 10, 99"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

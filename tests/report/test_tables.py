@@ -37,6 +37,18 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
     assert text.splitlines()[2:4] == ["|  | 80.00% | 98.00% |", "| --- | ---: | ---: |"]
 
 
+def test_px_and_magnitude_are_what_others_are_compared_with(sweep) -> None:
+    for seed in range(3):
+        finished(sweep, "magnitude", 0.8, seed, 0.70 + seed / 100)
+    table = differences(panels(read_runs(sweep))[0])
+    assert table.head == ["method", "sparsity", "minus dense", "px minus it", "magnitude minus it"]
+    rows = {(row[0], row[1]): [plain(cell) for cell in row[3:]] for row in table.rows}
+    assert rows["px", "80.00%"] == ["", "+2.00 [+2.00, +2.00]"]
+    assert rows["magnitude", "80.00%"] == ["-2.00 [-2.00, -2.00]", ""]
+    assert rows["random", "80.00%"] == ["-1.00 [-1.00, -1.00]", "+1.00 [+1.00, +1.00]"]
+    assert rows["random", "98.00%"][1] == "no common seed"
+
+
 def test_one_seed_has_no_spread_and_a_tie_two_winners(tmp_path) -> None:
     for method in ("px", "snip"):
         finished(tmp_path, method, 0.5, 0, 0.5)

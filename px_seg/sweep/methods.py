@@ -1,0 +1,69 @@
+"""What a sweep compares: criteria, some with settings of their own, px+ranking=erk beside px."""
+
+import re
+from typing import NamedTuple
+
+from px_seg.errors import InputError
+from px_seg.pruning import criterion
+from px_seg.run.sparsify import IDLE_WHEN_DENSE, idle_when_dense
+
+DENSE = "dense"
+
+_NEXT_SETTING = re.compile(r"\+(?=[A-Za-z_])")
+"""The + of 1e+3 is part of a value."""
+
+
+class Method(NamedTuple):
+    """A criterion and the settings that its runs have and others have not."""
+
+    criterion: str
+    settings: tuple[tuple[str, str], ...] = ()
+    """Values by the dotted name of a run's setting, sorted by that."""
+
+    @classmethod
+    def of(cls, text: str) -> "Method":
+        """Read CRITERION or CRITERION+KEY=VALUE+KEY=VALUE; whether the criterion exists is not looked at.
+
+        Raises InputError where a setting is not KEY=VALUE, given twice, or would change the dense network as well, so
+        that the method's runs would not be compared with the others.
+        """
+        name, *parts = _NEXT_SETTING.split(text)
+        settings = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not equals or not value:
+                raise InputError(f"{text}: {part!r} is no setting: write {name}+KEY=VALUE, such as {name}+ranking=erk")
+            if not idle_when_dense(key):
+                allowed = ", ".join(IDLE_WHEN_DENSE)
+                raise InputError(f"{text}: a method's own settings are {allowed}: give {key} to all runs, or --vary it")
+            if key in settings:
+                raise InputError(f"{text} gives {key} twice: once is enough")
+            settings[key] = value
+        if settings and name == DENSE:
+            raise InputError(f"{text}: the dense network is not pruned, so it has no such settings: write {DENSE}")
+        return cls(name, tuple(sorted(settings.items())))
+
+    @property
+    def name(self) -> str:
+        """What it is called in folders and tables."""
+        return "+".join([self.criterion, *(f"{key}={readable(value)}" for key, value in self.settings)])
+
+    def check(self) -> None:
+        """Raise InputError for a criterion that does not exist."""
+        criterion(self.criterion)
+
+
+def readable(value: str) -> str:
+    """A value as part of a folder's name; of a path its last part."""
+    name = value.rstrip("/").rpartition("/")[2] if "/" in value else value
+    return re.sub(r"[^\w.+-]+", "-", re.sub(r"\.(ya?ml|safetensors)$", "", name)).strip("-") or "none"
+
+
+def criterion_of(name: str) -> str:
+    """The criterion of a method, by the name of its folder."""
+    return name.partition("+")[0]
+
+
+def own_keys(name: str) -> set[str]:
+    """The settings that are a method's own, by the name of its folder."""
+    return {part.partition("=")[0] for part in _NEXT_SETTING.split(name)[1:]}
