@@ -135,7 +135,7 @@ def report_preservation(
     A method may have settings and a ranking: `px:conserve=0.5`, `magnitude@erk`, `ntk_trace@erk#10` for ten rounds.
     Rows that are there are not measured again.
     """
-    named = _all_named(methods, case.seed, sparsities)
+    named = all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
     settings = {key: value for key, value in asdict(case).items() if key not in ("threads", "root", "weights")}
     digests = {
@@ -147,7 +147,7 @@ def report_preservation(
     stages = ["encoder"] if case.segmenter else case.stages
 
     def measured(method: str, sparsity: float) -> Row:
-        work = partial(_pruned, setting, batches, named[method], sparsity)
+        work = partial(pruned, setting, batches, named[method], sparsity)
         return compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages)
 
     wanted = {(m, s, case.seed): partial(measured, m, s) for m in methods for s in sparsities}
@@ -157,7 +157,7 @@ def report_preservation(
 
 def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[float]) -> None:
     """Print how far the masks of each method agree with the first one's, as a Markdown table."""
-    named = _all_named(methods, case.seed, sparsities)
+    named = all_named(methods, case.seed, sparsities)
     if len(named) < 2:
         raise InputError("agreement needs two methods or more: give --methods")
     setting = Setting.of(case)
@@ -166,7 +166,7 @@ def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[fl
     print("| method | pruned | same as | agreement | of the weights kept |")
     print("|---|---:|---|---:|---:|", flush=True)
     for sparsity in sparsities:
-        first, *others = ((method, _pruned(setting, batches, named[method], sparsity)) for method in named)
+        first, *others = ((method, pruned(setting, batches, named[method], sparsity)) for method in named)
         for method, masks in others:
             both = sum(int((mask & first[1][name]).count_nonzero()) for name, mask in masks.items())
             print(
@@ -188,7 +188,7 @@ def report_budget(
             raise InputError(f"{what} takes numbers of at least 1, got {list(numbers)}")
     if max(counts) > case.prune_images:
         raise InputError(f"--vary_images has {max(counts)}, more than the --trained.prune_images {case.prune_images}")
-    for method, own in _all_named(methods, case.seed, [sparsity]).items():
+    for method, own in all_named(methods, case.seed, [sparsity]).items():
         if own.rounds is not None:
             raise InputError(f"{method}: rounds are varied here: leave #{own.rounds} out")
     setting = Setting.of(case)
@@ -215,7 +215,7 @@ def _budget(
 
     def masks(number: int, count: int) -> tuple[float, Masks]:
         given = replace(named, rounds=number)
-        return clock(torch.device("cpu"), lambda: _pruned(setting, _first(batches, count), given, sparsity))
+        return clock(torch.device("cpu"), lambda: pruned(setting, _first(batches, count), given, sparsity))
 
     found = {number: masks(number, total) for number in rounds}
     for number, (spent, own) in found.items():
@@ -228,13 +228,15 @@ def _budget(
 
 
 @dataclass(frozen=True)
-class _Method:
+class Method:
+    """A criterion as it was asked for."""
+
     criterion: Criterion
     ranking: str | None
     rounds: int | None
 
 
-def _all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, _Method]:
+def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, Method]:
     """The methods by what they were called. InputError for one, or a sparsity, that cannot be or is there twice."""
     for what, values in (("--methods", methods), ("--sparsities", sparsities)):
         if not values:
@@ -246,7 +248,7 @@ def _all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -
     return {method: _named(method, seed) for method in methods}
 
 
-def _named(text: str, seed: int) -> _Method:
+def _named(text: str, seed: int) -> Method:
     """A criterion with settings, ranking and rounds, written NAME:KEY=VALUE@RANKING#ROUNDS. InputError for another."""
     rest, _, rounds = text.partition("#")
     rest, _, ranking = rest.partition("@")
@@ -263,7 +265,7 @@ def _named(text: str, seed: int) -> _Method:
     found = criterion(name, seed=seed, **{key: _value(value) for key, _, value in parts})
     if isinstance(found, TrainingCriterion) or name == "dense":
         raise InputError(f"{name} cannot be compared without training")
-    return _Method(found, ranking or None, int(rounds) if rounds else None)
+    return Method(found, ranking or None, int(rounds) if rounds else None)
 
 
 def _value(text: str) -> Any:
@@ -275,7 +277,8 @@ def _value(text: str) -> Any:
     return text
 
 
-def _pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: _Method, sparsity: float) -> Masks:
+def pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: Method, sparsity: float) -> Masks:
+    """What the method keeps of the network."""
     return prune(
         setting.model,
         batches,

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from px_seg import InputError
 from px_seg.benchmark.pretrained import Case, report_agreement, report_budget, report_preservation
+from px_seg.benchmark.repair import report_ridges
 from px_seg.comparison.rows import read_rows
 
 
@@ -71,6 +72,14 @@ def test_masks_are_held_against_the_first_methods(case: Case, capsys) -> None:
     assert float(rows[1][3][:-1]) == pytest.approx(50, abs=1)
     with pytest.raises(InputError, match="two methods or more"):
         report_agreement(case, ["px"], [0.5])
+
+
+def test_ridges_are_compared_and_large_ones_leave_the_weights_as_they_were(case: Case, capsys) -> None:
+    report_ridges(case, ["magnitude"], [0.5], [1e-3, 1e6, 1e9])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[2] for row in rows] == ["none", "0.001", "1e+06", "1e+09"]
+    before, loose, tight, tighter = (row[3:] for row in rows)
+    assert before != loose != tight == tighter
 
 
 def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
