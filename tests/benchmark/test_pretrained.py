@@ -78,8 +78,9 @@ def test_ridges_are_compared_and_large_ones_leave_the_weights_as_they_were(case:
     report_ridges(case, ["magnitude"], [0.5], [1e-3, 1e6, 1e9])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
     assert [row[2] for row in rows] == ["none", "0.001", "1e+06", "1e+09"]
-    before, loose, tight, tighter = (row[3:] for row in rows)
-    assert before != loose != tight == tighter
+    before, loose, tight, tighter = ([float(cell) for cell in row[3:]] for row in rows)
+    assert before != loose != tight
+    assert tighter == pytest.approx(tight, abs=0.01)
 
 
 def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
