@@ -1,31 +1,35 @@
 #!/usr/bin/env bash
-# What a GPU shows: the PX benchmark and the photo dataset's sweep, in chunks that each end within nine minutes.
+# What a GPU shows: the PX benchmark and the photo dataset's sweeps, in chunks that each end within nine minutes.
 #
 #     bash scripts/gpu_evidence.sh            # again and again, until its exit status is 0 (75: there is more to do)
 #
 # Paths are relative to the project's folder.
 #
 #   --out DIR      where all of it goes (runs/gpu, or runs/gpu_rehearsal); DIR/evidence gathers what belongs in docs
-#   --data DIR     the photo dataset (data/photo320), composed first if it is not there, which takes Debian's packages
+#   --data DIR     the photo dataset (data/photo), composed first if it is not there, which takes Debian's packages
+#   --jobs N       runs of a sweep at a time (8)
 #   --seconds N    when a chunk must end (480); what was under way ends within another minute
 #   --dry_run      print what would be run, check the sweep, start nothing
 #   --rehearse     the same steps, tiny and on the CPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out= data=data/photo320 seconds=480 dry_run= rehearse=
+out= data=data/photo seconds=480 jobs=8 dry_run= rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
-        --out | --data | --seconds) [ $# -gt 1 ] || { echo "error: $1 takes a value" >&2; exit 2; } ;;&
+        --out | --data | --seconds | --jobs) [ $# -gt 1 ] || { echo "error: $1 takes a value" >&2; exit 2; } ;;&
         --out) out=$2; shift 2 ;;
         --data) data=$2; shift 2 ;;
         --seconds) seconds=$2; shift 2 ;;
+        --jobs) jobs=$2; shift 2 ;;
         --dry_run) dry_run=1; shift ;;
         --rehearse) rehearse=1; shift ;;
-        *) echo "error: there is no flag $1: --out, --data, --seconds, --dry_run and --rehearse are the only ones" >&2; exit 2 ;;
+        *) echo "error: there is no flag $1: --out, --data, --seconds, --jobs, --dry_run and --rehearse are the only ones" >&2; exit 2 ;;
     esac
 done
-[[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "error: --seconds takes a whole number above 0, got $seconds" >&2; exit 2; }
+for flag in seconds jobs; do
+    [[ ${!flag} =~ ^[1-9][0-9]*$ ]] || { echo "error: --$flag takes a whole number above 0, got ${!flag}" >&2; exit 2; }
+done
 out=${out:-runs/gpu${rehearse:+_rehearsal}}
 [ ! -e "$out" ] || [ -d "$out" ] || { echo "error: --out $out is a file, not a folder" >&2; exit 2; }
 end=$((SECONDS + seconds))
@@ -61,17 +65,19 @@ bench() {
 if [ -n "$rehearse" ]; then
     size=(--device cpu --encoder resnet18 --batch_size 2 --side 64) few=(--batches 1) whole=(--batches 1 --rounds 2)
     precisions=(float32) criteria=(--repeats 1 --methods '[px,random]')
-    sweep=(--gpus none --data.name synthetic --data.size 32 --data.train_images 16 --data.val_images 4 --data.workers 0
+    presets=(photo)
+    sweep=(--gpus none --weights none --data.also '[]' --data.name synthetic --data.size 32 --data.train_images 16 --data.val_images 4 --data.workers 0
         --encoder resnet18 --epochs 2 --rounds 2 --batch_size 8 --pruning.batches 1 --pruning.batch_size 4
-        --methods random,dense --sparsities 0.9)
+        --methods random,dense --sparsities 0.9 --seeds 0)
 else
     size=(--device cuda --side 512) few=(--batches 8) whole=(--batches 53 --rounds 100 --sparsity 0.9313)
     precisions=(float32 tf32 bfloat16) criteria=(--repeats 2)
-    sweep=(--gpus 0 --jobs 3 --mixed_precision bf16 --data.root "$data")
+    presets=(photo photo_resnet18)
+    sweep=(--gpus 0 --jobs "$jobs" --data.root "$data")
     if [ -z "$dry_run" ]; then
         python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
             { echo "error: there is no CUDA GPU here: --rehearse needs none" >&2; exit 2; }
-        [ -d "$data/VOCdevkit" ] || within_the_chunk python scripts/make_photo_voc.py "$data" --size 320
+        [ -d "$data/VOCdevkit" ] || within_the_chunk python scripts/make_photo_voc.py "$data" --size 160 --objects 128
     fi
 fi
 
@@ -82,15 +88,24 @@ for precision in "${precisions[@]}"; do
 done
 bench criteria_cost scripts/bench_criteria.py cost "${size[@]}" "${few[@]}" "${criteria[@]}"
 
-run=(python scripts/sweep.py --preset photo_gpu --output_dir "$out/sweep" "${sweep[@]}")
-echo "+ ${run[*]}"
-if [ -n "$dry_run" ] && [ -z "$rehearse" ] && [ ! -d "$data/VOCdevkit" ]; then
-    echo "$data is not there yet: it would be composed first"
-    exit
-fi
-if [ -n "$dry_run" ]; then "${run[@]}" --dry_run; exit; fi
-status=0
-within_the_chunk "${run[@]}" || status=$?
-[ ! -d "$out/sweep/report" ] || cp "$out"/sweep/report/* "$out/evidence/"
-[ "$status" -eq 0 ] || { echo "error: not all runs of the sweep are finished, as it says above" >&2; exit "$status"; }
-echo "all of it is in $out/evidence"
+for preset in "${presets[@]}"; do
+    run=(python scripts/sweep.py --preset "$preset" --output_dir "$out/$preset" "${sweep[@]}")
+    echo "+ ${run[*]}"
+    if [ -n "$dry_run" ] && [ -z "$rehearse" ] && [ ! -d "$data/VOCdevkit" ]; then
+        echo "$data is not there yet: it would be composed first"
+        continue
+    fi
+    if [ -n "$dry_run" ] && { [ "$preset" != photo_resnet18 ] || [ -d runs/objects ]; }; then "${run[@]}" --dry_run; fi
+    [ -z "$dry_run" ] || continue
+    if [ "$preset" = photo_resnet18 ] && [ ! -f runs/objects/results.json ]; then
+        resume=()
+        [ ! -d runs/objects ] || resume=(--resume)
+        within_the_chunk python scripts/cls.py --config configs/cls/photo_objects.yaml --data.root "$data/objects" \
+            --output_dir runs/objects "${resume[@]}"
+    fi
+    status=0
+    within_the_chunk "${run[@]}" || status=$?
+    [ ! -d "$out/$preset/report" ] || { mkdir -p "$out/evidence/$preset"; cp "$out/$preset"/report/* "$out/evidence/$preset/"; }
+    [ "$status" -eq 0 ] || { echo "error: not all runs of the sweep are finished, as it says above" >&2; exit "$status"; }
+done
+[ -n "$dry_run" ] || echo "all of it is in $out/evidence"

@@ -51,7 +51,8 @@ def test_the_evidence_is_gathered_in_chunks(tmp_path) -> None:
     (gathered / "criteria_cost.md").unlink()
     done = evidence(*words, "--seconds", 280)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in gathered.iterdir()} >= {"criteria_cost.md", "table.md", "curves.png", "index.html"}
+    assert {path.name for path in gathered.iterdir()} >= {"criteria_cost.md", "photo"}
+    assert {path.name for path in (gathered / "photo").iterdir()} >= {"table.md", "curves.png", "index.html"}
     assert (
         (gathered / "criteria_cost.md").read_text().startswith("    python scripts/bench_criteria.py cost --device cpu")
     )

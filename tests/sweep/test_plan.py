@@ -90,8 +90,8 @@ PRESETS = {
     "fig4": 3 * (9 * 9 * 3 + 3),
     "batches": 4 * 3 + 3,
     "rounds": 4 * 3 + 3,
-    "photo": 4 * 3 + 1,
-    "photo_gpu": 4 * 3 + 1,
+    "photo": 10 * 4 * 3 + 3,
+    "photo_resnet18": 10 * 4 * 3 + 3,
 }
 
 
