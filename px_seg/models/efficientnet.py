@@ -13,7 +13,7 @@ MARKER = r"_blocks\.0\._depthwise_conv\."
 FAMILY = "tu-tf_efficientnet_"
 """The encoders that compute what these weights were trained for."""
 
-_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _GATE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 # A block without expansion has one norm less, and timm numbers the others anew.
 _EXPANDED = {

@@ -112,7 +112,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     check_weights(weights, name)
     if weights is None or weights == "none":
         return None
-    state, source = _obtained(name, weights)
+    state, source = read_weights(name, weights)
     found = mapped(state, source)
     tensors = found.tensors
     # The segmentation library's own has the names of the family.
@@ -130,8 +130,11 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     return Loaded(source, found.title, matched, found.left_out, zeros)
 
 
-def _obtained(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
-    """The tensors, and where they come from."""
+def read_weights(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
+    """All tensors of such weights for the encoder `name`, as they are stored, and where they come from.
+
+    Raises InputError when they are missing or unreadable, and when the download fails.
+    """
     kind, _, version = weights.partition(":")
     if weights == "imagenet" and not name.startswith("tu-"):
         return _imagenet(name)
