@@ -4,13 +4,13 @@ import re
 from typing import NamedTuple
 
 from px_seg.errors import InputError
-from px_seg.pruning import criterion
+from px_seg.pruning import CRITERIA, criterion
 from px_seg.run.sparsify import IDLE_WHEN_DENSE, idle_when_dense
 
 DENSE = "dense"
 
-_NEXT_SETTING = re.compile(r"\+(?=[A-Za-z_])")
-"""The + of 1e+3 is part of a value."""
+_NEXT_SETTING = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
+"""Another + is part of a value, as in 1e+3, or of a criterion's name."""
 
 
 class Method(NamedTuple):
@@ -24,15 +24,15 @@ class Method(NamedTuple):
     def of(cls, text: str) -> "Method":
         """Read CRITERION or CRITERION+KEY=VALUE+KEY=VALUE; whether the criterion exists is not looked at.
 
-        Raises InputError where a setting is not KEY=VALUE, given twice, or would change the dense network as well, so
+        Raises InputError where a setting has no value, is given twice, or would change the dense network as well, so
         that the method's runs would not be compared with the others.
         """
         name, *parts = _NEXT_SETTING.split(text)
         settings = {}
         for part in parts:
-            key, equals, value = part.partition("=")
-            if not equals or not value:
-                raise InputError(f"{text}: {part!r} is no setting: write {name}+KEY=VALUE, such as {name}+ranking=erk")
+            key, _, value = part.partition("=")
+            if not value:
+                raise InputError(f"{text} gives {key} no value: write {name}+KEY=VALUE, such as {name}+ranking=erk")
             if not idle_when_dense(key):
                 allowed = ", ".join(IDLE_WHEN_DENSE)
                 raise InputError(f"{text}: a method's own settings are {allowed}: give {key} to all runs, or --vary it")
@@ -50,6 +50,9 @@ class Method(NamedTuple):
 
     def check(self) -> None:
         """Raise InputError for a criterion that does not exist."""
+        name, plus, rest = self.criterion.partition("+")
+        if plus and self.criterion not in CRITERIA and name in CRITERIA:
+            raise InputError(f"{self.criterion}: {rest!r} is no setting of {name}: write {name}+KEY=VALUE")
         criterion(self.criterion)
 
 
@@ -61,7 +64,7 @@ def readable(value: str) -> str:
 
 def criterion_of(name: str) -> str:
     """The criterion of a method, by the name of its folder."""
-    return name.partition("+")[0]
+    return _NEXT_SETTING.split(name)[0]
 
 
 def own_keys(name: str) -> set[str]:

@@ -30,14 +30,16 @@ def test_a_setting_below_another_and_a_list_are_read() -> None:
     assert (cell.config.pruning.batches, cell.config.keep_dense) == (3, ["encoder.conv1"])
     assert cell.method == "px+keep_dense=encoder.conv1+pruning.batches=3"
     assert (criterion_of(cell.method), own_keys(cell.method)) == ("px", {"keep_dense", "pruning.batches"})
+    assert Method.of("my+own+rounds=3") == ("my+own", (("rounds", "3"),))
+    assert criterion_of("my+own+rounds=3") == "my+own"
     assert Method.of("grasp+pruning.settings.temperature=1e+2").settings[0][1] == "1e+2"
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("px+erk", r"px\+erk: 'erk' is no setting: write px\+KEY=VALUE, such as px\+ranking=erk"),
-        ("px+rounds=", "is no setting"),
+        ("px+erk", r"px\+erk: 'erk' is no setting of px: write px\+KEY=VALUE"),
+        ("px+rounds=", "gives rounds no value"),
         ("px+epochs=3", "own settings are rounds, ranking, .*: give epochs to all runs, or --vary it"),
         ("px+rounds=3+rounds=4", "gives rounds twice"),
         ("dense+rounds=3", "the dense network is not pruned, so it has no such settings: write dense"),
