@@ -94,7 +94,7 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
     sums: list[Tensor] | None = None
     at_once = max(1, _AT_ONCE // (groups * size * positions))
     for one, other in zip(inputs.split(at_once), wanted.split(at_once), strict=True):
-        x = _unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1).to(_wide(one))
+        x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1).to(_wide(one))
         y = channels_last(layer.module, other)[:, chosen].flatten(0, 1).to(x)
         x, grouped = x.view(len(x), groups, size).movedim(1, 0), y.view(len(y), groups, -1).movedim(1, 0)
         parts = [x.sum(1), x.mT @ x, x.mT @ grouped, y.sum(0)]
@@ -103,7 +103,7 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
     return _Moments(*(part / count for part in sums))
 
 
-def _unfolded(module: nn.Module, inputs: Tensor, groups: int) -> Tensor:
+def unfolded(module: nn.Module, inputs: Tensor, groups: int) -> Tensor:
     """(N, positions, groups * K): what each weight of an output channel is multiplied by.
 
     The layer itself lays it out, with weights that pick one input each, and so with its own padding and strides.
