@@ -1,6 +1,7 @@
 """How curves look in every figure, where a sparsity lies on its axis, and how a figure is saved."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -29,6 +30,11 @@ def style(number: int) -> tuple[str, str, str]:
 def place(sparsity: float) -> float:
     """Where a sparsity lies: equally far from the next for equal ratios of the weights kept, as the paper's do."""
     return -math.log(1 - sparsity)
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many columns of a legend with these names, in 9 points, fit into a figure of `width` inches."""
+    return max(1, min(len(names), int(13.3 * width) // (max(map(len, names)) + 9)))
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

@@ -15,12 +15,12 @@ from px_seg.run.user_criteria import load_criteria
 
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> Iterator[None]:
-    before, modules = dict(CRITERIA), set(sys.modules)
+    before = dict(CRITERIA)
     load_criteria(REPOSITORY / "docs" / "photo" / "candidates.py")
     yield
     CRITERIA.clear()
     CRITERIA.update(before)
-    for name in sys.modules.keys() - modules:
+    for name in [name for name in sys.modules if name.startswith("px_seg_criteria_")]:
         del sys.modules[name]
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from px_seg.comparison.rows import Row
-from px_seg.curves import place, save, style
+from px_seg.curves import legend_columns, place, save, style
 
 
 def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
@@ -40,8 +40,7 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
     figure.axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    # As many columns as fit into the figure's width.
-    columns = max(1, min(len(methods), 160 // (max(map(len, methods)) + 9)))
+    columns = legend_columns(methods, figure.get_figwidth())
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=columns, fontsize=9)
     figure.suptitle(title, fontsize=11)
     save(figure, folder, name)

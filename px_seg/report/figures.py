@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from px_seg.curves import RED, place, save, style
+from px_seg.curves import RED, legend_columns, place, save, style
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 from px_seg.pruning import Masks
@@ -52,11 +52,15 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     columns = min(3, len(plots))
     rows = -(-len(plots) // columns)
     entries = list(dict.fromkeys(curve.name for plot in plots for curve in plot.curves))
-    figure = Figure(figsize=(6.4 if columns == 1 else 4.6 * columns, 4.3 * rows), layout="constrained")
+    width = 6.4 if columns == 1 else 4.6 * columns
+    legend = legend_columns([*entries, DENSE], width)
+    lines_of_text = -(-(len(entries) + 1) // legend)
+    height = 4.3 * rows + 0.19 * max(0, lines_of_text - 3)
+    figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     score = panels[0].score
     for axes, plot in zip(grid, plots, strict=False):
-        _draw(axes, plot, axis, entries, score, figure.get_figwidth())
+        _draw(axes, plot, axis, entries, score, width)
         axes.set_title(plot.title, fontsize=10)
         axes.set(xlabel=axis.name, ylabel=score.title)
     for axes in grid[len(plots) :]:
@@ -64,7 +68,7 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = [name for name in (DENSE, *entries) if name in handles]
     lines = [handles[name] for name in order]
-    figure.legend(lines, order, loc="outside lower center", ncols=min(5, len(order)), fontsize=9)
+    figure.legend(lines, order, loc="outside lower center", ncols=min(legend, len(order)), fontsize=9)
     figure.suptitle(title, fontsize=11)
     save(figure, folder, name)
 
