@@ -140,8 +140,9 @@ class RunFolder:
             return
         for path in (self.config, self.masks, self.partial, self.metrics, self.results):
             path.unlink(missing_ok=True)
-        for picture in ("curves.png", "masks.png", "samples.png", "samples.npz"):
-            (self.path / picture).unlink(missing_ok=True)
+        drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
+        for picture in [*drawn, *self.path.glob("samples_*.png")]:
+            picture.unlink(missing_ok=True)
         for name in ("model", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 

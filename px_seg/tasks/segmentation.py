@@ -140,16 +140,23 @@ class Segmentation:
         model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """samples.png and samples.npz: images, truth and prediction."""
+        """samples.png and samples.npz: images, truth and prediction; samples_SPLIT.png of every further list."""
+        rows = self._shown(model, self.val)
+        segmentations(folder / "samples.png", rows, self.classes, title)
+        predictions.save(folder / "samples.npz", [predictions.Prediction.of(*row) for row in rows], self.classes)
+        for split, images in self.also.items():
+            file = folder / f"samples_{split.replace('/', '-')}.png"
+            segmentations(file, self._shown(model, images), self.classes, f"{title}, {split}")
+
+    def _shown(self, model: nn.Module, data: Transformed) -> list[tuple[Tensor, Tensor, Tensor]]:
         device = next(model.parameters()).device
         model.eval()
         rows = []
         with torch.inference_mode():
-            for index in spread(len(self.val), SAMPLES):
-                image, truth = self.val[index, 0]
+            for index in spread(len(data), SAMPLES):
+                image, truth = data[index, 0]
                 rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
-        segmentations(folder / "samples.png", rows, self.classes, title)
-        predictions.save(folder / "samples.npz", [predictions.Prediction.of(*row) for row in rows], self.classes)
+        return rows
 
 
 def check(data: SegmentationData, what: str) -> list[str]:

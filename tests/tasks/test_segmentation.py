@@ -8,6 +8,7 @@ from helpers.runs import CONFIGS, go, parsed
 from torch import nn
 
 from px_seg import InputError
+from px_seg.run.folder import RunFolder
 from px_seg.tasks import Segmentation
 
 
@@ -33,6 +34,10 @@ def test_the_trained_network_is_evaluated_on_further_lists(voc, tmp_path) -> Non
     flags += ("--encoder", "resnet18", "--data.size", 48, "--sparsity", 0, "--epochs", 0)
     results = go(*flags, "--data.also", "[same,half]", "--output_dir", tmp_path / "out")
     assert list(results["also"]) == ["same", "half"]
+    pictures = {path.name for path in (tmp_path / "out").glob("samples*.png")}
+    assert pictures == {"samples.png", "samples_same.png", "samples_half.png"}
+    RunFolder(tmp_path / "out").clear()
+    assert not list((tmp_path / "out").iterdir())
     assert results["also"]["same"] == {key: results[key] for key in ("miou", "pixel_accuracy", "class_iou")}
     assert results["also"]["half"]["miou"] != results["miou"]
     for also, message in (
