@@ -49,6 +49,7 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         },
         "backbone_sparsity": results["backbone_sparsity"],
         "model_sparsity": results["model_sparsity"],
+        "effective_sparsity": results.get("effective_sparsity"),
         **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
         "checkpoint_bytes": results["checkpoint_bytes"]["file"],
         "compressed_bytes": results["checkpoint_bytes"]["compressed"],
@@ -124,7 +125,8 @@ def differences(panel: Panel) -> Table | None:
 
 def costs(panel: Panel) -> Table:
     """What is left of the network, and what pruning and training took, means over seeds."""
-    head = ["method", "sparsity", "parameters kept", "FLOPs kept", "checkpoint", "compressed", "prune", "train"]
+    head = ["method", "sparsity", "effective", "empty layers", "parameters kept", "FLOPs kept"]
+    head += ["checkpoint", "compressed", "prune", "train"]
     rows = []
     for sparsity, method in [(0.0, DENSE)] * bool(panel.dense) + [
         (s, m) for s in panel.sparsities for m in _present(panel, s)
@@ -134,6 +136,8 @@ def costs(panel: Panel) -> Table:
             [
                 method,
                 f"{sparsity:.2%}",
+                _effective(several),
+                f"{mean(len(r['empty_layers']) for r in several):.3g}",
                 _kept(several, "parameters", 1e6, "M"),
                 _kept(several, "flops", 1e9, "G"),
                 f"{mean(r['checkpoint_bytes']['file'] for r in several) / 1e6:.1f} MB",
@@ -143,8 +147,9 @@ def costs(panel: Panel) -> Table:
             ]
         )
     caption = (
-        "What is left, and what it took: all parameters and operations of the whole network, not counting "
-        "multiplications by 0; the checkpoint as saved, with its zeros, and compressed by zlib"
+        "What is left, and what it took: effective sparsity, which counts kept weights on no path as pruned; "
+        "all parameters and operations of the whole network, not counting multiplications by 0; the checkpoint as "
+        "saved, with its zeros, and compressed by zlib"
     )
     return Table(caption, head, rows)
 
@@ -244,6 +249,12 @@ def _change(value: Difference | None, score: Score) -> str:
         return score.change(value.mean)
     low, high = value.interval
     return f"{score.change(value.mean)} [{score.change(low)}, {score.change(high)}]"
+
+
+def _effective(several: Sequence[Mapping[str, Any]]) -> str:
+    """Blank for runs of earlier versions, and where paths are not defined."""
+    known = [value for results in several if (value := results.get("effective_sparsity")) is not None]
+    return f"{mean(known):.2%}" if len(known) == len(several) else ""
 
 
 def _kept(several: Sequence[dict[str, Any]], what: str, unit: float, name: str) -> str:

@@ -2,7 +2,7 @@
 
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
+from px_seg.analysis.layer_collapse import collapse
 from px_seg.config import RunConfig
 from px_seg.metrics import Score
-from px_seg.pruning import CRITERIA, Masks, prunable
+from px_seg.pruning import CRITERIA, Masks, UnsupportedOperation, prunable
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
@@ -49,6 +50,7 @@ def collect(
         "sparsity": config.sparsity,
         "backbone_sparsity": 1 - backbone["kept"] / backbone["total"],
         "model_sparsity": 1 - whole["kept"] / whole["total"],
+        "effective_sparsity": _effective_sparsity(weights, model, task.scope, image.shape),
         **scores,
         "backbone_weights": backbone,
         "model_weights": whole,
@@ -108,6 +110,23 @@ def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dic
         "kept": sum(int(weights[name].count_nonzero()) for name in names),
         "total": sum(weights[name].numel() for name in names),
     }
+
+
+def _effective_sparsity(
+    weights: Mapping[str, Tensor], model: nn.Module, scope: Scope, shape: Sequence[int]
+) -> float | None:
+    """The share of the weights in scope that are 0 or, for images of this shape, lie on no path (Vysogorets and Kempe, JMLR 2023).
+
+    None for a network in which paths are not defined.
+    """
+    device = next(model.parameters()).device
+    live = {name: (weights[name] != 0).to(device) for name in prunable(model, scope)}
+    try:
+        stranded = collapse(model, live, shape).stranded
+    except UnsupportedOperation:
+        return None
+    count = _count(weights, model, scope)
+    return 1 - count["kept"] / count["total"] * (1 - stranded)
 
 
 def _parameters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, int]:

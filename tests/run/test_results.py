@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from helpers.runs import classify, go
+from torch import nn
 
-from px_seg import Masks, build_classifier, predictions
+from px_seg import Masks, build_classifier, build_segmenter, predictions
 from px_seg.models import load_model
+from px_seg.run.results import _effective_sparsity
 
 
 def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
@@ -54,6 +56,28 @@ def test_a_run_writes_what_it_costs_and_what_it_showed(tiny_resnet18, tmp_path) 
     assert shown[0].image.shape == (32, 32, 3)
     assert shown[0].truth.shape == shown[0].predicted.shape == (32, 32)
     assert shown[0].image.dtype == np.uint8
+
+
+def test_kept_weights_on_no_path_are_as_good_as_pruned(tiny_resnet18, tmp_path) -> None:
+    """Without the second convolution of a residual branch, nothing follows the first."""
+    network = build_segmenter("resnet18", 21, "none", 16)
+    masks = Masks.ones(network, "encoder")
+    masks["encoder.layer4.0.conv2.weight"].zero_()
+    masks.save(tmp_path / "masks.safetensors")
+    # At 32 pixels the dilated kernels of the last stage reach beyond its 2x2 outputs but for their centres.
+    given = ("--masks", tmp_path / "masks.safetensors", "--data.size", 64, "--epochs", 0)
+    results = go("--config", tiny_resnet18, *given, "--output_dir", tmp_path / "out")
+    pruned, stranded = (masks[f"encoder.layer4.0.conv{number}.weight"].numel() for number in (2, 1))
+    assert results["backbone_sparsity"] == pytest.approx(pruned / masks.total)
+    assert results["effective_sparsity"] == pytest.approx((pruned + stranded) / masks.total)
+    assert results["empty_layers"] == ["encoder.layer4.0.conv2.weight"]
+
+
+def test_where_paths_are_not_defined_no_effective_sparsity_is_told() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1), nn.Conv2d(4, 2, 1))
+    assert _effective_sparsity(network.state_dict(), network, None, (3, 8, 8)) is None
+    del network[1]
+    assert _effective_sparsity(network.state_dict(), network, None, (3, 8, 8)) == 0
 
 
 def test_a_run_from_weights_says_what_pruning_left_of_them(small, tmp_path) -> None:
