@@ -115,9 +115,9 @@ def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dic
 def _effective_sparsity(
     weights: Mapping[str, Tensor], model: nn.Module, scope: Scope, shape: Sequence[int]
 ) -> float | None:
-    """The share of the weights in scope that are 0 or, for images of this shape, lie on no path (Vysogorets and Kempe, JMLR 2023).
+    """The share of the weights in scope that are 0 or, for images of this shape, lie on no path.
 
-    None for a network in which paths are not defined.
+    Vysogorets and Kempe, JMLR 2023. None for a network in which paths are not defined.
     """
     device = next(model.parameters()).device
     live = {name: (weights[name] != 0).to(device) for name in prunable(model, scope)}
