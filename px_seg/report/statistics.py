@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.stats import ttest_rel
+from scipy.stats import spearmanr, ttest_rel
 
 LEVEL = 0.95
 """Confidence of the intervals."""
@@ -51,3 +51,10 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         return Difference(mean, (mean, mean), count)
     low, high = ttest_rel(*pairs).confidence_interval(LEVEL)
     return Difference(mean, (float(low), float(high)), count)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's, of values in pairs; None where one of the two is the same throughout."""
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return float(spearmanr(first, second).statistic)

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 from px_seg.metrics import Score
 from px_seg.report.runs import Panel, Run
-from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, summary
+from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.sweep.methods import DENSE
 from px_seg.tasks import TASKS
+
+FEWEST = 4
+"""Methods that a rank correlation is told of."""
 
 
 class Table(NamedTuple):
@@ -174,11 +177,40 @@ def preserved(panel: Panel) -> Table | None:
     return Table(caption, head, [row + [""] * (len(head) - len(row)) for row in rows]) if rows else None
 
 
+def predicted(panel: Panel) -> Table | None:
+    """Does what was preserved before training rank the methods as their scores after it do? None where too few say.
+
+    Spearman's correlation over methods, of means over seeds, signed so that 1 is the same order; of a repaired network
+    what was preserved after the repair.
+    """
+    rows = []
+    for sparsity in panel.sparsities:
+        known = {}
+        for method in _present(panel, sparsity):
+            several = [_at_start(run.results) for run in panel.of(method, sparsity)]
+            if all(several):
+                known[method] = {key: mean(one[key] for one in several) for key in several[0]}
+        if len(known) < FEWEST:
+            continue
+        better = 1 if panel.score.higher_is_better else -1
+        ranks = [better * _mean(panel, method, sparsity) for method in known]
+        row = [f"{sparsity:.2%}", str(len(known))]
+        for key, sign in (("cka", 1), ("agreement", 1), ("error", -1)):
+            found = rank_correlation([sign * own[key] for own in known.values()], ranks)
+            row.append("" if found is None else f"{found:+.2f}".replace("-", "\N{MINUS SIGN}"))
+        rows.append(row)
+    caption = (
+        f"Does what is preserved before training predict {panel.score.label}? Spearman's rank correlation over "
+        "methods, 1 for the same order, with linear CKA of the last features, agreement, and error (fewer is better)"
+    )
+    return Table(caption, ["sparsity", "methods", "CKA", "agreement", "error"], rows) if rows else None
+
+
 def made(panel: Panel) -> list[Table]:
     """All tables of a panel that say something."""
-    tables = [scores(panel), differences(panel)]
+    tables = [scores(panel), differences(panel), predicted(panel)]
     for split in panel.also:
-        for table in (scores(panel.on(split)), differences(panel.on(split))):
+        for table in (scores(panel.on(split)), differences(panel.on(split)), predicted(panel.on(split))):
             tables.append(table and table._replace(caption=f"On {split}: {table.caption}"))
     tables += [preserved(panel), costs(panel)]
     return [table for table in tables if table is not None]
@@ -199,6 +231,13 @@ def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> s
         parts += [f"## {panel.title}"] if panel.title else []
         parts += [markdown(table) for table in made(panel)]
     return "\n\n".join(parts) + "\n"
+
+
+def _at_start(results: Mapping[str, Any]) -> dict[str, float]:
+    """What a run says of its network as training began, repaired or not; empty where it says nothing."""
+    found = _preserved(results)
+    prefix = "repaired" if "repaired_cka" in found else "preserved"
+    return {key: found[f"{prefix}_{key}"] for key in ("cka", "agreement", "error")} if found else {}
 
 
 def _preserved(results: Mapping[str, Any]) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 
 from helpers.sweeps import finished
 
 from px_seg.metrics import Score
 from px_seg.report import report
 from px_seg.report.runs import panels, read_runs
-from px_seg.report.tables import costs, differences, made, markdown, preserved, scores
+from px_seg.report.tables import costs, differences, made, markdown, predicted, preserved, scores
 from px_seg.tasks import Segmentation
 
 
@@ -37,6 +38,21 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
     ]
     text = markdown(table)
     assert text.splitlines()[2:4] == ["|  | 80.00% | 98.00% |", "| --- | ---: | ---: |"]
+
+
+def test_ranks_before_and_after_training_are_correlated(tmp_path) -> None:
+    """Of four methods CKA has one pair swapped, 1 - 6 * 2 / (4 * 15) = 0.8, and the error of the repaired is in order."""
+    for place, (method, cka) in enumerate({"px": 0.4, "snip": 0.3, "random": 0.1, "grasp": 0.2}.items()):
+        run = finished(tmp_path, method, 0.8, 0, 0.7 - place / 10)
+        results = json.loads((run / "results.json").read_text())
+        before = {"cka": {"encoder.1": 0.5, "encoder.2": cka}, "agreement": 0.5, "error": 9.0, "images": 4}
+        results["preservation"] = before
+        results["preservation_repaired"] = before | {"error": place / 10}
+        (run / "results.json").write_text(json.dumps(results))
+    table = predicted(panels(read_runs(tmp_path))[0])
+    assert table.rows == [["80.00%", "4", "+0.80", "", "+1.00"]]
+    shutil.rmtree(run)
+    assert predicted(panels(read_runs(tmp_path))[0]) is None
 
 
 def test_px_and_magnitude_are_what_others_are_compared_with(sweep) -> None:
