@@ -41,7 +41,7 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
 
 
 def test_ranks_before_and_after_training_are_correlated(tmp_path) -> None:
-    """Of four methods CKA has one pair swapped, 1 - 6 * 2 / (4 * 15) = 0.8, and the error of the repaired is in order."""
+    """Of four methods CKA has one pair swapped, 1 - 6 * 2 / (4 * 15) = 0.8; errors after the repair are in order."""
     for place, (method, cka) in enumerate({"px": 0.4, "snip": 0.3, "random": 0.1, "grasp": 0.2}.items()):
         run = finished(tmp_path, method, 0.8, 0, 0.7 - place / 10)
         results = json.loads((run / "results.json").read_text())
