@@ -1,18 +1,45 @@
-"""Many systems of equations that are parts of one symmetric matrix, solved exactly."""
+"""Many systems of equations that are parts of a few symmetric matrices, solved exactly."""
 
 import torch
 from torch import Tensor
 
+SMALL = 64
+"""Equations up to which rows are solved all at once, those that were pruned as well: w = 0."""
 
-def solved(system: Tensor, right: Tensor, kept: Tensor) -> Tensor:
-    """w (C, K) with system[kept[c], kept[c]] w[c, kept[c]] = right[c, kept[c]] for every row c, and 0 elsewhere.
+_AT_ONCE = 2**24
+"""Numbers that systems solved at once have together."""
 
-    `system` (K, K) is symmetric and positive definite, `right` (C, K), `kept` (C, K) boolean. A row costs
-    min(kept, pruned)^3 / 3 multiplications: where more is kept than pruned, the solution of all K equations, whose
-    factors all rows share, is corrected by what makes the pruned weights 0. With P the pruned ones, B the inverse of
-    the system and f = B right, w = f - B[:, P] B[P, P]^-1 f[P]: the step of the optimal brain surgeon (Hassibi and
-    Stork, NeurIPS 1992) for all weights that a row loses at once.
+
+def solved(systems: Tensor, right: Tensor, kept: Tensor) -> Tensor:
+    """w (G, C, K) with systems[g][kept, kept] w[kept] = right[g, c, kept] for every row, kept[g, c], and 0 elsewhere.
+
+    `systems` (G, K, K) are symmetric and positive definite, `right` (G, C, K), `kept` (G, C, K) boolean. A large row
+    costs min(kept, pruned)^3 / 3 multiplications: where more is kept than pruned, the solution of all K equations,
+    whose factors all rows of a system share, is corrected by what makes the pruned weights 0. With P the pruned ones,
+    B the inverse of the system and f = B right, w = f - B[:, P] B[P, P]^-1 f[P]: the step of the optimal brain surgeon
+    (Hassibi and Stork, NeurIPS 1992) for all weights that a row loses at once.
     """
+    if right.shape[-1] <= SMALL:
+        return _all_at_once(systems, right, kept)
+    return torch.stack([_one_by_one(*own) for own in zip(systems, right, kept, strict=True)])
+
+
+def _all_at_once(systems: Tensor, right: Tensor, kept: Tensor) -> Tensor:
+    """Rows of every system; a pruned weight's equation is w = 0."""
+    groups, rows, size = right.shape
+    number = torch.arange(groups, device=right.device).repeat_interleave(rows)
+    right, live = (right * kept).flatten(0, 1), kept.flatten(0, 1).to(right)
+    found = torch.empty_like(right)
+    for part in torch.arange(len(right), device=right.device).split(max(1, _AT_ONCE // size**2)):
+        own = live[part]
+        system = systems[number[part]] * own[:, :, None] * own[:, None]
+        system.diagonal(dim1=1, dim2=2).add_(1 - own)
+        found[part] = torch.cholesky_solve(right[part, :, None], torch.linalg.cholesky(system)).squeeze(2)
+    return found.view(groups, rows, size)
+
+
+def _one_by_one(system: Tensor, right: Tensor, kept: Tensor) -> Tensor:
+    """The rows of one system, (C, K)."""
     found = torch.zeros_like(right)
     by_pruned = _rows_by_pruned(kept)
     if by_pruned.any():

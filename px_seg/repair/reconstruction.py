@@ -12,8 +12,11 @@ from px_seg.pruning.randomness import generator
 from px_seg.repair.least_squares import solved
 from px_seg.repair.pairing import Layer, channels_last, side_by_side
 
-SAMPLES = 2**16
-"""Positions, over all images, that a layer is fitted on where it has more."""
+SAMPLES = (2**12, 2**16)
+"""The fewest and the most positions, over all images, that a layer is fitted on where it has more."""
+
+SAMPLES_A_WEIGHT = 64
+"""Positions for every weight of an output channel, between these two: the excess error is about a 64th."""
 
 _AT_ONCE = 2**25
 """Numbers that the inputs of a layer are unfolded to at a time."""
@@ -50,8 +53,7 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
     if penalty > 0:
         moments.gram.diagonal(dim1=1, dim2=2).add_(penalty)
         right = moments.product.mT + penalty * rows.view(groups, per_group, -1)
-        fitted = [solved(*group) for group in zip(moments.gram, right, kept.view_as(right), strict=True)]
-        rows = torch.cat(fitted)
+        rows = solved(moments.gram, right, kept.view_as(right)).flatten(0, 1)
     weight.copy_(rows.view_as(weight))
     # What the fit leaves of the mean, given that of the inputs.
     shift = moments.wanted - (rows.view(groups, per_group, -1) @ moments.inputs[:, :, None]).flatten()
@@ -82,25 +84,34 @@ class _Moments(NamedTuple):
 
 
 def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Moments:
-    """Over all images and their positions, or `SAMPLES` of these, the same ones of every image."""
+    """Over all images and their positions, or as many of these as suffice, the same ones of every image."""
     weight = layer.module.get_parameter("weight")
     size = weight[0].numel()
     positions = channels_last(layer.module, wanted[:1]).shape[1]
-    chosen = torch.arange(positions, device=wanted.device)
-    if len(inputs) * positions > SAMPLES:
+    chosen: Tensor | slice = slice(None)
+    fewest, most = SAMPLES
+    wished = min(most, max(fewest, SAMPLES_A_WEIGHT * size))
+    if len(inputs) * positions > wished:
         drawn = torch.randperm(positions, generator=generator("reconstruct", layer.name))
-        chosen = drawn[: max(1, SAMPLES // len(inputs))].sort().values.to(wanted.device)
-    count = len(inputs) * len(chosen)
-    sums: list[Tensor] | None = None
+        chosen = drawn[: -(-wished // len(inputs))].sort().values.to(wanted.device)
+    count, sums = 0, None
     at_once = max(1, _AT_ONCE // (groups * size * positions))
     for one, other in zip(inputs.split(at_once), wanted.split(at_once), strict=True):
-        x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1).to(_wide(one))
-        y = channels_last(layer.module, other)[:, chosen].flatten(0, 1).to(x)
-        x, grouped = x.view(len(x), groups, size).movedim(1, 0), y.view(len(y), groups, -1).movedim(1, 0)
-        parts = [x.sum(1), x.mT @ x, x.mT @ grouped, y.sum(0)]
+        x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1)
+        y = channels_last(layer.module, other)[:, chosen].flatten(0, 1)
+        count += len(x)
+        x, y = _by_group(x, groups), _by_group(y, groups)
+        parts = [x.sum(1), x.mT @ x, x.mT @ y, y.sum(1).flatten()]
         sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
     assert sums is not None
     return _Moments(*(part / count for part in sums))
+
+
+def _by_group(samples: Tensor, groups: int) -> Tensor:
+    """(samples, groups * K) as (groups, samples, K), wide, in one copy."""
+    wide = torch.float32 if samples.device.type == "mps" else torch.float64  # Apple's GPUs have no float64.
+    parted = samples.view(len(samples), groups, -1).movedim(1, 0)
+    return parted.to(wide, memory_format=torch.contiguous_format)
 
 
 def unfolded(module: nn.Module, inputs: Tensor, groups: int) -> Tensor:
@@ -116,8 +127,3 @@ def unfolded(module: nn.Module, inputs: Tensor, groups: int) -> Tensor:
     if module._parameters.get("bias") is not None:
         lent["bias"] = torch.zeros(len(picking), dtype=weight.dtype, device=weight.device)
     return channels_last(module, functional_call(module, lent, (inputs,)))
-
-
-def _wide(like: Tensor) -> torch.dtype:
-    """Apple's GPUs have no float64."""
-    return torch.float32 if like.device.type == "mps" else torch.float64

@@ -125,7 +125,7 @@ def test_nothing_pruned_changes_nothing_and_many_positions_are_sampled(monkeypat
         torch.testing.assert_close(value, before[name])
     # Some of the positions give nearly the same weights.
     masks, found = prune(net, (), 0.4, Magnitude()), []
-    for samples in (reconstruction.SAMPLES, 400):
+    for samples in (reconstruction.SAMPLES, (300, 400)):
         monkeypatch.setattr(reconstruction, "SAMPLES", samples)
         own = copy.deepcopy(net)
         recalibrate(own, batches, masks, "reconstruct")
