@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--repairs", type=list[str], default=list(REPAIRS), help="for cost")
     parser.add_argument("--sides", type=list[int], default=[64, 128], help="heights and widths of the images, for cost")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the shortest counts; for cost")
-    parser.add_argument("--sparsities", type=list[float], default=[0.36, 0.59, 0.8, 0.95])
+    parser.add_argument("--sparsities", type=list[float], default=[0.36, 0.59, 0.8])
     parser.add_class_arguments(pretrained.Case, "trained")
     parser.add_argument("--methods", type=list[str], default=["magnitude"], help="criteria, for ridge")
-    parser.add_argument("--ridges", type=list[float], default=[0.001, 0.01, 0.1, 1.0], help="for ridge")
+    parser.add_argument("--ridges", type=list[float], default=[0.0001, 0.001, 0.01, 0.1, 1.0], help="for ridge")
     try:
         asked = parser.parse_args(sys.argv[1:])
     except Exception as error:

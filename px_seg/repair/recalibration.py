@@ -27,7 +27,7 @@ def recalibrate(
     batches: Batches,
     masks: Mapping[str, Tensor] | None = None,
     repair: str = "statistics",
-    ridge: float = 0.01,
+    ridge: float = 0.1,
 ) -> None:
     """Prune the model by `masks`, in place, and repair what that did, on images and without labels.
 
