@@ -7,14 +7,13 @@ python scripts/bench_criteria.py agreement --methods '[px,synflow_l2]' --trained
 python scripts/bench_criteria.py budget --trained.root data/photo
 """
 
-import sys
-from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from px_seg.benchmark import criteria, pretrained, px
-from px_seg.errors import InputError, one_line, one_line_errors
+from px_seg.benchmark.command_line import chosen, read_flags
+from px_seg.errors import one_line_errors
 from px_seg.pruning import CRITERIA
 
 WHAT = """cost: one round of scoring and ranking by each criterion, compared with inference over the same batches, in
@@ -37,12 +36,9 @@ def main() -> None:
     parser.add_argument("--vary_images", type=list[int], default=[1, 4, 16, 64], help="for budget")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/preservation"), help="for preservation")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of finished runs, for collapse")
-    try:
-        asked = parser.parse_args(sys.argv[1:])
-    except Exception as error:
-        raise InputError(one_line(error)) from None
+    asked = read_flags(parser)
     if asked.what == "cost":
-        case = px.Case(**{f.name: asked[f.name] for f in fields(px.Case) if f.name in asked})
+        case = chosen(px.Case, asked)
         criteria.report_costs(case, asked.methods, asked.repeats)
     elif asked.what == "collapse":
         criteria.report_collapse(asked.runs)

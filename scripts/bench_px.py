@@ -7,15 +7,14 @@ python scripts/bench_px.py flow --encoder resnet18 --batches 1 --side 64 --round
 python scripts/bench_px.py prune --device cuda --batches 53 --side 512 --rounds 100 --sparsity 0.9313
 """
 
-import sys
-from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from px_seg.benchmark import px
+from px_seg.benchmark.command_line import chosen, read_flags
 from px_seg.benchmark.flow import report_flow
-from px_seg.errors import InputError, one_line, one_line_errors
+from px_seg.errors import one_line_errors
 
 WHAT = """round: one round of scoring and ranking, compared with inference over the same batches, in time and memory,
 and where the time goes. growth: how that grows with batches, batch size, image side, rounds and depth; writes
@@ -32,11 +31,8 @@ def main() -> None:
     parser.add_argument("--precisions", type=list[str], default=["float32"], help="precisions for agreement and prune")
     parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.982], help="sparsities for agreement")
     parser.add_argument("--output", type=Path, default=Path("runs/bench_px"), help="folder for what is written")
-    try:
-        asked = parser.parse_args(sys.argv[1:])
-    except Exception as error:
-        raise InputError(one_line(error)) from None
-    case = px.Case(**{field.name: asked[field.name] for field in fields(px.Case)})
+    asked = read_flags(parser)
+    case = chosen(px.Case, asked)
     if asked.what == "round":
         px.report_round(case, asked.repeats)
     elif asked.what == "growth":

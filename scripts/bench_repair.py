@@ -4,13 +4,11 @@ python scripts/bench_repair.py cost --encoder resnet18 --batches 8 --batch_size 
 python scripts/bench_repair.py ridge --trained.root data/photo
 """
 
-import sys
-from dataclasses import fields
-
 from jsonargparse import ArgumentParser
 
 from px_seg.benchmark import pretrained, px, repair
-from px_seg.errors import InputError, one_line, one_line_errors
+from px_seg.benchmark.command_line import chosen, read_flags
+from px_seg.errors import one_line_errors
 from px_seg.repair import REPAIRS
 
 WHAT = """cost: every repair beside inference over the same images, in time and peak memory, by sparsity and image side.
@@ -28,12 +26,9 @@ def main() -> None:
     parser.add_class_arguments(pretrained.Case, "trained")
     parser.add_argument("--methods", type=list[str], default=["magnitude"], help="criteria, for ridge")
     parser.add_argument("--ridges", type=list[float], default=[0.0001, 0.001, 0.01, 0.1, 1.0], help="for ridge")
-    try:
-        asked = parser.parse_args(sys.argv[1:])
-    except Exception as error:
-        raise InputError(one_line(error)) from None
+    asked = read_flags(parser)
     if asked.what == "cost":
-        case = px.Case(**{f.name: asked[f.name] for f in fields(px.Case) if f.name in asked})
+        case = chosen(px.Case, asked)
         repair.report_costs(case, asked.repairs, asked.sparsities, asked.sides, asked.repeats)
     else:
         trained = pretrained.Case(**asked.trained.as_dict())

@@ -66,9 +66,9 @@ if [ -n "$rehearse" ]; then
     size=(--device cpu --encoder resnet18 --batch_size 2 --side 64) few=(--batches 1) whole=(--batches 1 --rounds 2)
     precisions=(float32) criteria=(--repeats 1 --methods '[px,random]')
     presets=(photo)
-    sweep=(--gpus none --weights none --data.also '[]' --data.name synthetic --data.size 32 --data.train_images 16 --data.val_images 4 --data.workers 0
-        --encoder resnet18 --epochs 2 --rounds 2 --batch_size 8 --pruning.batches 1 --pruning.batch_size 4
-        --methods random,dense --sparsities 0.9 --seeds 0)
+    sweep=(--gpus none --weights none --data.name synthetic --data.also '[]' --data.size 32 --data.train_images 16
+        --data.val_images 4 --data.workers 0 --encoder resnet18 --epochs 2 --rounds 2 --batch_size 8
+        --pruning.batches 1 --pruning.batch_size 4 --methods random,dense --sparsities 0.9 --seeds 0)
 else
     size=(--device cuda --side 512) few=(--batches 8) whole=(--batches 53 --rounds 100 --sparsity 0.9313)
     precisions=(float32 tf32 bfloat16) criteria=(--repeats 2)
@@ -95,8 +95,11 @@ for preset in "${presets[@]}"; do
         echo "$data is not there yet: it would be composed first"
         continue
     fi
-    if [ -n "$dry_run" ] && { [ "$preset" != photo_resnet18 ] || [ -d runs/objects ]; }; then "${run[@]}" --dry_run; fi
-    [ -z "$dry_run" ] || continue
+    if [ -n "$dry_run" ] && [ "$preset" = photo_resnet18 ] && [ ! -d runs/objects ]; then
+        echo "runs/objects, which it starts from, is not there yet: it would be trained first"
+        continue
+    fi
+    if [ -n "$dry_run" ]; then "${run[@]}" --dry_run; continue; fi
     if [ "$preset" = photo_resnet18 ] && [ ! -f runs/objects/results.json ]; then
         resume=()
         [ ! -d runs/objects ] || resume=(--resume)
@@ -105,7 +108,10 @@ for preset in "${presets[@]}"; do
     fi
     status=0
     within_the_chunk "${run[@]}" || status=$?
-    [ ! -d "$out/$preset/report" ] || { mkdir -p "$out/evidence/$preset"; cp "$out/$preset"/report/* "$out/evidence/$preset/"; }
+    if [ -d "$out/$preset/report" ]; then
+        mkdir -p "$out/evidence/$preset"
+        cp "$out/$preset"/report/* "$out/evidence/$preset/"
+    fi
     [ "$status" -eq 0 ] || { echo "error: not all runs of the sweep are finished, as it says above" >&2; exit "$status"; }
 done
 [ -n "$dry_run" ] || echo "all of it is in $out/evidence"

@@ -228,7 +228,7 @@ def _budget(
 
 
 @dataclass(frozen=True)
-class Method:
+class Asked:
     """A criterion as it was asked for."""
 
     criterion: Criterion
@@ -236,7 +236,7 @@ class Method:
     rounds: int | None
 
 
-def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, Method]:
+def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, Asked]:
     """The methods by what they were called. InputError for one, or a sparsity, that cannot be or is there twice."""
     for what, values in (("--methods", methods), ("--sparsities", sparsities)):
         if not values:
@@ -248,7 +248,7 @@ def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) ->
     return {method: _named(method, seed) for method in methods}
 
 
-def _named(text: str, seed: int) -> Method:
+def _named(text: str, seed: int) -> Asked:
     """A criterion with settings, ranking and rounds, written NAME:KEY=VALUE@RANKING#ROUNDS. InputError for another."""
     rest, _, rounds = text.partition("#")
     rest, _, ranking = rest.partition("@")
@@ -265,7 +265,7 @@ def _named(text: str, seed: int) -> Method:
     found = criterion(name, seed=seed, **{key: _value(value) for key, _, value in parts})
     if isinstance(found, TrainingCriterion) or name == "dense":
         raise InputError(f"{name} cannot be compared without training")
-    return Method(found, ranking or None, int(rounds) if rounds else None)
+    return Asked(found, ranking or None, int(rounds) if rounds else None)
 
 
 def _value(text: str) -> Any:
@@ -277,7 +277,7 @@ def _value(text: str) -> Any:
     return text
 
 
-def pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: Method, sparsity: float) -> Masks:
+def pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: Asked, sparsity: float) -> Masks:
     """What the method keeps of the network."""
     return prune(
         setting.model,

@@ -201,7 +201,7 @@ def predicted(panel: Panel) -> Table | None:
         rows.append(row)
     caption = (
         f"Does what is preserved before training predict {panel.score.label}? Spearman's rank correlation over "
-        "methods, 1 for the same order, with linear CKA of the last features, agreement, and error (fewer is better)"
+        "methods, 1 for the same order, with linear CKA of the last features, agreement, and error (less is better)"
     )
     return Table(caption, ["sparsity", "methods", "CKA", "agreement", "error"], rows) if rows else None
 

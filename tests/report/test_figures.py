@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 from helpers.sweeps import finished
+from matplotlib.figure import Figure
 
-from px_seg.curves import place, style
+from px_seg.curves import legend_columns, place, style
 from px_seg.report.figures import _plots
 from px_seg.report.runs import panels, read_runs
 from px_seg.sweep import PAPER
@@ -45,3 +46,21 @@ def test_curves_differ_in_marker_or_line_as_well_as_in_colour() -> None:
     assert len({(colour, marker) for colour, marker, _ in styles}) == 24
     for first, second in pairwise(styles):
         assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("width", [6.4, 13.8])
+@pytest.mark.parametrize(
+    "name", ["px", "magnitude+ranking=erk", "ntk_trace+ranking=erk+recalibrate=reconstruct+rounds=10"]
+)
+def test_a_legend_is_no_wider_than_its_figure_and_uses_it(name: str, width: float) -> None:
+    names = [name] * 20
+    extents = []
+    for more in (0, 1):
+        figure = Figure(figsize=(width, 4))
+        lines = [figure.subplots().plot([0, 1], "-o")[0]] * len(names)
+        columns = legend_columns(names, width) + more
+        legend = figure.legend(lines, names, ncols=columns, fontsize=9)
+        figure.draw_without_rendering()
+        extents.append(legend.get_window_extent().width / figure.dpi)
+    assert extents[0] <= width
+    assert extents[1] > 0.7 * width
