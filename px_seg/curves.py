@@ -32,9 +32,13 @@ def place(sparsity: float) -> float:
     return -math.log(1 - sparsity)
 
 
-def legend_columns(names: Sequence[str], width: float) -> int:
-    """How many columns of a legend with these names, in 9 points, fit into a figure of `width` inches."""
-    return max(1, min(len(names), int(13.3 * width) // (max(map(len, names)) + 9)))
+def legend_size(names: Sequence[str], width: float) -> tuple[int, float]:
+    """A legend below a figure of `width` inches: its columns, and what lines of it beyond three add in inches.
+
+    As many columns as fit with these names in 9 points.
+    """
+    columns = max(1, min(len(names), int(13.3 * width) // (max(map(len, names)) + 9)))
+    return columns, 0.19 * max(0, -(-len(names) // columns) - 3)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

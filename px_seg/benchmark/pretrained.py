@@ -32,9 +32,13 @@ from px_seg.pruning import (
     prune,
 )
 from px_seg.pruning.modes import evaluating
+from px_seg.sweep.methods import DENSE, Method
 from px_seg.tasks.base import spread
 
 STRIDE = 32
+
+OF_CRITERION = "pruning.settings."
+"""Where a run keeps the settings of its criterion."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,22 @@ class Setting:
             return [(images, self.model(images).argmax(1)) for images in self.prune_by]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A criterion as it was asked for."""
+
+    criterion: Criterion
+    ranking: str | None
+    rounds: int | None
+
+
 def report_preservation(
     case: Case, methods: Sequence[str], sparsities: Sequence[float], output_dir: Path, say: Callable[[str], Any] = print
 ) -> None:
     """Compare pruned networks with the dense one, row by row into preservation.csv; then a table and a figure.
 
-    A method may have settings and a ranking: `px:conserve=0.5`, `magnitude@erk`, `ntk_trace@erk#10` for ten rounds.
-    Rows that are there are not measured again.
+    A method is written as in a sweep and may have rounds, a ranking and settings of its criterion: `magnitude`,
+    `ntk_trace+ranking=erk+rounds=10`, `px+pruning.settings.conserve=0.5`. Rows that are there are not measured again.
     """
     named = all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
@@ -150,7 +163,7 @@ def report_preservation(
         work = partial(pruned, setting, batches, named[method], sparsity)
         return compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages)
 
-    wanted = {(m, s, case.seed): partial(measured, m, s) for m in methods for s in sparsities}
+    wanted = {(m, s, case.seed): partial(measured, m, s) for m in named for s in sparsities}
     title = f"Pruned networks beside the dense one, before training: {case.network}"
     folder.complete(wanted, case.judge_images, title, say)
 
@@ -188,16 +201,17 @@ def report_budget(
             raise InputError(f"{what} takes numbers of at least 1, got {list(numbers)}")
     if max(counts) > case.prune_images:
         raise InputError(f"--vary_images has {max(counts)}, more than the --trained.prune_images {case.prune_images}")
-    for method, own in all_named(methods, case.seed, [sparsity]).items():
+    named = all_named(methods, case.seed, [sparsity])
+    for method, own in named.items():
         if own.rounds is not None:
-            raise InputError(f"{method}: rounds are varied here: leave #{own.rounds} out")
+            raise InputError(f"{method}: rounds are varied here: leave rounds={own.rounds} out")
     setting = Setting.of(case)
     batches = setting.labelled()
     print(f"{case.title}, {case.prune_images} images, {sparsity:.0%} pruned\n")
     print("| method | rounds | images | same weights as with | agreement | seconds |")
     print("|---|---:|---:|---|---:|---:|", flush=True)
-    for method in methods:
-        for row in _budget(setting, batches, method, case.seed, sparsity, sorted(rounds), sorted(counts)):
+    for method, own in named.items():
+        for row in _budget(setting, batches, method, own, sparsity, sorted(rounds), sorted(counts)):
             print(row, flush=True)
 
 
@@ -205,67 +219,69 @@ def _budget(
     setting: Setting,
     batches: list[tuple[Tensor, Tensor]],
     method: str,
-    seed: int,
+    own: Asked,
     sparsity: float,
     rounds: list[int],
     counts: list[int],
 ) -> Iterator[str]:
-    named = _named(method, seed)
     total, middle_rounds = sum(len(images) for images, _ in batches), rounds[max(0, len(rounds) - 3)]
 
     def masks(number: int, count: int) -> tuple[float, Masks]:
-        given = replace(named, rounds=number)
+        given = replace(own, rounds=number)
         return clock(torch.device("cpu"), lambda: pruned(setting, _first(batches, count), given, sparsity))
 
     found = {number: masks(number, total) for number in rounds}
-    for number, (spent, own) in found.items():
-        same = agreement(own, found[rounds[-1]][1])
+    for number, (spent, kept) in found.items():
+        same = agreement(kept, found[rounds[-1]][1])
         yield f"| `{method}` | {number} | {total} | {rounds[-1]} rounds | {same:.3%} | {spent:.1f} |"
     for count in counts:
-        spent, own = masks(middle_rounds, count)
-        same = agreement(own, found[middle_rounds][1])
+        spent, kept = masks(middle_rounds, count)
+        same = agreement(kept, found[middle_rounds][1])
         yield f"| `{method}` | {middle_rounds} | {count} | {total} images | {same:.3%} | {spent:.1f} |"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A criterion as it was asked for."""
-
-    criterion: Criterion
-    ranking: str | None
-    rounds: int | None
 
 
 def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, Asked]:
     """The methods by what they were called. InputError for one, or a sparsity, that cannot be or is there twice."""
-    for what, values in (("--methods", methods), ("--sparsities", sparsities)):
+    names = [Method.of(text).name for text in methods]
+    for what, values in (("--methods", names), ("--sparsities", sparsities)):
         if not values:
             raise InputError(f"{what} has no value: give at least one")
         if len(set(values)) < len(values):
             raise InputError(f"{what} has a value twice: once is enough")
     if wrong := [sparsity for sparsity in sparsities if not 0 < sparsity < 1]:
         raise InputError(f"a sparsity must be a share above 0 and below 1, got {wrong[0]:g}")
-    return {method: _named(method, seed) for method in methods}
+    return {name: _named(text, seed) for name, text in zip(names, methods, strict=True)}
 
 
 def _named(text: str, seed: int) -> Asked:
-    """A criterion with settings, ranking and rounds, written NAME:KEY=VALUE@RANKING#ROUNDS. InputError for another."""
-    rest, _, rounds = text.partition("#")
-    rest, _, ranking = rest.partition("@")
-    name, _, settings = rest.partition(":")
-    if rounds and not (rounds.isdecimal() and int(rounds)):
-        raise InputError(f"{text}: rounds must be a whole number of at least 1, such as #10")
-    if ranking not in ("", *RANKINGS):
+    """A method of a sweep as one criterion of this seed. InputError for what cannot be compared here."""
+    method = Method.of(text)
+    settings: dict[str, Any] = {}
+    rounds, ranking = None, None
+    for key, value in method.settings:
+        if key == "rounds":
+            rounds = _rounds(text, value)
+        elif key == "ranking":
+            ranking = value
+        elif key == f"{OF_CRITERION}seed":
+            raise InputError(f"{text}: give --trained.seed instead, for all methods")
+        elif key.startswith(OF_CRITERION):
+            settings[key.removeprefix(OF_CRITERION)] = _value(value)
+        else:
+            raise InputError(f"{text}: {key} is not varied here, but rounds, ranking and {OF_CRITERION}KEY are")
+    if ranking not in (None, *RANKINGS):
         raise InputError(f"{text}: there is no ranking {ranking!r}: choose one of {', '.join(RANKINGS)}")
-    parts = [part.partition("=") for part in settings.split(",") if part]
-    if not all(key and value for key, _, value in parts):
-        raise InputError(f"{text}: write settings as NAME:KEY=VALUE,KEY=VALUE")
-    if any(key == "seed" for key, _, _ in parts):
-        raise InputError(f"{text}: give --trained.seed instead, for all methods")
-    found = criterion(name, seed=seed, **{key: _value(value) for key, _, value in parts})
-    if isinstance(found, TrainingCriterion) or name == "dense":
-        raise InputError(f"{name} cannot be compared without training")
-    return Asked(found, ranking or None, int(rounds) if rounds else None)
+    method.check()
+    found = criterion(method.criterion, seed=seed, **settings)
+    if isinstance(found, TrainingCriterion) or method.criterion == DENSE:
+        raise InputError(f"{method.criterion} cannot be compared without training")
+    return Asked(found, ranking, rounds)
+
+
+def _rounds(text: str, value: str) -> int:
+    if not (value.isdecimal() and int(value)):
+        raise InputError(f"{text}: rounds must be a whole number of at least 1, such as rounds=10")
+    return int(value)
 
 
 def _value(text: str) -> Any:

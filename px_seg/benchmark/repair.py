@@ -76,9 +76,9 @@ def report_ridges(
     print(f"{case.title}, {case.prune_images} images to repair by, {case.judge_images} others to judge by\n")
     print("| method | pruned | ridge | CKA of the last stage | agreement | error |")
     print("|---|---:|---:|---:|---:|---:|", flush=True)
-    for method in methods:
+    for method, own in named.items():
         for sparsity in sparsities:
-            masks = pretrained.pruned(setting, batches, named[method], sparsity)
+            masks = pretrained.pruned(setting, batches, own, sparsity)
             for ridge in (None, *ridges):
                 network = None
                 if ridge is not None:

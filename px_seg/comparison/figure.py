@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from px_seg.comparison.rows import Row
-from px_seg.curves import legend_columns, place, save, style
+from px_seg.curves import legend_size, place, save, style
+
+WIDTH = 12.0
+"""Inches."""
 
 
 def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
@@ -21,7 +24,8 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
         ("equal predictions", lambda row: row.agreement),
         ("relative error of the outputs", lambda row: row.error),
     )
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    columns, more = legend_size(methods, WIDTH)
+    figure = Figure(figsize=(WIDTH, 4.4 + more), layout="constrained")
     for axes, (label, value) in zip(figure.subplots(1, 3), panels, strict=True):
         for number, method in reversed(list(enumerate(methods))):
             colour, marker, line = style(number)
@@ -37,10 +41,15 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
     figure.axes[1].set_ylim(bottom=0)
     # One method may be off by a factor of hundreds.
     figure.axes[2].set_yscale("log")
-    figure.axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.axes[2].yaxis.set_major_formatter(FuncFormatter(_short))
+    figure.axes[2].yaxis.set_minor_formatter(FuncFormatter(_short))
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns = legend_columns(methods, figure.get_figwidth())
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=columns, fontsize=9)
     figure.suptitle(title, fontsize=11)
     save(figure, folder, name)
+
+
+def _short(value: float, _: int | None) -> str:
+    """The number of a tick that begins with 1, 2, 3 or 5."""
+    return f"{value:g}" if f"{value:e}"[0] in "1235" else ""

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from px_seg.curves import RED, legend_columns, place, save, style
+from px_seg.curves import RED, legend_size, place, save, style
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 from px_seg.pruning import Masks
@@ -53,10 +53,8 @@ def curves(folder: Path, name: str, panels: Sequence[Panel], title: str) -> None
     rows = -(-len(plots) // columns)
     entries = list(dict.fromkeys(curve.name for plot in plots for curve in plot.curves))
     width = 6.4 if columns == 1 else 4.6 * columns
-    legend = legend_columns([*entries, DENSE], width)
-    lines_of_text = -(-(len(entries) + 1) // legend)
-    height = 4.3 * rows + 0.19 * max(0, lines_of_text - 3)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    legend, more = legend_size([*entries, DENSE], width)
+    figure = Figure(figsize=(width, 4.3 * rows + more), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     score = panels[0].score
     for axes, plot in zip(grid, plots, strict=False):

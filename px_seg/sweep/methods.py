@@ -1,5 +1,6 @@
 """What a sweep compares: criteria, some with settings of their own, px+ranking=erk beside px."""
 
+import difflib
 import re
 from typing import NamedTuple
 
@@ -34,8 +35,7 @@ class Method(NamedTuple):
             if not value:
                 raise InputError(f"{text} gives {key} no value: write {name}+KEY=VALUE, such as {name}+ranking=erk")
             if not idle_when_dense(key):
-                allowed = ", ".join(IDLE_WHEN_DENSE)
-                raise InputError(f"{text}: a method's own settings are {allowed}: give {key} to all runs, or --vary it")
+                raise InputError(f"{text}: {_no_own_setting(key)}")
             if key in settings:
                 raise InputError(f"{text} gives {key} twice: once is enough")
             settings[key] = value
@@ -54,6 +54,14 @@ class Method(NamedTuple):
         if plus and self.criterion not in CRITERIA and name in CRITERIA:
             raise InputError(f"{self.criterion}: {rest!r} is no setting of {name}: write {name}+KEY=VALUE")
         criterion(self.criterion)
+
+
+def _no_own_setting(key: str) -> str:
+    own = f"{key} is not among the settings that a method can have of its own: {', '.join(IDLE_WHEN_DENSE)}"
+    near = difflib.get_close_matches(key.partition(".")[0], IDLE_WHEN_DENSE, n=1)
+    if near:
+        return f"did you mean {near[0]}? {own}"
+    return f"{own}: what all runs have is a flag --{key}, and --vary gives it several values"
 
 
 def readable(value: str) -> str:

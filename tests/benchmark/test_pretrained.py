@@ -28,13 +28,14 @@ def case(tmp_path: Path) -> Case:
 
 def test_rows_are_measured_once(case: Case, tmp_path: Path) -> None:
     said: list[str] = []
-    methods = ["magnitude@erk", "px:conserve=0.5,statistics=batches#2", "snip"]
+    settings = "pruning.settings.conserve=0.5+pruning.settings.statistics=batches+rounds=2"
+    methods = ["magnitude+ranking=erk", f"px+{settings}", "snip"]
     report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
     rows = read_rows(tmp_path / "out" / "preservation.csv")
     assert [row.method for row in rows] == methods
     assert list(rows[0].cka) == ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
     assert rows[1].cka != rows[2].cka
-    assert "| `px:conserve=0.5,statistics=batches#2` | 50% |" in said[-1]
+    assert f"| `px+{settings}` | 50% |" in said[-1]
     assert (tmp_path / "out" / "preservation.png").is_file()
     with pytest.raises(InputError, match="holds a comparison with other settings"):
         report_preservation(replace(case, side=64), methods, [0.5], tmp_path / "out", said.append)
@@ -65,10 +66,10 @@ def test_rounds_and_images_are_held_against_the_most(case: Case, capsys) -> None
 
 def test_masks_are_held_against_the_first_methods(case: Case, capsys) -> None:
     """Of a classifier whose last layer is not pruned PX's R is a multiple of SynFlow-L2's."""
-    methods = ["px#2", "synflow_l2#2", "random"]
+    methods = ["px+rounds=2", "synflow_l2+rounds=2", "random"]
     report_agreement(replace(case, double=True), methods, [0.5])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
-    assert rows[0] == ["`synflow_l2#2`", "50%", "`px#2`", "100.000%", "100.000%"]
+    assert rows[0] == ["`synflow_l2+rounds=2`", "50%", "`px+rounds=2`", "100.000%", "100.000%"]
     assert float(rows[1][3][:-1]) == pytest.approx(50, abs=1)
     with pytest.raises(InputError, match="two methods or more"):
         report_agreement(case, ["px"], [0.5])
@@ -99,14 +100,17 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
         (replace(case, network="pixienet"), ["px"], "timm has no network 'pixienet'"),
         (case, [], "--methods has no value"),
         (case, ["px", "px"], "--methods has a value twice"),
-        (case, ["px:seed=3"], "px:seed=3: give --trained.seed instead"),
-        (case, ["magnitude", "px@foo"], "px@foo: there is no ranking 'foo'"),
-        (case, ["magnitude", "px#0"], "px#0: rounds must be a whole number of at least 1"),
+        (case, ["px+rounds=2+ranking=erk", "px+ranking=erk+rounds=2"], "--methods has a value twice"),
+        (case, ["px+pruning.settings.seed=3"], "settings.seed=3: give --trained.seed instead"),
+        (case, ["px+recalibrate=statistics"], "recalibrate is not varied here, but rounds, ranking and"),
+        (case, ["magnitude", "px+ranking=foo"], r"px\+ranking=foo: there is no ranking 'foo'"),
+        (case, ["magnitude", "px+rounds=0"], r"px\+rounds=0: rounds must be a whole number of at least 1"),
         (replace(case, stages=("layer1",)), ["px"], "has no part 'layer1': give --trained.head and --trained.stages"),
         (case, ["imp"], "imp cannot be compared without training"),
-        (case, ["px:conserve=2"], "conserve must be a number from 0 to 1"),
-        (case, ["px#many"], "px#many: rounds must be a whole number"),
-        (case, ["px:conserve"], "px:conserve: write settings as NAME:KEY=VALUE"),
+        (case, ["dense"], "dense cannot be compared without training"),
+        (case, ["px+pruning.settings.conserve=2"], "conserve must be a number from 0 to 1"),
+        (case, ["px+rounds=many"], r"px\+rounds=many: rounds must be a whole number"),
+        (case, ["px+conserve"], r"px\+conserve: 'conserve' is no setting of px: write px\+KEY=VALUE"),
     ):
         with pytest.raises(InputError, match=message):
             report_preservation(wrong, methods, [0.5], tmp_path / "out", lambda _: None)
@@ -114,7 +118,7 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
         report_preservation(case, ["px"], [0.5, 1.5], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     for methods, rounds, counts, message in (
-        (["px#3"], [1], [1], "px#3: rounds are varied here: leave #3 out"),
+        (["px+rounds=3"], [1], [1], r"px\+rounds=3: rounds are varied here: leave rounds=3 out"),
         (["px"], [], [1], r"--vary_rounds takes numbers of at least 1, got \[\]"),
         (["px"], [1], [0], r"--vary_images takes numbers of at least 1, got \[0\]"),
         (["px"], [1], [1, 100], "--vary_images has 100, more than the --trained.prune_images 4"),

@@ -7,7 +7,7 @@ import pytest
 from helpers.sweeps import finished
 from matplotlib.figure import Figure
 
-from px_seg.curves import legend_columns, place, style
+from px_seg.curves import legend_size, place, style
 from px_seg.report.figures import _plots
 from px_seg.report.runs import panels, read_runs
 from px_seg.sweep import PAPER
@@ -58,7 +58,7 @@ def test_a_legend_is_no_wider_than_its_figure_and_uses_it(name: str, width: floa
     for more in (0, 1):
         figure = Figure(figsize=(width, 4))
         lines = [figure.subplots().plot([0, 1], "-o")[0]] * len(names)
-        columns = legend_columns(names, width) + more
+        columns = legend_size(names, width)[0] + more
         legend = figure.legend(lines, names, ncols=columns, fontsize=9)
         figure.draw_without_rendering()
         extents.append(legend.get_window_extent().width / figure.dpi)

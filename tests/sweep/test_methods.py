@@ -40,7 +40,8 @@ def test_a_setting_below_another_and_a_list_are_read() -> None:
     [
         ("px+erk", r"px\+erk: 'erk' is no setting of px: write px\+KEY=VALUE"),
         ("px+rounds=", "gives rounds no value"),
-        ("px+epochs=3", "own settings are rounds, ranking, .*: give epochs to all runs, or --vary it"),
+        ("px+epochs=3", "epochs is not among the settings .*: rounds, .*: what all runs have is a flag --epochs"),
+        ("px+rankng=erk", r"px\+rankng=erk: did you mean ranking\? rankng is not among the settings"),
         ("px+rounds=3+rounds=4", "gives rounds twice"),
         ("dense+rounds=3", "the dense network is not pruned, so it has no such settings: write dense"),
         ("nothing+rounds=3", "nothing"),
