@@ -40,6 +40,11 @@ def load_criteria(path: Path) -> None:
         raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
 
 
+def is_built_in(method: str) -> bool:
+    """Whether the criterion of this name is one of px_seg's, which no file of a user's decides."""
+    return CRITERIA[method].__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def own_file(criterion: object) -> Path | None:
     """The user's file that a criterion came from; None for one of px_seg's."""
     module = sys.modules.get(type(criterion).__module__)

@@ -7,6 +7,7 @@ from helpers.runs import CONFIGS
 from helpers.sweeps import asked, names
 
 from px_seg import InputError
+from px_seg.pruning import CRITERIA
 from px_seg.sweep import PAPER, plan_sweep
 
 
@@ -78,6 +79,18 @@ def test_a_pattern_decides_the_sparsity_and_the_dense_reference_has_none() -> No
     ]
     with pytest.raises(InputError, match=r"means sparsity 0\.5: leave --sparsities out"):
         plan_sweep(asked(*words, "--pattern", "2:4", "--sparsities", "0.5"))
+
+
+def test_a_file_of_criteria_is_part_of_the_runs_that_use_it_alone(tmp_path) -> None:
+    """So that a method of it joins a sweep whose other runs are there."""
+    own = tmp_path / "own.py"
+    own.write_text("import px_seg\n\n@px_seg.register('twin')\nclass Twin(px_seg.Magnitude): pass\n")
+    words = ("--methods", "dense,magnitude,twin", "--sparsities", "0.9", "--output_dir", "out")
+    try:
+        cells = plan_sweep(asked(*words, "--criteria", str(own)))
+    finally:
+        CRITERIA.pop("twin", None)
+    assert {cell.method: cell.config.criteria for cell in cells} == {"dense": None, "magnitude": None, "twin": str(own)}
 
 
 PRESETS = {
