@@ -21,8 +21,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "network": ("encoder", "weights", "output_stride", "ridge"),
     "data": ("data",),
     "training and evaluation": (
-        *("epochs", "batch_size", "loss", "optimizer", "schedule", "freeze_bn", "evaluate_first"),
-        *("preservation_images", "seed"),
+        *("epochs", "batch_size", "loss", "optimizer", "schedule", "freeze_bn"),
+        *("evaluate_first", "evaluate_every", "preservation_images", "seed"),
     ),
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
     "devices": ("channels_last", "sync_bn", "threads"),

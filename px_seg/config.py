@@ -179,6 +179,7 @@ class RunConfig:
             dense network first; or reconstruct, kept weights refitted to the dense layers' outputs
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
+        evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
         preservation_images: validation images on which a pruned network that starts from weights is compared with the
             dense one before training; 0 for no comparison
         criteria: Python file that registers your own criteria
@@ -219,6 +220,7 @@ class RunConfig:
     recalibrate: str = "none"
     freeze_bn: bool = False
     evaluate_first: bool = False
+    evaluate_every: int = 1
     preservation_images: int = 64
     criteria: str | None = None
     seed: int = 0

@@ -23,6 +23,7 @@ from px_seg.tasks import Classification
         (["--data.sise", "64"], r"data.sise.*data.size"),
         (["--rounds", "0"], "rounds must be a whole number from 1 to 10000"),
         (["--epochs", "-1"], "epochs must be at least 0"),
+        (["--evaluate_every", "0"], "evaluate_every must be at least 1 epoch, got 0"),
         (["--batch_size", "1"], "batch_size must be at least 2"),
         (["--batch_size", "5000"], "do not fill one batch of 5000"),
         (["--pruning.batches", "500"], "lower --pruning.batches"),

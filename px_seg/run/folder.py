@@ -17,7 +17,7 @@ TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
 
 OPERATIONAL = (
-    *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images"),
+    *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
     *("data.root", "data.download", "data.workers"),
 )
 """Settings that change how a run is carried out, not its results."""

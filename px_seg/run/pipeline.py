@@ -98,7 +98,7 @@ class Run:
         return repair(self.accelerator, self.model, self.task, masks, self.config)
 
     def fine_tune(self, masks: Masks) -> Trained:
-        """Train under the masks, evaluating, logging and checkpointing after every epoch.
+        """Train under the masks, logging and checkpointing after every epoch and evaluating as often as configured.
 
         With no epoch to train, the pruned network is evaluated as it is.
         """
@@ -113,14 +113,17 @@ class Run:
         scores: dict[str, Any] = {}
         with masks.hold(self.model, prepared.optimizer):
             if config.epochs == 0 or (config.evaluate_first and not done):
-                # The loader draws a seed, which would move the dropout of the training that follows.
-                with torch.random.fork_rng(devices=[]):
-                    scores = self._evaluate({"epoch": 0}, history)
+                line: dict[str, Any] = {"epoch": 0}
+                scores = self._evaluate(line)
+                self._log(line, history)
             try:
                 started = time.perf_counter()
                 for log in fine_tune(accelerator, self.task, prepared, range(done + 1, config.epochs + 1)):
                     line = asdict(log) | {"train_seconds": time.perf_counter() - started}
-                    scores = self._evaluate(line, history)
+                    share_buffers(accelerator, self.model)
+                    if log.epoch % config.evaluate_every == 0 or log.epoch == config.epochs:
+                        scores = self._evaluate(line)
+                    self._log(line, history)
                     save_checkpoint(accelerator, self.model, masks, log.epoch, folder.checkpoint)
                     started = time.perf_counter()
             except TrainingDiverged as error:
@@ -173,7 +176,7 @@ class Run:
             "prune": masks.provenance.seconds or 0.0,
             **({"repair": start.seconds} if config.recalibrate != "none" else {}),
             "train": sum(line.get("train_seconds", 0.0) for line in history),
-            "evaluate": sum(line["evaluate_seconds"] for line in history),
+            "evaluate": sum(line.get("evaluate_seconds", 0.0) for line in history),
         }
         results = collect(task, config, scores, saved, self.model, seconds, environment, file)
         summary = table(task, results, folder.path)
@@ -229,19 +232,23 @@ class Run:
             }
             self.accelerator.init_trackers(TRACKED, settings)
 
-    def _evaluate(self, line: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
-        """The scores of the model as it is; `line` gets them, and is logged, said and added to the history."""
+    def _evaluate(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The scores of the model as it is; `line` gets them, and the time that they took."""
         started = time.perf_counter()
-        share_buffers(self.accelerator, self.model)
-        scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+        # The loader draws a seed, which would move the dropout of the training that follows.
+        with torch.random.fork_rng(devices=[]):
+            scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
         line |= {**scores, "evaluate_seconds": time.perf_counter() - started}
+        return scores
+
+    def _log(self, line: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        """Add an epoch to the history, and to what is written, said and tracked."""
         history.append(line)
         if self.main:
             self.folder.log(line)
             self.say(_said(line, self.config.epochs, scores_in(self.task, line)))
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=line["epoch"])
-        return scores
 
     def _draw(self, masks: Masks, history: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> None:
         title = f"{described(results)}, {results['data']['name']}"
@@ -256,4 +263,4 @@ def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:
     if "loss" in line:
         parts.append(f"loss {line['loss']:.3f}")
     parts += [f"{score.label} {score.text(line[score.name])}" for score in scores]
-    return "  ".join([*parts, f"{line.get('train_seconds', 0) + line['evaluate_seconds']:.0f} s"])
+    return "  ".join([*parts, f"{line.get('train_seconds', 0) + line.get('evaluate_seconds', 0):.0f} s"])

@@ -90,6 +90,8 @@ def check_settings(config: RunConfig) -> Criterion | None:
     check_schedule(config.schedule)
     if config.epochs < 0:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
+    if config.evaluate_every < 1:
+        raise InputError(f"evaluate_every must be at least 1 epoch, got {config.evaluate_every}")
     if config.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
     if config.preservation_images and config.preservation_images < FEWEST:

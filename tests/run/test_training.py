@@ -101,9 +101,14 @@ def test_frozen_batchnorm_keeps_its_statistics_and_a_rate_of_zero_its_head(small
     assert results["before_training"]["accuracy"] == start["accuracy"] == lines(tmp_path / "moving")[0]["accuracy"]
 
 
-def test_an_evaluation_before_training_leaves_the_training_as_it_was(tiny, tmp_path) -> None:
+def test_evaluations_leave_the_training_as_it_was(tiny, tmp_path) -> None:
     """DeepLabV3+ has dropout, whose numbers come from the same stream as a loader's seed."""
-    for name, flags in {"with": ("--evaluate_first",), "without": ()}.items():
-        go("--config", tiny, "--method", "random", *flags, "--output_dir", tmp_path / name)
-    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("with", "without"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    flags = ("--config", tiny, "--method", "random", "--epochs", 3)
+    asked = {"first": ("--evaluate_first",), "every": (), "second": ("--evaluate_every", 2)}
+    results = {name: go(*flags, *more, "--output_dir", tmp_path / name) for name, more in asked.items()}
+    first, *others = (load_file(tmp_path / name / "model" / "model.safetensors") for name in asked)
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    assert results["second"]["miou"] == results["every"]["miou"]
+    evaluated = {name: [line["epoch"] for line in lines(tmp_path / name) if "miou" in line] for name in asked}
+    assert evaluated == {"first": [0, 1, 2, 3], "every": [1, 2, 3], "second": [2, 3]}
+    assert [line["epoch"] for line in lines(tmp_path / "second")] == [1, 2, 3]
