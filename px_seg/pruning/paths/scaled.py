@@ -44,7 +44,7 @@ class Scaled(NamedTuple):
         Zeros take a very small exponent, so that they never decide that of a sum. `overwrite`
         reuses these values' memory, which only whoever made them can know to be safe.
         """
-        low, high = self.values.detach().aminmax()
+        low, high = _in_memory_order(self.values.detach()).aminmax()
         largest = torch.maximum(high, -low)
         shift = torch.frexp(largest.to(_wide(largest))).exponent.clamp(-126, 126)
         exponent = torch.where(largest == 0, _NOTHING, self.exponent + shift)
@@ -90,6 +90,14 @@ def add(first: Scaled, second: Scaled) -> Scaled:
     # A sum is where branches meet, and mostly where the next ones begin: looking at it early
     # saves looking inside these, after which they would have to be aligned.
     return Scaled(a + b, exponent, drift + 1).ready(_HEADROOM // 2, overwrite=True)
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """The tensor with its dimensions from the largest stride to the smallest.
+
+    A reduction over all of a tensor in channels-last order would first copy it into the order of its dimensions.
+    """
+    return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
 
 
 def _power_of_two(exponent: Tensor, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from px_seg import PX, InputError
 from px_seg.pruning.modes import arithmetic
+from px_seg.pruning.paths.scaled import Scaled
 
 
 def test_float32_survives_a_bound_beyond_its_range(generator) -> None:
@@ -22,6 +23,17 @@ def test_float32_survives_a_bound_beyond_its_range(generator) -> None:
     for name, score in single.items():
         assert score.isfinite().all()
         torch.testing.assert_close(score.double() / small, double[name] / total, rtol=1e-4, atol=1e-12)
+
+
+def test_looking_for_the_largest_value_copies_no_tensor_in_channels_last_order(generator) -> None:
+    x = torch.randn(2, 8, 5, 5, generator=generator).to(memory_format=torch.channels_last)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        found = Scaled.of(x).normalised()
+    assert found.values.is_contiguous(memory_format=torch.channels_last)
+    assert 0.5 <= found.values.abs().max() < 1
+    assert torch.equal(torch.ldexp(found.values, found.exponent), x)
+    copied = [event for event in profile.events() if "copy" in event.name and list(x.shape) in event.input_shapes]
+    assert not copied
 
 
 class TwoDepths(nn.Module):
