@@ -246,6 +246,12 @@ def own_settings(run: Run, shared: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key not in shared}
 
 
+def _own(run: Run, key: str) -> bool:
+    """Whether a setting comes with the run's method, so that it may differ from other runs' without a word."""
+    without_file = key == "criteria" and run.config.get(key) is None
+    return without_file or (run.method == DENSE and idle_when_dense(key)) or key in own_keys(run.method)
+
+
 def caveats(all_panels: Sequence[Panel]) -> list[str]:
     """What a reader must know before comparing: settings and machines that differ where only the method should."""
     notes = []
@@ -255,11 +261,7 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         for key in sorted({key for run in members for key in run.config}):
             if key in (*OPERATIONAL, "method", "sparsity", "seed"):
                 continue
-            felt = [
-                run
-                for run in members
-                if not (run.method == DENSE and idle_when_dense(key)) and key not in own_keys(run.method)
-            ]
+            felt = [run for run in members if not _own(run, key)]
             values = {json.dumps(run.config.get(key)) for run in felt}
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {key}: {', '.join(sorted(values))}")

@@ -61,6 +61,20 @@ def test_a_methods_own_settings_are_no_difference_that_needs_saying(sweep) -> No
 
 
 @pytest.mark.parametrize(
+    ("files", "notes"),
+    [
+        (("mine.py", "mine.py"), []),
+        (("mine.py", "other.py"), ['not all runs have the same criteria: "mine.py", "other.py"']),
+    ],
+)
+def test_files_of_criteria_differ_where_there_are_two(sweep, files: tuple[str, str], notes: list[str]) -> None:
+    for seed in range(3):
+        for sparsity, file in zip((0.8, 0.98), files, strict=True):
+            finished(sweep, "snip", sparsity, seed, 0.5, criteria=file)
+    assert caveats(panels(read_runs(sweep))) == notes
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         *({"miou": math.nan}, {"miou": "abc"}, {"miou": None}, {"seed": None}, {"sparsity": "x"}, {"flops": 3}),
