@@ -177,6 +177,8 @@ class RunConfig:
         recalibrate: repair of the pruned network before it is judged or trained, on the images that pruning draws:
             none; statistics, those of BatchNorm gathered anew; variance, channels scaled to their variance in the
             dense network first; or reconstruct, kept weights refitted to the dense layers' outputs
+        recalibrate_rounds: repair the network after every round of pruning as well, so that each round scores what the
+            weights kept so far have become
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
@@ -218,6 +220,7 @@ class RunConfig:
     shuffle_masks: bool = False
     reinit: bool = False
     recalibrate: str = "none"
+    recalibrate_rounds: bool = False
     freeze_bn: bool = False
     evaluate_first: bool = False
     evaluate_every: int = 1

@@ -91,3 +91,16 @@ def test_between_rounds_the_network_is_reconstructed(network, batches, candidate
     )
     other = px_seg.prune(network, batches, 0.6, plain, rounds=2)
     assert any((mask != other[name]).any() for name, mask in masks.items())
+
+
+def test_the_trace_in_rounds_with_reconstruction_between_is_a_method_of_a_run_as_well(network, batches) -> None:
+    candidate = px_seg.prune(network, batches, 0.8, px_seg.criterion("trace_between"))
+    whole = px_seg.prune(
+        network,
+        batches,
+        0.8,
+        px_seg.criterion("ntk_trace"),
+        rounds=5,
+        repair=lambda own, masks: px_seg.recalibrate(own, batches, masks, "reconstruct"),
+    )
+    assert candidate == whole

@@ -20,7 +20,7 @@ from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
 from px_seg.repair import recalibrate
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.repairing import images_to_repair_by
+from px_seg.run.repairing import images_to_repair_by, repair_between_rounds
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import Batches, equip, try_out
 from px_seg.run.user_criteria import naming_file
@@ -176,7 +176,8 @@ def _compared(task_type: type[Task], cell: Cell, judged: Sequence[Tensor]) -> Ro
 
     def prune() -> Masks:
         with naming_file(criterion, config.method):
-            masks = carry_out(plan, setup.model, batches, criterion)
+            between = repair_between_rounds(setup.accelerator, setup.task, config)
+            masks = carry_out(plan, setup.model, batches, criterion, repair=between)
         return masks.shuffled(config.seed) if config.shuffle_masks else masks
 
     def repaired(masks: Masks) -> nn.Module:

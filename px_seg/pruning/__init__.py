@@ -10,7 +10,7 @@ from px_seg.pruning.criteria.px import PX, PXConserved
 from px_seg.pruning.criteria.px_paths import PXPaths
 from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
 from px_seg.pruning.density_schedule import exponential
-from px_seg.pruning.iterative import NothingToRank, carry_out, prune, scored
+from px_seg.pruning.iterative import NothingToRank, Repair, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.paths.operations import UnsupportedOperation
 from px_seg.pruning.paths.total import NoPathLeft
@@ -45,6 +45,7 @@ __all__ = [
     "Provenance",
     "Random",
     "RandomERK",
+    "Repair",
     "SynFlow",
     "SynFlowL2",
     "TrainingCriterion",

@@ -1,8 +1,9 @@
 """Iterative pruning: rounds of scoring and keeping the top."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from px_seg.pruning.distributed import Group, broadcast_masks, run_on_all_ranks
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.plan import Plan, plan_pruning
 from px_seg.pruning.scope import Scope
+
+Repair: TypeAlias = Callable[[nn.Module, Masks], object]
+"""Changes a network in place so that its kept weights make up for the pruned ones."""
 
 
 def prune(
@@ -29,6 +33,7 @@ def prune(
     ranking: str | None = None,
     pattern: str | None = None,
     start: Masks | None = None,
+    repair: Repair | None = None,
 ) -> Masks:
     """Masks that keep round((1 - sparsity) * n) of the n weights in scope.
 
@@ -41,6 +46,11 @@ def prune(
     keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
     then the pattern's, here 0.5, and rounds before the last keep at least 2.
 
+    `repair` is called before every round but the first with a copy of the model and the masks so far, and changes the
+    copy in place: the round scores what it leaves. `lambda network, masks: px_seg.recalibrate(network, batches,
+    masks, "reconstruct")` lets the weights kept make up for those pruned before the next are chosen. On several
+    processes it must leave the same on all.
+
     `start` resumes a pruning that was interrupted: the masks after one of its rounds, as `on_round` saw them, with
     everything else as it was.
 
@@ -52,7 +62,7 @@ def prune(
     layers, or does not divide a layer's input channels, and for a `start` that belongs to another pruning.
     """
     plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern)
-    return carry_out(plan, model, batches, criterion, on_round=on_round, group=group, start=start)
+    return carry_out(plan, model, batches, criterion, on_round=on_round, group=group, start=start, repair=repair)
 
 
 def carry_out(
@@ -64,6 +74,7 @@ def carry_out(
     on_round: Callable[[int, Masks], None] | None = None,
     group: Group = None,
     start: Masks | None = None,
+    repair: Repair | None = None,
 ) -> Masks:
     """What `prune` returns, of a plan that `plan_pruning` made for this model and criterion."""
     masks, scope = plan.start.beside(model), plan.scope
@@ -76,8 +87,11 @@ def carry_out(
         masks = Masks({name: start[name] for name in masks}, masks.provenance).beside(model)
 
     def next_masks(density: float) -> Masks:
+        network = model
+        if repair is not None and masks.density < 1:
+            repair(network := copy.deepcopy(model), masks)
         # The scores are not kept: they would lie beside those of the next round.
-        return masks.keep_top(scored(criterion, model, batches, masks, scope, group), density, plan.keep)
+        return masks.keep_top(scored(criterion, network, batches, masks, scope, group), density, plan.keep)
 
     for number, density in enumerate(plan.densities[done:], done + 1):
         masks = broadcast_masks(group, run_on_all_ranks(group, partial(next_masks, density)))

@@ -29,6 +29,7 @@ class Provenance:
         encoder: backbone, as the run named it
         weights: the backbone's start, as the run named it
         seconds: that pruning took
+        repaired: how the network was repaired between the rounds, by the name of that repair
         shuffled: whether the mask of each layer was permuted afterwards
         given: path of the file that the run took the masks from
         notes: whatever else a file says, as text
@@ -47,6 +48,7 @@ class Provenance:
     encoder: str | None = None
     weights: str | None = None
     seconds: float | None = None
+    repaired: str | None = None
     shuffled: bool = False
     given: str | None = None
 
@@ -128,7 +130,7 @@ def _truth(text: str) -> bool:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("criterion", "ranking", "pattern", "encoder", "weights", "given"), str),
+    **dict.fromkeys(("criterion", "ranking", "pattern", "encoder", "weights", "repaired", "given"), str),
     **{"settings": _settings, "sparsity": float, "rounds": _count, "scope": _scope},
     **{"method": _name, "seed": _count, "seconds": _seconds, "shuffled": _truth},
 }

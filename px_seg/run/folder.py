@@ -194,6 +194,7 @@ def default_folder(task: str, config: RunConfig) -> Path:
         config.shuffle_masks and "shuffled",
         config.reinit and "reinit",
         config.recalibrate != "none" and config.recalibrate,
+        config.recalibrate_rounds and "rounds",
     ]
     method = "-".join([config.method, *(change for change in changes if change)])
     return Path("runs") / task / data / encoder / method / f"{config.sparsity:g}" / f"seed{config.seed}"

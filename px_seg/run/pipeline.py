@@ -21,7 +21,7 @@ from px_seg.pruning import Masks
 from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
-from px_seg.run.repairing import Start, repair
+from px_seg.run.repairing import Start, repair, repair_between_rounds
 from px_seg.run.results import collect, described, pruned_by, scores_in, table
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
@@ -201,7 +201,8 @@ class Run:
         main_only(accelerator, lambda: folder.open(config))
         if config.resume and folder.masks.is_file():
             return resumed_masks(model, plan, folder, config)
-        return find_masks(model, plan, batches, criterion, folder, config, accelerator)
+        repair = repair_between_rounds(accelerator, self.task, config)
+        return find_masks(model, plan, batches, criterion, folder, config, accelerator, repair)
 
     def _given(self, masks: Masks) -> Masks:
         """The same masks, written to the opened folder. InputError where a run to be resumed had others."""

@@ -15,7 +15,7 @@ from px_seg.config import RunConfig
 from px_seg.data.loaders import pruning_batches
 from px_seg.devices import main_only
 from px_seg.errors import InputError
-from px_seg.pruning import Masks
+from px_seg.pruning import Criterion, Masks, Repair, TrainingCriterion
 from px_seg.repair import REPAIRS, check_repair, recalibrate
 from px_seg.tasks import Task
 from px_seg.tasks.base import evenly_cropped
@@ -32,13 +32,31 @@ class Start(NamedTuple):
     """Of the repair."""
 
 
-def check_recalibration(config: RunConfig) -> None:
-    """Refuse what needs neither data nor network to be refused."""
+def check_recalibration(config: RunConfig, criterion: Criterion | None) -> None:
+    """Refuse what needs neither data nor network to be refused; the criterion is None where masks are given."""
     choices = ("none", *REPAIRS)
     if config.recalibrate not in choices:
         raise InputError(f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join(choices)}")
     if config.recalibrate != "none" and config.reinit:
         raise InputError("new weights after pruning are nothing to be repaired: leave --reinit or --recalibrate out")
+    if config.recalibrate_rounds:
+        _check_rounds(config, criterion)
+
+
+def _check_rounds(config: RunConfig, criterion: Criterion | None) -> None:
+    if config.recalibrate == "none":
+        raise InputError(
+            "recalibrate_rounds repairs as recalibrate says, which is none: give --recalibrate reconstruct as well"
+        )
+    if criterion is None:
+        raise InputError(f"the masks come from {config.masks}, without any rounds: leave --recalibrate_rounds out")
+    if isinstance(criterion, TrainingCriterion):
+        raise InputError(f"{config.method} trains between its rounds: leave --recalibrate_rounds out")
+    if (config.rounds or criterion.rounds_to(config.sparsity)) < 2:
+        raise InputError(
+            f"{config.method} prunes in one round, so there is nothing to repair between rounds: give --rounds 5, or "
+            "leave --recalibrate_rounds out"
+        )
 
 
 def check_repairable(task: Task, model: nn.Module, config: RunConfig) -> None:
@@ -65,10 +83,30 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
         return Start(preserved, compare(model), time.perf_counter() - started)
 
     start = main_only(accelerator, repaired)
+    _send_from_main(accelerator, model)
+    return start or Start(None, None, 0.0)
+
+
+def repair_between_rounds(accelerator: Accelerator, task: Task, config: RunConfig) -> Repair | None:
+    """What repairs the network after a round of pruning, the same on all processes; None where that is not asked for.
+
+    The main process works.
+    """
+    if not config.recalibrate_rounds:
+        return None
+    images = main_only(accelerator, lambda: images_to_repair_by(task))
+
+    def repair(network: nn.Module, masks: Masks) -> None:
+        main_only(accelerator, lambda: recalibrate(network, images or [], masks, config.recalibrate))
+        _send_from_main(accelerator, network)
+
+    return repair
+
+
+def _send_from_main(accelerator: Accelerator, model: nn.Module) -> None:
     if accelerator.num_processes > 1:
         for tensor in model.state_dict().values():
             tensor.copy_(broadcast(tensor.clone()))
-    return start or Start(None, None, 0.0)
 
 
 def images_to_repair_by(task: Task) -> list[Tensor]:

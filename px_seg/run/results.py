@@ -100,6 +100,7 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "shuffle_masks": made.shuffled,
         "reinit": config.reinit,
         "recalibrate": config.recalibrate,
+        "recalibrate_rounds": made.repaired is not None,
         "freeze_bn": config.freeze_bn,
     }
 
@@ -163,7 +164,8 @@ def described(results: Mapping[str, Any]) -> str:
     if kept := results["keep_dense"]:
         parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
     parts += ["masks shuffled"] if results["shuffle_masks"] else []
-    parts += [REPAIRED[results["recalibrate"]]] if results["recalibrate"] in REPAIRED else []
+    if results["recalibrate"] in REPAIRED:
+        parts.append(REPAIRED[results["recalibrate"]] + (" after every round" if results["recalibrate_rounds"] else ""))
     return ", ".join(parts + (["new weights"] if results["reinit"] else []))
 
 

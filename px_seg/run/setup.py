@@ -100,7 +100,7 @@ def check_settings(config: RunConfig) -> Criterion | None:
         )
     if config.data.workers < 0:
         raise InputError(f"data.workers must be at least 0, got {config.data.workers}")
-    check_recalibration(config)
+    check_recalibration(config, criterion)
     check_weights(config.weights, config.encoder)
     return criterion
 

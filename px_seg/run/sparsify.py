@@ -21,6 +21,7 @@ from px_seg.pruning import (
     NothingToRank,
     Pattern,
     Plan,
+    Repair,
     TrainingCriterion,
     carry_out,
     check_ranking,
@@ -43,7 +44,9 @@ SAVE_EVERY = 60.0
 """Seconds of pruning that an interruption may cost, and the round that it falls into."""
 
 
-IDLE_WHEN_DENSE = ("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "recalibrate", "pruning")
+IDLE_WHEN_DENSE = (
+    *("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "recalibrate", "recalibrate_rounds", "pruning"),
+)
 """Settings that make no difference to a network that is not pruned."""
 
 
@@ -73,7 +76,7 @@ def without_idle_settings(config: C) -> C:
     else:
         return config
     if config.sparsity == 0 and config.masks is None:
-        config = replace(config, recalibrate="none")
+        config = replace(config, recalibrate="none", recalibrate_rounds=False)
     return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
 
 
@@ -173,6 +176,7 @@ def find_masks(
     folder: RunFolder,
     config: RunConfig,
     accelerator: Accelerator,
+    repair: Repair | None = None,
 ) -> Masks:
     """Masks as planned, from the batches of all processes and the same on all.
 
@@ -201,7 +205,7 @@ def find_masks(
 
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
         with naming_file(criterion, config.method):
-            masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start)
+            masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start, repair=repair)
     masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
         masks.save(folder.masks)
@@ -249,5 +253,6 @@ def _asked(config: RunConfig) -> dict[str, Any]:
         "method": config.method,
         "sparsity": config.sparsity,
         "seed": config.seed,
+        "repaired": config.recalibrate if config.recalibrate_rounds else None,
         "shuffled": config.shuffle_masks,
     }

@@ -53,6 +53,31 @@ def test_a_comparison_without_training_repairs_as_a_run_does(small, start, tmp_p
     assert (row.cka, row.agreement, row.error) == (run["cka"], run["agreement"], run["error"])
 
 
+def test_a_network_may_be_repaired_after_every_round(small, start, tmp_path) -> None:
+    own = ("--epochs", 0, "--recalibrate", "reconstruct", "--preservation_images", 10)
+    more, names = ("--rounds", 3, "--recalibrate_rounds"), ("once", "rounds")
+    runs = [
+        classify(*flags(small, start, *own, *extra, "--output_dir", tmp_path / name))
+        for name, extra in zip(names, (more[:2], more), strict=True)
+    ]
+    assert [results["recalibrate_rounds"] for results in runs] == [False, True]
+    masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in names]
+    assert masks[0] != masks[1]
+    assert [made.provenance.repaired for made in masks] == [None, "reconstruct"]
+    # The same in a comparison without training.
+    method = "magnitude+recalibrate=reconstruct+recalibrate_rounds=true+rounds=3"
+    words = ("preservation", "--task", "cls", "--config", small, "--weights", start, "--methods", method)
+    main([str(word) for word in (*words, "--sparsities", 0.8, "--images", 10, "--output_dir", tmp_path / "out")])
+    (row,) = read_rows(tmp_path / "out" / "preservation.csv")
+    assert row.cka == runs[1]["preservation_repaired"]["cka"]
+    given = ("--config", small, "--weights", start, "--masks", tmp_path / "rounds", *own, "--recalibrate_rounds")
+    with pytest.raises(InputError, match=r"masks come from .*, without any rounds: leave --recalibrate_rounds out"):
+        classify(*given, "--output_dir", tmp_path / "given")
+    # A dense run has no rounds.
+    dense = ("--config", small, "--weights", start, "--sparsity", 0, "--epochs", 0, *own[2:], *more)
+    assert classify(*dense, "--output_dir", tmp_path / "dense")["recalibrate_rounds"] is False
+
+
 def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:
     losses = {}
     for repair in ("none", "statistics", "reconstruct"):
@@ -82,6 +107,15 @@ def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:
             "there is no recalibration 'magic': choose one of none, statistics, variance, recon",
         ),
         (("--recalibrate", "statistics", "--reinit"), "leave --reinit or --recalibrate out"),
+        (("--recalibrate_rounds",), "recalibrate says, which is none: give --recalibrate reconstruct as well"),
+        (
+            ("--rounds", 1, "--recalibrate", "statistics", "--recalibrate_rounds"),
+            "magnitude prunes in one round, .*: give --rounds 5",
+        ),
+        (
+            ("--method", "imp", "--recalibrate", "statistics", "--recalibrate_rounds"),
+            "imp trains between its rounds: leave --recalibrate_rounds out",
+        ),
         (("--recalibrate", "statistics", "--pruning.batches", 1000), "pruning needs 1000 batches"),
         (("--recalibrate", "variance", "--encoder", "vgg11", "--weights", "none"), "no BatchNorm whose statistics"),
     ],
@@ -95,5 +129,6 @@ def test_bad_input_is_refused_before_anything_is_written(small, start, tmp_path,
 @pytest.mark.slow
 def test_all_processes_have_what_the_main_one_repaired(tmp_path) -> None:
     worker("repaired_pair", tmp_path, ACCELERATE_USE_CPU="true")
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    for name in ("", "between"):
+        first, second = (load_file(tmp_path / f"{name}{rank}.safetensors") for rank in (0, 1))
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
