@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Channel statistics of ImageNet, for all data and weights; CLIP was trained with slightly different ones."""
+"""Channel statistics of ImageNet, for all data and weights.
+
+CLIP was trained with slightly different ones, and EfficientNet-Lite with 0.5 for all.
+"""
 
 FILL = {"fill": tuple(255 * mean for mean in MEAN), "border_mode": cv2.BORDER_CONSTANT}
 """The mean colour, 0 once it is normalised, where there is no image."""

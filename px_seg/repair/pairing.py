@@ -1,13 +1,16 @@
 """The dense network and the pruned one on the same images, layer by layer, in one pass."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from px_seg.errors import InputError
 from px_seg.pruning.modes import evaluating, undisturbed
@@ -65,16 +68,18 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
 
 
 def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) -> dict[str, str]:
-    """The BatchNorm, by path, that reads what a layer returns."""
-    outputs: dict[int, tuple[str, Tensor]] = {}
-    found: dict[str, str] = {}
+    """The BatchNorm, by path, that alone reads what a layer returns, at the layer's first use if there are several."""
+    outputs: list[tuple[str, Tensor]] = []
+    norms: dict[int, str] = {}
+    readers = _Readers()
 
     def note(path: str, inputs: Sequence[Tensor], output: Tensor) -> None:
         if path in layers:
-            # Kept, so that no other tensor gets its identity.
-            outputs[id(output)] = (path, output)
-        elif inputs and id(inputs[0]) in outputs:
-            found[outputs[id(inputs[0])][0]] = path
+            # Kept, so that no other tensor gets its identity, which one that is gone may have had before.
+            outputs.append((path, output))
+            readers.counts[id(output)] = 0
+        elif inputs and id(inputs[0]) in readers.counts:
+            norms[id(inputs[0])] = path
 
     hooks = [
         module.register_forward_hook(lambda _, inputs, output, path=path: note(path, inputs, output))
@@ -82,11 +87,32 @@ def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) ->
         if path in layers or isinstance(module, _BatchNorm)
     ]
     try:
-        model(image)
+        with readers:
+            model(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    first = {path: output for path, output in reversed(outputs)}
+    return {
+        path: norms[id(output)]
+        for path, output in first.items()
+        if id(output) in norms and readers.counts[id(output)] == 1
+    }
+
+
+class _Readers(TorchFunctionMode):
+    """Counts how many operations read the tensors in `counts`, by identity; what returns no tensor is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(found)):
+            read = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            self.counts.update(read & self.counts.keys())
+        return found
 
 
 @contextmanager

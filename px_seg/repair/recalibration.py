@@ -54,15 +54,17 @@ def recalibrate(
     if not batches:
         raise InputError("a repair needs images: give it at least one batch")
     check_fit(masks or {}, dict(model.named_parameters()))
+    # What fails leaves the model as it was.
     if masks is not None and repair == "variance":
-        model.load_state_dict(with_variances(model, masks, _images(model, batches)).state_dict())
+        scaled = with_variances(model, masks, _images(model, batches))
+        changed = {**scaled.state_dict(), **statistics_of(scaled, batches)}
     elif masks is not None and repair == "reconstruct":
-        model.load_state_dict(reconstructed(model, masks, _images(model, batches), ridge).state_dict())
-    elif masks is not None:
+        changed = reconstructed(model, masks, _images(model, batches), ridge).state_dict()
+    else:
+        changed = statistics_of(model, batches, masks)
+    model.load_state_dict({**model.state_dict(), **changed})
+    if masks is not None:
         Masks(masks).apply(model)
-    if repair != "reconstruct":
-        statistics = statistics_of(model, batches)
-        model.load_state_dict({**model.state_dict(), **statistics})
 
 
 def check_repair(model: nn.Module, repair: str) -> None:

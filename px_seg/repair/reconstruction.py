@@ -44,19 +44,20 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
     bias = layer.module._parameters.get("bias")
     groups = int(getattr(layer.module, "groups", 1))
     moments = _moments(layer, inputs, wanted, groups)
-    if bias is not None or (layer.norm is not None and layer.norm.running_mean is not None):
-        moments = moments.centred()
+    fits_mean = bias is not None or (layer.norm is not None and layer.norm.running_mean is not None)
+    moments = moments.centred() if fits_mean else moments.about_zero()
     rows, kept = weight.flatten(1).to(moments.gram), layer.mask.to(weight.device, torch.bool).flatten(1)
     per_group = len(rows) // groups
     penalty = ridge * float(moments.gram.diagonal(dim1=1, dim2=2).mean())
-    # A layer whose inputs are constant has nothing to be fitted to.
+    # A layer whose inputs are the same in all samples has nothing to be fitted to.
     if penalty > 0:
         moments.gram.diagonal(dim1=1, dim2=2).add_(penalty)
         right = moments.product.mT + penalty * rows.view(groups, per_group, -1)
         rows = solved(moments.gram, right, kept.view_as(right)).flatten(0, 1)
     weight.copy_(rows.view_as(weight))
     # What the fit leaves of the mean, given that of the inputs.
-    shift = moments.wanted - (rows.view(groups, per_group, -1) @ moments.inputs[:, :, None]).flatten()
+    mean, wanted_mean = moments.means()
+    shift = wanted_mean - (rows.view(groups, per_group, -1) @ mean[:, :, None]).flatten()
     if bias is not None:
         bias.copy_(shift)
     elif layer.norm is not None and layer.norm.running_mean is not None:
@@ -64,8 +65,12 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
 
 
 class _Moments(NamedTuple):
-    """Means over samples."""
+    """Means over samples, of differences from the first sample: products of values far from 0 would drown them."""
 
+    first: Tensor
+    """(groups, K), the inputs of the first sample."""
+    first_wanted: Tensor
+    """(groups, outputs a group), its outputs."""
     inputs: Tensor
     """(groups, K)."""
     gram: Tensor
@@ -73,13 +78,26 @@ class _Moments(NamedTuple):
     product: Tensor
     """(groups, K, outputs a group), of inputs and outputs."""
     wanted: Tensor
-    """(outputs,)."""
+    """(groups, outputs a group)."""
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Of the inputs themselves, (groups, K), and of the outputs, (outputs,)."""
+        return self.first + self.inputs, (self.first_wanted + self.wanted).flatten()
 
     def centred(self) -> "_Moments":
-        """Covariances in place of means of products."""
-        groups = len(self.inputs)
-        gram = self.gram - self.inputs[:, :, None] * self.inputs[:, None]
-        product = self.product - self.inputs[:, :, None] * self.wanted.view(groups, 1, -1)
+        """With covariances in place of means of products."""
+        return self._moved(-self.inputs, -self.wanted)
+
+    def about_zero(self) -> "_Moments":
+        """With means of products of the values themselves."""
+        return self._moved(self.first, self.first_wanted)
+
+    def _moved(self, inputs: Tensor, wanted: Tensor) -> "_Moments":
+        """The means of products once these are added to every sample."""
+        mean = self.inputs[:, :, None]
+        added, more = inputs[:, :, None], wanted[:, None]
+        gram = self.gram + added @ mean.mT + mean @ added.mT + added @ added.mT
+        product = self.product + added @ self.wanted[:, None] + mean @ more + added @ more
         return self._replace(gram=gram, product=product)
 
 
@@ -95,16 +113,20 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
         drawn = torch.randperm(positions, generator=generator("reconstruct", layer.name))
         chosen = drawn[: -(-wished // len(inputs))].sort().values.to(wanted.device)
     count, sums = 0, None
+    origin: tuple[Tensor, Tensor] | None = None
     at_once = max(1, _AT_ONCE // (groups * size * positions))
     for one, other in zip(inputs.split(at_once), wanted.split(at_once), strict=True):
         x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1)
         y = channels_last(layer.module, other)[:, chosen].flatten(0, 1)
         count += len(x)
         x, y = _by_group(x, groups), _by_group(y, groups)
-        parts = [x.sum(1), x.mT @ x, x.mT @ y, y.sum(1).flatten()]
+        origin = origin or (x[:, :1].clone(), y[:, :1].clone())
+        x, y = x - origin[0], y - origin[1]
+        parts = [x.sum(1), x.mT @ x, x.mT @ y, y.sum(1)]
         sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
     assert sums is not None
-    return _Moments(*(part / count for part in sums))
+    assert origin is not None
+    return _Moments(origin[0][:, 0], origin[1][:, 0], *(part / count for part in sums))
 
 
 def _by_group(samples: Tensor, groups: int) -> Tensor:

@@ -80,7 +80,8 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
     def repaired() -> Start:
         started = time.perf_counter()
         recalibrate(model, images_to_repair_by(task), masks, config.recalibrate)
-        return Start(preserved, compare(model), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Start(preserved, compare(model), seconds)
 
     start = main_only(accelerator, repaired)
     _send_from_main(accelerator, model)

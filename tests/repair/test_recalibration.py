@@ -126,3 +126,14 @@ def test_fewer_large_images_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     recalibrate(own, [batches[0][0], batches[1][0][:1]], masks, "reconstruct")
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, own.state_dict()[name])
+
+
+@pytest.mark.parametrize("repair", ["statistics", "variance"])
+def test_a_repair_that_fails_half_way_leaves_the_model_as_it_was(repair: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    masks = {"0.weight": torch.rand(4, 3, 3, 3) > 0.5}
+    with pytest.raises(InputError):
+        recalibrate(net, [torch.randn(1, 3, 3, 3)], masks, repair)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -142,3 +142,66 @@ def test_what_cannot_be_reconstructed_is_refused(generator) -> None:
     conv = nn.Sequential(nn.Conv2d(2, 2, 3))
     with pytest.raises(InputError, match="ridge must be above 0, got 0"):
         recalibrate(conv, x, prune(conv, (), 0.5, Magnitude()), "reconstruct", ridge=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_layer_that_sees_the_same_everywhere_keeps_its_weights(dtype: torch.dtype) -> None:
+    """All weights before it are pruned, so that it reads a BatchNorm's shift alone."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+        nn.init.normal_(net[1].bias, std=10)
+        net = net.to(dtype).eval()
+        masks = {"0.weight": torch.zeros(6, 3, 1, 1, dtype=torch.bool), "3.weight": torch.rand(4, 6, 1, 1) > 0.5}
+        kept, images = net[3].weight * masks["3.weight"], torch.randn(4, 3, 5, 5, dtype=dtype)
+        wanted = net(images).mean((0, 2, 3))
+        recalibrate(net, [images], masks, "reconstruct")
+        assert torch.equal(net[3].weight, kept)
+        torch.testing.assert_close(net(images).mean((0, 2, 3)), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_behind_an_activation_in_place_is_no_layers_norm() -> None:
+    masks = {"0.weight": torch.rand(6, 3, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5}
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    states = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(inplace), nn.BatchNorm2d(6)).eval()
+        recalibrate(net, [images], masks, "reconstruct")
+        states.append(net.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert not states[1]["2.running_mean"].any()
+
+
+def test_of_a_layer_used_twice_the_norm_behind_its_first_use_is_moved() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.one, self.other = nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.other(self.conv(self.one(self.conv(x)).relu()))
+
+    torch.manual_seed(0)
+    net, images = Twice().eval(), torch.randn(4, 3, 8, 8) + 1
+    mask = torch.tensor([1, 0, 1, 0, 1, 1, 1, 0, 0]).view(3, 3, 1, 1).bool()
+    recalibrate(net, [images], {"conv.weight": mask}, "reconstruct")
+    assert net.one.running_mean.any()
+    assert not net.other.running_mean.any()
+
+
+def test_a_norm_that_shares_a_layers_outputs_with_a_shortcut_is_not_moved() -> None:
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.conv = nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return x + self.conv(self.norm(x).relu())
+
+    torch.manual_seed(0)
+    net, images = PreActivation().eval(), torch.randn(4, 3, 8, 8) + 1
+    mask = torch.tensor([1, 0, 1, 0, 1, 1, 1, 0, 0]).view(3, 3, 1, 1).bool()
+    recalibrate(net, [images], {"stem.weight": mask}, "reconstruct")
+    assert not net.norm.running_mean.any()
