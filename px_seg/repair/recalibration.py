@@ -44,8 +44,9 @@ def recalibrate(
     or fewer large ones (`PIXELS`). The model is dense when it is given, and pruned weights are exactly 0 afterwards.
     Without masks, weights stay and `statistics` is all that can be done.
 
-    Raises InputError for an unknown repair, no batches, masks that do not fit, no masks where they are needed, and for
-    `statistics` and `variance` where no BatchNorm has running statistics.
+    What fails leaves the model as it was. Raises InputError for an unknown repair, no batches, masks that do not fit,
+    no masks where they are needed, `statistics` and `variance` where no BatchNorm has running statistics, and images or
+    weights that leave a value not finite.
     """
     check_repair(model, repair)
     if masks is None and repair != "statistics":
@@ -54,7 +55,6 @@ def recalibrate(
     if not batches:
         raise InputError("a repair needs images: give it at least one batch")
     check_fit(masks or {}, dict(model.named_parameters()))
-    # What fails leaves the model as it was.
     if masks is not None and repair == "variance":
         scaled = with_variances(model, masks, _images(model, batches))
         changed = {**scaled.state_dict(), **statistics_of(scaled, batches)}
@@ -62,6 +62,10 @@ def recalibrate(
         changed = reconstructed(model, masks, _images(model, batches), ridge).state_dict()
     else:
         changed = statistics_of(model, batches, masks)
+    if wrong := [name for name, value in changed.items() if not value.isfinite().all()]:
+        raise InputError(
+            f"{repair} leaves {wrong[0]} not finite: the images, or the network's weights, are NaN or huge"
+        )
     model.load_state_dict({**model.state_dict(), **changed})
     if masks is not None:
         Masks(masks).apply(model)

@@ -45,7 +45,8 @@ SAVE_EVERY = 60.0
 
 
 IDLE_WHEN_DENSE = (
-    *("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "recalibrate", "recalibrate_rounds", "pruning"),
+    *("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning"),
+    *("recalibrate", "recalibrate_rounds"),
 )
 """Settings that make no difference to a network that is not pruned."""
 

@@ -11,6 +11,9 @@ from px_seg.pruning import CRITERIA
 
 _PREFIX = "px_seg_criteria_"
 
+BUILT_IN = frozenset(CRITERIA)
+"""The criteria that are there before any file is read, which no file of a user's decides."""
+
 
 def load_criteria(path: Path) -> None:
     """Run a Python file that registers criteria (`px_seg.register`); once, however often it is asked for.
@@ -38,11 +41,6 @@ def load_criteria(path: Path) -> None:
         CRITERIA.update(before)
         message = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
-
-
-def is_built_in(method: str) -> bool:
-    """Whether the criterion of this name is one of px_seg's, which no file of a user's decides."""
-    return CRITERIA[method].__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def own_file(criterion: object) -> Path | None:

@@ -59,9 +59,7 @@ class Method(NamedTuple):
 def _no_own_setting(key: str) -> str:
     own = f"{key} is not among the settings that a method can have of its own: {', '.join(IDLE_WHEN_DENSE)}"
     near = difflib.get_close_matches(key.partition(".")[0], IDLE_WHEN_DENSE, n=1)
-    if near:
-        return f"did you mean {near[0]}? {own}"
-    return f"{own}: what all runs have is a flag --{key}, and --vary gives it several values"
+    return f"did you mean {near[0]}? {own}" if near else f"{own}; others are the same for all methods"
 
 
 def readable(value: str) -> str:

@@ -13,7 +13,7 @@ from px_seg.pruning import CRITERIA
 from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import check_settings, set_up
 from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
-from px_seg.run.user_criteria import is_built_in, load_criteria
+from px_seg.run.user_criteria import BUILT_IN, load_criteria
 from px_seg.sweep.methods import DENSE, Method, readable
 from px_seg.tasks import presets, task_of
 
@@ -177,7 +177,7 @@ def _cell(
     # Data is fetched once, when the sweep is checked.
     data = replace(base.data, download=False)
     config = replace(base, method=method.criterion, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
-    if is_built_in(method.criterion):
+    if method.criterion in BUILT_IN:
         config = replace(config, criteria=None)
     config = as_dense(config) if method.criterion == DENSE else without_idle_settings(config)
     return Cell(combination, folder, request.output_dir / NOTES / path, config, method.name)

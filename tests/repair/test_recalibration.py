@@ -128,12 +128,19 @@ def test_fewer_large_images_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(value, own.state_dict()[name])
 
 
-@pytest.mark.parametrize("repair", ["statistics", "variance"])
-def test_a_repair_that_fails_half_way_leaves_the_model_as_it_was(repair: str) -> None:
+@pytest.mark.parametrize(
+    ("repair", "images"),
+    [
+        *(("statistics", torch.zeros(1, 3, 3, 3)), ("variance", torch.zeros(1, 3, 3, 3))),
+        *((repair, torch.full((2, 3, 5, 5), torch.nan)) for repair in ("statistics", "variance", "reconstruct")),
+        *((repair, 1e30 * torch.randn(2, 3, 5, 5)) for repair in ("statistics", "variance")),
+    ],
+)
+def test_a_repair_that_fails_leaves_the_model_as_it_was(repair: str, images: torch.Tensor) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     masks = {"0.weight": torch.rand(4, 3, 3, 3) > 0.5}
     with pytest.raises(InputError):
-        recalibrate(net, [torch.randn(1, 3, 3, 3)], masks, repair)
+        recalibrate(net, [images], masks, repair)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

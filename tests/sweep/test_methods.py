@@ -40,7 +40,7 @@ def test_a_setting_below_another_and_a_list_are_read() -> None:
     [
         ("px+erk", r"px\+erk: 'erk' is no setting of px: write px\+KEY=VALUE"),
         ("px+rounds=", "gives rounds no value"),
-        ("px+epochs=3", "epochs is not among the settings .*: rounds, .*: what all runs have is a flag --epochs"),
+        ("px+epochs=3", "epochs is not among the settings .*: rounds, .*; others are the same for all methods"),
         ("px+rankng=erk", r"px\+rankng=erk: did you mean ranking\? rankng is not among the settings"),
         ("px+rounds=3+rounds=4", "gives rounds twice"),
         ("dense+rounds=3", "the dense network is not pruned, so it has no such settings: write dense"),

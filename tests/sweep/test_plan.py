@@ -84,7 +84,8 @@ def test_a_pattern_decides_the_sparsity_and_the_dense_reference_has_none() -> No
 def test_a_file_of_criteria_is_part_of_the_runs_that_use_it_alone(tmp_path) -> None:
     """So that a method of it joins a sweep whose other runs are there."""
     own = tmp_path / "own.py"
-    own.write_text("import px_seg\n\n@px_seg.register('twin')\nclass Twin(px_seg.Magnitude): pass\n")
+    # A class of px_seg's own under another name is the file's as well.
+    own.write_text("import px_seg\n\npx_seg.register('twin')(px_seg.Magnitude)\n")
     words = ("--methods", "dense,magnitude,twin", "--sparsities", "0.9", "--output_dir", "out")
     try:
         cells = plan_sweep(asked(*words, "--criteria", str(own)))
