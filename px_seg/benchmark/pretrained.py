@@ -20,7 +20,7 @@ from px_seg.comparison.rows import Row, compared
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError, one_line
-from px_seg.models import build_segmenter, efficientnet
+from px_seg.models import build_segmenter, efficientnet, normalisation_of
 from px_seg.models.weights import read_weights
 from px_seg.pruning import (
     RANKINGS,
@@ -336,7 +336,8 @@ def _classifier(name: str, weights: str) -> nn.Module:
 
 
 def _photographs(case: Case, split: str, count: int) -> list[Tensor]:
-    data, transform = VOC(case.root, split), centre_crop_to_stride(case.side, STRIDE)
+    data, normalisation = VOC(case.root, split), normalisation_of(f"tu-{case.network}", case.weights)
+    transform = centre_crop_to_stride(case.side, STRIDE, normalisation)
     if len(data) < count:
         raise InputError(f"{case.root} has {len(data)} images in {split}, fewer than the {count} asked for")
     images = [transform(data[index], 0)[0] for index in spread(len(data), count)]

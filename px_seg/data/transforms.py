@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 # albumentations looks for a newer version of itself on the network when imported.
@@ -15,19 +16,13 @@ from torch import Tensor
 
 from px_seg.config import ClassificationDataConfig
 from px_seg.data.base import IGNORE, LabelledImage, Sample
-from px_seg.errors import InputError
+from px_seg.data.normalisation import Normalisation
+from px_seg.errors import InputError, one_line
 
 T = TypeVar("T")
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Channel statistics of ImageNet, for all data and weights.
-
-CLIP was trained with slightly different ones, and EfficientNet-Lite with 0.5 for all.
-"""
-
-FILL = {"fill": tuple(255 * mean for mean in MEAN), "border_mode": cv2.BORDER_CONSTANT}
-"""The mean colour, 0 once it is normalised, where there is no image."""
+SAVED = "albumentations_config_eval.json"
+"""Where albumentations keeps the transform of evaluation in a model's folder."""
 
 
 class Transform(Protocol):
@@ -35,10 +30,13 @@ class Transform(Protocol):
 
     def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]: ...
 
+    def save(self, folder: Path) -> None:
+        """Write it to a model's folder, from where `saved_normalisation` and albumentations read it."""
+
 
 class _Pipeline:
-    def __init__(self, *steps: A.BasicTransform) -> None:
-        self._compose = A.Compose([*steps, A.Normalize(MEAN, STD), ToTensorV2()])
+    def __init__(self, *steps: A.BasicTransform, normalisation: Normalisation) -> None:
+        self._compose = A.Compose([*steps, A.Normalize(*normalisation), ToTensorV2()])
 
     def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]:
         self._compose.set_random_seed(seed)
@@ -47,8 +45,31 @@ class _Pipeline:
         done = self._compose(image=sample.image, mask=sample.mask)
         return done["image"], done["mask"].to(torch.int64)
 
+    def save(self, folder: Path) -> None:
+        """For `albumentations.Compose.from_pretrained(folder)`."""
+        self._compose.save_pretrained(folder)
 
-def training(size: int, scale: Sequence[float], stride: int) -> Transform:
+
+def saved_normalisation(folder: Path) -> Normalisation | None:
+    """That of the transform saved in a model's folder; None where none was. InputError for one that is damaged."""
+    file = folder / SAVED
+    if not file.is_file():
+        return None
+    try:
+        steps = A.Compose.from_pretrained(folder).transforms
+        (found,) = (step for step in steps if isinstance(step, A.Normalize))
+        return Normalisation.of(found.mean, found.std)
+    except Exception as error:
+        # A damaged file fails in whatever of albumentations reads it.
+        raise InputError(f"{file} is no transform with one normalisation ({one_line(error, 160)})") from error
+
+
+def _fill(normalisation: Normalisation) -> dict[str, object]:
+    """The mean colour, 0 once it is normalised, where there is no image."""
+    return {"fill": tuple(255 * mean for mean in normalisation.mean), "border_mode": cv2.BORDER_CONSTANT}
+
+
+def training(size: int, scale: Sequence[float], stride: int, normalisation: Normalisation) -> Transform:
     """Random scale, random crop of `size` and random flip, a pure function of sample and seed.
 
     `scale` bounds the factor, 1 meaning unchanged. What the image does not cover, and what
@@ -57,50 +78,52 @@ def training(size: int, scale: Sequence[float], stride: int) -> Transform:
     if len(scale) != 2 or not 1 / 8 <= scale[0] <= scale[1] <= 8:
         raise InputError(f"data.scale must be two factors between 1/8 and 8, the smaller first, got {list(scale)}")
     low, high = scale
-    fill = {**FILL, "fill_mask": IGNORE}
+    fill = {**_fill(normalisation), "fill_mask": IGNORE}
     return _Pipeline(
         A.RandomScale((low - 1, high - 1), interpolation=cv2.INTER_LINEAR, p=1),
         A.PadIfNeeded(size, size, **fill),
         A.RandomCrop(size, size),
         A.HorizontalFlip(p=0.5),
         A.PadIfNeeded(None, None, stride, stride, position="top_left", **fill),
+        normalisation=normalisation,
     )
 
 
-def _whole(size: int) -> Transform:
-    return _Pipeline()
+def _whole(size: int) -> list[A.BasicTransform]:
+    return []
 
 
-def _centre_crop(size: int) -> Transform:
-    return _Pipeline(A.SmallestMaxSize(size, interpolation=cv2.INTER_LINEAR), A.CenterCrop(size, size))
+def _centre_crop(size: int) -> list[A.BasicTransform]:
+    return [A.SmallestMaxSize(size, interpolation=cv2.INTER_LINEAR), A.CenterCrop(size, size)]
 
 
-EVALUATION: dict[str, Callable[[int], Transform]] = {"whole": _whole, "centre_crop": _centre_crop}
+EVALUATION: dict[str, Callable[[int], list[A.BasicTransform]]] = {"whole": _whole, "centre_crop": _centre_crop}
 """How an image is prepared to be segmented: as it is, or with its short side resized, then cropped."""
 
 
-def evaluation(name: str, size: int) -> Transform:
+def evaluation(name: str, size: int, normalisation: Normalisation) -> Transform:
     """The evaluation transform of that name; it draws nothing, so the seed does not matter."""
-    return _named(EVALUATION, "data.evaluation", name)(size)
+    return _Pipeline(*_named(EVALUATION, "data.evaluation", name)(size), normalisation=normalisation)
 
 
-def centre_crop_to_stride(size: int, stride: int) -> Transform:
+def centre_crop_to_stride(size: int, stride: int, normalisation: Normalisation) -> Transform:
     """Short side resized to `size`, then cropped to its centre, and filled up to a multiple of `stride`."""
     return _Pipeline(
         A.SmallestMaxSize(size, interpolation=cv2.INTER_LINEAR),
         A.CenterCrop(size, size),
-        A.PadIfNeeded(None, None, stride, stride, position="top_left", **FILL, fill_mask=IGNORE),
+        A.PadIfNeeded(None, None, stride, stride, position="top_left", **_fill(normalisation), fill_mask=IGNORE),
+        normalisation=normalisation,
     )
 
 
-def _padded(config: ClassificationDataConfig) -> list[A.BasicTransform]:
+def _padded(config: ClassificationDataConfig, normalisation: Normalisation) -> list[A.BasicTransform]:
     size, padding = config.size, config.padding
     if not 0 <= padding <= size:
         raise InputError(f"data.padding must be at least 0 and at most data.size, got {padding}")
-    return [A.Resize(size, size), A.Pad(padding, **FILL), A.RandomCrop(size, size)]
+    return [A.Resize(size, size), A.Pad(padding, **_fill(normalisation)), A.RandomCrop(size, size)]
 
 
-def _area(config: ClassificationDataConfig) -> list[A.BasicTransform]:
+def _area(config: ClassificationDataConfig, normalisation: Normalisation) -> list[A.BasicTransform]:
     if len(config.area) != 2 or not 0 < config.area[0] <= config.area[1] <= 1:
         raise InputError(f"data.area must be two shares above 0 and at most 1, the smaller first, got {config.area}")
     if len(config.ratio) != 2 or not 0.1 <= config.ratio[0] <= config.ratio[1] <= 10:
@@ -108,11 +131,14 @@ def _area(config: ClassificationDataConfig) -> list[A.BasicTransform]:
     return [A.RandomResizedCrop((config.size, config.size), scale=tuple(config.area), ratio=tuple(config.ratio))]
 
 
-CROPS: dict[str, Callable[[ClassificationDataConfig], list[A.BasicTransform]]] = {"padded": _padded, "area": _area}
+CROPS: dict[str, Callable[[ClassificationDataConfig, Normalisation], list[A.BasicTransform]]] = {
+    "padded": _padded,
+    "area": _area,
+}
 """How a training image to be classified is cropped: by a shift, or to a random part of it."""
 
 
-def classifier_training(config: ClassificationDataConfig) -> Transform:
+def classifier_training(config: ClassificationDataConfig, normalisation: Normalisation) -> Transform:
     """Random crop, then grey, jitter and flip as configured; the image a square of `config.size`.
 
     A pure function of sample and seed. Raises InputError for settings out of their range.
@@ -121,30 +147,30 @@ def classifier_training(config: ClassificationDataConfig) -> Transform:
         raise InputError(f"data.jitter and data.grey must be in [0, 1], got {config.jitter} and {config.grey}")
     if not 0 <= config.hue <= 0.5:
         raise InputError(f"data.hue must be in [0, 0.5], got {config.hue}")
-    steps = _named(CROPS, "data.crop", config.crop)(config)
+    steps = _named(CROPS, "data.crop", config.crop)(config, normalisation)
     if config.grey:
         steps.append(A.ToGray(p=config.grey))
     if config.jitter or config.hue:
         factor = (1 - config.jitter, 1 + config.jitter)
         steps.append(A.ColorJitter(factor, factor, factor, (-config.hue, config.hue), p=1))
-    return _Pipeline(*steps, A.HorizontalFlip(p=0.5 if config.flip else 0))
+    return _Pipeline(*steps, A.HorizontalFlip(p=0.5 if config.flip else 0), normalisation=normalisation)
 
 
-def _resized(size: int) -> Transform:
-    return _Pipeline(A.Resize(size, size))
+def _resized(size: int) -> list[A.BasicTransform]:
+    return [A.Resize(size, size)]
 
 
-def _inner(size: int) -> Transform:
-    return _Pipeline(A.SmallestMaxSize(round(size * 8 / 7)), A.CenterCrop(size, size))
+def _inner(size: int) -> list[A.BasicTransform]:
+    return [A.SmallestMaxSize(round(size * 8 / 7)), A.CenterCrop(size, size)]
 
 
-CLASSIFIER_EVALUATION: dict[str, Callable[[int], Transform]] = {"resize": _resized, "centre_crop": _inner}
+CLASSIFIER_EVALUATION: dict[str, Callable[[int], list[A.BasicTransform]]] = {"resize": _resized, "centre_crop": _inner}
 """How an image is prepared to be classified: made square, or cropped to its middle, 224 of a short side of 256."""
 
 
-def classifier_evaluation(name: str, size: int) -> Transform:
+def classifier_evaluation(name: str, size: int, normalisation: Normalisation) -> Transform:
     """The evaluation transform of that name; it draws nothing, so the seed does not matter."""
-    return _named(CLASSIFIER_EVALUATION, "data.evaluation", name)(size)
+    return _Pipeline(*_named(CLASSIFIER_EVALUATION, "data.evaluation", name)(size), normalisation=normalisation)
 
 
 def _named(choices: Mapping[str, T], key: str, name: str) -> T:
@@ -153,7 +179,7 @@ def _named(choices: Mapping[str, T], key: str, name: str) -> T:
     return choices[name]
 
 
-def to_uint8(image: Tensor) -> Tensor:
+def to_uint8(image: Tensor, normalisation: Normalisation) -> Tensor:
     """A normalised image (3, H, W) as (H, W, 3) uint8 RGB again, for a picture."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation)
     return ((image.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)

@@ -71,7 +71,11 @@ def check_weights(weights: str | None, encoder: str) -> None:
     if weights is None:
         return
     kind, _, version = weights.partition(":")
-    if weights in ("none", "imagenet", *PUBLISHED) or kind in ("torchvision", "timm"):
+    if kind == "package":
+        packaged_file(version)
+    elif is_file(weights):
+        file_of(weights)
+    else:
         if weights in PUBLISHED:
             fitting = (CLIP_ENCODER,) if weights == "clip" else ("resnet50", "tu-resnet50")
             if encoder.partition(".")[0] not in fitting:
@@ -81,13 +85,9 @@ def check_weights(weights: str | None, encoder: str) -> None:
         if kind == "torchvision":
             _torchvision_entry(encoder, version)
         if kind == "timm" or (weights == "imagenet" and encoder.startswith("tu-")):
-            tag = _timm_name(encoder, version).partition(".")[2]
+            tag = timm_name(encoder, version).partition(".")[2]
             if weights == "imagenet" and not re.search(r"in(1|12|21|22)k", tag):
                 raise InputError(f"timm's weights for {encoder} are {tag!r}, not ImageNet's: give --weights timm:{tag}")
-    elif kind == "package":
-        packaged_file(version)
-    else:
-        _file_of(weights)
 
 
 def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded | None:
@@ -147,7 +147,7 @@ def read_weights(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
             lambda: entry.get_state_dict(progress=False, check_hash=True), weights
         ), f"{weights}, {entry.url}"
     if weights == "imagenet" or kind == "timm":
-        full = _timm_name(name, version)
+        full = timm_name(name, version)
         if name.startswith("tu-"):
             # Exactly the encoder's layers, which need not be all of the classifier's.
             model = _fetched(lambda: smp.encoders.get_encoder(f"tu-{full}", weights=True), weights)
@@ -157,7 +157,7 @@ def read_weights(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
     if kind == "package":
         file, called = packaged_file(version)
         return _read(file), called
-    file = _file_of(weights)
+    file = file_of(weights)
     return _read(file), str(file)
 
 
@@ -204,8 +204,8 @@ def _torchvision_entry(encoder: str, version: str) -> torchvision.models.Weights
     return known[version]
 
 
-def _timm_name(encoder: str, tag: str) -> str:
-    """timm's name, architecture.tag; the tag is timm's default unless `tag` or the encoder says one."""
+def timm_name(encoder: str, tag: str) -> str:
+    """timm's full name, architecture.tag; the tag is timm's default unless `tag` or the encoder says one."""
     architecture, _, own = encoder.removeprefix("tu-").partition(".")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if not tags:
@@ -219,11 +219,17 @@ def _timm_name(encoder: str, tag: str) -> str:
     return f"{architecture}.{default.tag}"
 
 
+def is_file(weights: str) -> bool:
+    """Whether these are a file's, or a folder's, and not known by a name."""
+    return weights not in ("none", "imagenet", *PUBLISHED) and not re.match("(torchvision|timm|package):", weights)
+
+
 def _any(names) -> str:
     return f"one of {', '.join(names)}"
 
 
-def _file_of(weights: str) -> Path:
+def file_of(weights: str) -> Path:
+    """The file itself, or that of the model in a run's folder. InputError where there is none."""
     path = user_path(weights, "--weights")
     if path.is_dir():
         for file in (path / "model.safetensors", path / "model" / "model.safetensors"):

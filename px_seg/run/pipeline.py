@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from px_seg import plots
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
+from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import main_only
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
@@ -74,8 +75,11 @@ class Run:
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         check_shapes(self.model, task, config)
         if self.main:
-            for line in [f"weights: {setup.loaded or 'none, the backbone is initialised at random'}", *self.notes]:
-                say(line)
+            say(f"weights: {setup.loaded or 'none, the backbone is initialised at random'}")
+            if task.normalisation != IMAGENET:
+                say(f"images are normalised as for these weights, by {task.normalisation}")
+            for note in self.notes:
+                say(note)
         self.model.to(self.accelerator.device)
         task.fit_head(self.model, self.accelerator)
         if config.channels_last:

@@ -70,6 +70,7 @@ def collect(
         "encoder": config.encoder,
         **task.settings(),
         "weights": config.weights,
+        "normalisation": task.normalisation._asdict(),
         "epochs": config.epochs,
         "seconds": dict(seconds),
         **environment,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key, Loader, Transformed
+from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 
@@ -34,6 +35,8 @@ class Task(Protocol[C, M]):
     scores: tuple[Score, ...]
     """All single-number scores that `evaluate` may return, the main one first; runs are compared by that."""
     classes: tuple[str, ...]
+    normalisation: Normalisation
+    """Of all its images: that of the weights that the network starts from."""
     train: Transformed
     val: Transformed
     also: dict[str, Transformed]
@@ -79,7 +82,10 @@ class Task(Protocol[C, M]):
         """What `evaluate` returns beyond `scores`, as lines of the table for a terminal."""
 
     def save(self, model: M, folder: Path, card: Mapping[str, Any]) -> None:
-        """Write the model so that its library's `from_pretrained` reads it; `card` is for its description."""
+        """Write the model so that its library's `from_pretrained` reads it, and how images are prepared for it.
+
+        `card` is for its description.
+        """
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.predictions`)."""

@@ -16,11 +16,11 @@ from px_seg.config import ClassificationConfig
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.registry import CLASSIFICATION, load
-from px_seg.data.transforms import classifier_evaluation, classifier_training, to_uint8
+from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import squared
 from px_seg.metrics import Score, classification_scores
-from px_seg.models import Classifier, check_encoder
+from px_seg.models import Classifier, check_encoder, normalisation_of
 from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
 from px_seg.plots import classifications
 from px_seg.pruning.distributed import all_reduce
@@ -58,17 +58,23 @@ class Classification:
         self.config = config
         train, val = load(CLASSIFICATION, config.data)
         self.classes = train.classes
-        self.train = Transformed(train, classifier_training(config.data))
-        self.val = Transformed(val, classifier_evaluation(config.data.evaluation, config.data.size))
+        self.normalisation = normalisation_of(config.encoder, config.weights)
+        train_transform, val_transform = self._transforms(config)
+        self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
         self.val_cropped = self.val
         self.also: dict[str, Transformed] = {}
 
     @staticmethod
+    def _transforms(config: ClassificationConfig) -> tuple[Transform, Transform]:
+        data, normalisation = config.data, normalisation_of(config.encoder, config.weights)
+        check_size(data.size, 8)
+        train = classifier_training(data, normalisation)
+        return train, classifier_evaluation(data.evaluation, data.size, normalisation)
+
+    @staticmethod
     def check(config: ClassificationConfig, synchronised: bool) -> None:
         check_encoder(config.encoder)
-        check_size(config.data.size, 8)
-        classifier_training(config.data)
-        classifier_evaluation(config.data.evaluation, config.data.size)
+        Classification._transforms(config)
         if config.loss not in LOSSES:
             raise InputError(f"there is no loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
         if config.ridge is not None and not config.ridge > 0:
@@ -173,8 +179,9 @@ class Classification:
         return [f"  {title}", *(f"    {name:<20}{share:>8.2%}" for name, share in known.items())]
 
     def save(self, model: Classifier, folder: Path, card: Mapping[str, Any]) -> None:
-        """For `px_seg.Classifier.from_pretrained`."""
+        """For `px_seg.Classifier.from_pretrained`, and its images' for albumentations."""
         model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
+        self.val.transform.save(folder)
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png and samples.npz: images with truth and prediction."""
@@ -187,7 +194,7 @@ class Classification:
                 logits = model(image[None].to(device))[0].float().cpu()
                 # Trained by squared loss an output is no logit.
                 sure = float(logits.softmax(0).max()) if self.config.loss == "cross_entropy" else None
-                rows.append((to_uint8(image), int(label), int(logits.argmax()), sure))
+                rows.append((to_uint8(image, self.normalisation), int(label), int(logits.argmax()), sure))
         classifications(folder / "samples.png", rows, self.classes, title)
         shown = [predictions.Prediction.of(image, truth, predicted) for image, truth, predicted, _ in rows]
         predictions.save(folder / "samples.npz", shown, self.classes)

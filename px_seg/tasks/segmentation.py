@@ -22,7 +22,7 @@ from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation,
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.metrics import Score, segmentation_scores
-from px_seg.models import build_segmenter, check_segmenter
+from px_seg.models import build_segmenter, check_segmenter, normalisation_of
 from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
 
@@ -48,19 +48,21 @@ class Segmentation:
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
         self.stride = config.output_stride
+        self.normalisation = normalisation_of(config.encoder, config.weights)
         train_transform, val_transform = self._transforms(config)
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
         self.also = {split: Transformed(data, val_transform) for split, data in load_also(config.data).items()}
-        self.val_cropped = Transformed(val, centre_crop_to_stride(config.data.size, config.output_stride))
+        cropped = centre_crop_to_stride(config.data.size, config.output_stride, self.normalisation)
+        self.val_cropped = Transformed(val, cropped)
 
     @staticmethod
     def _transforms(config: SegmentationConfig) -> tuple[Transform, Transform]:
-        size = config.data.size
+        size, normalisation = config.data.size, normalisation_of(config.encoder, config.weights)
         check_size(size)
-        train = training(size, config.data.scale, config.output_stride)
-        return train, evaluation(config.data.evaluation, size)
+        train = training(size, config.data.scale, config.output_stride, normalisation)
+        return train, evaluation(config.data.evaluation, size, normalisation)
 
     @staticmethod
     def check(config: SegmentationConfig, synchronised: bool) -> None:
@@ -136,8 +138,9 @@ class Segmentation:
         return ["  IoU by class", *rows]
 
     def save(self, model: DeepLabV3Plus, folder: Path, card: Mapping[str, Any]) -> None:
-        """For `segmentation_models_pytorch.from_pretrained`."""
+        """For `segmentation_models_pytorch.from_pretrained`, and its images' for albumentations."""
         model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
+        self.val.transform.save(folder)
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png and samples.npz: images, truth and prediction; samples_SPLIT.png of every further list."""
@@ -155,7 +158,9 @@ class Segmentation:
         with torch.inference_mode():
             for index in spread(len(data), SAMPLES):
                 image, truth = data[index, 0]
-                rows.append((to_uint8(image), truth, self.predict(model, image[None].to(device))[0].cpu()))
+                rows.append(
+                    (to_uint8(image, self.normalisation), truth, self.predict(model, image[None].to(device))[0].cpu())
+                )
         return rows
 
 

@@ -16,6 +16,7 @@ from px_seg.data.loaders import (
     pruning_batches,
     training_loader,
 )
+from px_seg.data.normalisation import IMAGENET
 from px_seg.data.synthetic import Synthetic, SyntheticObjects
 from px_seg.data.transforms import evaluation, training
 from px_seg.tasks import Classification
@@ -23,7 +24,7 @@ from px_seg.tasks import Classification
 
 class TestLoaders:
     def load(self, workers: int, seed: int = 0, epoch: int = 1) -> list:
-        data = Transformed(Synthetic("train", 10, 32), training(32, (0.8, 1.2), 16))
+        data = Transformed(Synthetic("train", 10, 32), training(32, (0.8, 1.2), 16, IMAGENET))
         loader = training_loader(data, 4, seed, workers)
         loader.sampler.set_epoch(epoch)
         return list(loader)
@@ -38,7 +39,7 @@ class TestLoaders:
             assert not torch.equal(alone[0][0], other[0][0])
 
     def test_too_little_data_is_refused(self) -> None:
-        data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16))
+        data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16, IMAGENET))
         with pytest.raises(InputError, match=r"10 training images do not fill one batch of 6 on each of 2"):
             training_loader(data, 6, 0, 0, processes=2)
         with pytest.raises(InputError, match=r"3 batches of 4 images, but the training set has 10"):
@@ -48,7 +49,7 @@ class TestLoaders:
 
     @pytest.mark.parametrize("processes", [1, 2, 3])
     def test_every_image_is_evaluated_once(self, processes: int) -> None:
-        data = Transformed(Synthetic("val", 7, 32), evaluation("whole", 32))
+        data = Transformed(Synthetic("val", 7, 32), evaluation("whole", 32, IMAGENET))
         seen = [
             image.numpy().tobytes()
             for process in range(processes)
@@ -58,7 +59,7 @@ class TestLoaders:
         assert len(seen) == len(set(seen)) == 7
 
     def test_pruning_batches_hold_different_samples(self) -> None:
-        data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16))
+        data = Transformed(Synthetic("train", 10, 32), training(32, (1.0, 1.0), 16, IMAGENET))
         batches = pruning_batches(data, drawn(data, 2, 3, 0))
         assert [images.shape[0] for images, _ in batches] == [3, 3]
         assert len({image.numpy().tobytes() for images, _ in batches for image in images}) == 6

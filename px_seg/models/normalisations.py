@@ -1,0 +1,55 @@
+"""How images are normalised for the weights that a backbone starts from: as they were when these were trained."""
+
+from fnmatch import fnmatch
+
+import timm
+import torchvision
+
+from px_seg.data.normalisation import IMAGENET, SYMMETRIC, Normalisation
+from px_seg.data.transforms import saved_normalisation
+from px_seg.models.formats import CLIP_ENCODER
+from px_seg.models.weights import PUBLISHED, file_of, is_file, timm_name
+
+EXCEPTIONS = {
+    "inceptionv4": SYMMETRIC,
+    "inceptionresnetv2": SYMMETRIC,
+    "xception": SYMMETRIC,
+    "timm-tf_efficientnet_lite*": SYMMETRIC,
+    "dpn*": Normalisation((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+}
+"""The encoders of segmentation-models-pytorch whose ImageNet weights were not trained with ImageNet's statistics.
+
+Its `get_preprocessing_params` has the same from the network, which a run whose weights are in a cache does without.
+"""
+
+
+def normalisation_of(encoder: str, weights: str | None) -> Normalisation:
+    """What the images were normalised by when such weights, which `check_weights` accepts, were trained.
+
+    A model that a run saved, and a file in its folder, has what was saved with it; ImageNet's where nothing was. Of
+    any other file, of a package and of random weights it is not known: they have what the encoder's library has for
+    its own weights of that name.
+    """
+    kind, _, version = (weights or "none").partition(":")
+    if kind == "torchvision":
+        preset = torchvision.models.get_model_weights(encoder)[version].transforms()
+        return Normalisation.of(preset.mean, preset.std)
+    if kind == "timm":
+        return _timms(timm_name(encoder, version))
+    if weights == "clip":
+        return _timms(CLIP_ENCODER.removeprefix("tu-"))
+    if weights in PUBLISHED:
+        return IMAGENET
+    if weights is not None and is_file(weights):
+        folder = file_of(weights).parent
+        if (folder / "config.json").is_file():
+            return saved_normalisation(folder) or IMAGENET
+    if encoder.startswith("tu-"):
+        return _timms(encoder.removeprefix("tu-"))
+    return next((own for pattern, own in EXCEPTIONS.items() if fnmatch(encoder, pattern)), IMAGENET)
+
+
+def _timms(name: str) -> Normalisation:
+    """Of timm's weights `architecture.tag`, or of the default ones; ImageNet's for a network without weights."""
+    settings = timm.models.get_pretrained_cfg(name)
+    return IMAGENET if settings is None else Normalisation.of(settings.mean, settings.std)
