@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from px_seg.analysis.cka import LinearCKA
 from px_seg.errors import InputError
-from px_seg.pruning.batches import Batches, images_of
+from px_seg.pruning.batches import NO_IMAGES, Batches, images_of
 from px_seg.pruning.masked_network import masked
 from px_seg.pruning.modes import evaluating
 from px_seg.pruning.outputs import leaves
@@ -84,7 +84,7 @@ def preservation(
                 squares["dense"] += float(one.square().sum())
             images_seen += len(images)
     if not images_seen:
-        raise InputError("a comparison needs images: give it at least one batch")
+        raise InputError(NO_IMAGES)
     if unused := [name for name in names if not any(_belongs(key, name) for key in found)]:
         raise InputError(f"the stage {unused[0]!r} has no features of its own: the network does not use it")
     off, own = squares["difference"], squares["dense"]

@@ -182,7 +182,7 @@ def _compared(task_type: type[Task], cell: Cell, judged: Sequence[Tensor]) -> Ro
 
     def repaired(masks: Masks) -> nn.Module:
         network = copy.deepcopy(setup.model)
-        recalibrate(network, images_to_repair_by(setup.task), masks, config.recalibrate)
+        recalibrate(network, images_to_repair_by(setup.task), masks, config.recalibrate, scope=setup.task.scope)
         return network
 
     repair = None if config.recalibrate == "none" else repaired

@@ -12,6 +12,8 @@ from px_seg.pruning.distributed import Group, all_gather, run_on_all_ranks
 Batches: TypeAlias = Iterable[Tensor | tuple[Tensor, Any] | list[Any]]
 """Image tensors (N, C, H, W), or pairs that begin with one."""
 
+NO_IMAGES = "there are no images: give at least one batch"
+
 
 def checked_batches(batches: Batches) -> Batches:
     """The batches as they are. InputError for what is no list, a tensor included: its parts would pass for batches."""
@@ -62,7 +64,7 @@ def one_shape(shapes: Iterable[torch.Size | None]) -> torch.Size:
     """The shape that all samples have; None is a process without any. InputError when there is none, or several."""
     known = sorted({shape for shape in shapes if shape is not None})
     if not known:
-        raise InputError("the criterion needs data: give it at least one batch")
+        raise InputError(NO_IMAGES)
     if len(known) > 1:
         raise InputError(_shapes_differ(known))
     return known[0]
@@ -98,4 +100,4 @@ def _images(batch: Any) -> Tensor:
 
 
 def _shapes_differ(shapes: Iterable[torch.Size]) -> str:
-    return f"pruning needs samples of one shape: got {' and '.join(str(tuple(shape)) for shape in shapes)}"
+    return f"all samples must have one shape: got {' and '.join(str(tuple(shape)) for shape in shapes)}"

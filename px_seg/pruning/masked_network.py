@@ -56,7 +56,7 @@ class MaskedNetwork:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise InputError(
-                "this criterion normalises by the batch's own statistics, which one sample does not have: "
+                "BatchNorm normalises by the batch's own statistics here, which one sample does not have: "
                 "use batches of at least 2 (--pruning.batch_size)"
             ) from None
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -46,7 +46,8 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
     copy, all layers before it being repaired; the outputs are the dense network's, on its own inputs. A layer that is
     used several times is repaired at its first use. Both run in eval mode, on `images` (N, C, H, W) at once.
 
-    Raises InputError for a transposed convolution.
+    Raises InputError for a transposed convolution, for a weight that is not read once by its own layer and nowhere else (tied
+    or standardised weights, the output projection of an attention), and for a layer whose inputs do not have the images in the first dimension.
     """
     wide = torch.promote_types(next(iter(model.parameters())).dtype, torch.float32)
     dense, pruned = copy.deepcopy(model).to(wide), copy.deepcopy(model).to(wide)
@@ -62,16 +63,20 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
             weights[name].mul_(mask.to(weights[name]))
             layers[owners[name]] = (name, module, mask)
         followers = _followers(dense, images[:1], layers)
-        with _paired(dense, pruned, layers, followers, repair):
+        with _paired(dense, pruned, layers, followers, repair, len(images)):
             dense(torch.cat([images, images]))
     return pruned
 
 
-def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) -> dict[str, str]:
-    """The BatchNorm, by path, that alone reads what a layer returns, at the layer's first use if there are several."""
+def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, tuple[str, nn.Module, Tensor]]) -> dict[str, str]:
+    """The BatchNorm, by path, that alone reads what a layer returns, at the layer's first use if there are several.
+
+    InputError for a weight that is read otherwise than once in every call of its layer.
+    """
     outputs: list[tuple[str, Tensor]] = []
     norms: dict[int, str] = {}
-    readers = _Readers()
+    weights = {path: model.get_submodule(path).get_parameter("weight") for path in layers}
+    readers = _Readers(weights.values())
 
     def note(path: str, inputs: Sequence[Tensor], output: Tensor) -> None:
         if path in layers:
@@ -92,6 +97,12 @@ def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) ->
     finally:
         for hook in hooks:
             hook.remove()
+    calls = Counter(path for path, _ in outputs)
+    for path, (name, *_) in layers.items():
+        if readers.counts[id(weights[path])] != calls[path]:
+            raise InputError(
+                f"{name} is not read once by its own layer and nowhere else, so it cannot be repaired: use statistics"
+            )
     first = {path: output for path, output in reversed(outputs)}
     return {
         path: norms[id(output)]
@@ -103,9 +114,9 @@ def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, object]) ->
 class _Readers(TorchFunctionMode):
     """Counts how many operations read the tensors in `counts`, by identity; what returns no tensor is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        self.counts: Counter[int] = Counter()
+        self.counts = Counter({id(tensor): 0 for tensor in tensors})
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -122,16 +133,26 @@ def _paired(
     layers: Mapping[str, tuple[str, nn.Module, Tensor]],
     followers: Mapping[str, str],
     repair: Repair,
+    images: int,
 ) -> Iterator[None]:
-    """Within the context the first half of a batch passes the dense network's layers, the second the pruned one's."""
+    """Within the context the first half of a batch passes the dense network's layers, the second the pruned one's.
+
+    The batch has each of the images twice.
+    """
     replaced = {
         path: module for path, module in dense.named_modules() if path in layers or isinstance(module, _BatchNorm)
     }
     twins = dict(pruned.named_modules())
     done: set[str] = set()
 
-    def paired(path: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def both(inputs: Tensor) -> Tensor:
+    def paired(path: str, forward: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        def both(*given: Tensor, **named: Tensor) -> Tensor:
+            (inputs,) = (*given, *named.values())
+            if len(inputs) % (2 * images):
+                raise InputError(
+                    f"{path} is given {tuple(inputs.shape)} for {2 * images} images, which are not in the first "
+                    "dimension, and cannot be repaired: use statistics"
+                )
             one, other = inputs.chunk(2)
             wanted = forward(one)
             if path in layers and path not in done:

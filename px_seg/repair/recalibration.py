@@ -1,7 +1,6 @@
 """Repairs of a pruned network that need images, but no labels and no training."""
 
 from collections.abc import Mapping
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from px_seg.errors import InputError
 from px_seg.pruning import Masks
-from px_seg.pruning.batches import Batches, checked_batches, images_of
+from px_seg.pruning.batches import NO_IMAGES, Batches, checked_batches, images_of
 from px_seg.pruning.masks import check_fit
+from px_seg.pruning.scope import Scope, as_list, inside, prunable
 from px_seg.pruning.statistics import statistics_of
 from px_seg.repair.reconstruction import reconstructed
 from px_seg.repair.variance import with_variances
@@ -27,41 +27,49 @@ def recalibrate(
     batches: Batches,
     masks: Mapping[str, Tensor] | None = None,
     repair: str = "statistics",
-    ridge: float = 0.1,
+    ridge: float = 1.0,
+    scope: Scope = None,
 ) -> None:
     """Prune the model by `masks`, in place, and repair what that did, on images and without labels.
 
     `repair` is one of
 
-    - `statistics`: running statistics of every BatchNorm are gathered anew on the batches, as means over them
-      (`px_seg.pruning.statistics`);
+    - `statistics`: running statistics of every BatchNorm in `scope` are gathered anew on the batches, as means over
+      them (`px_seg.pruning.statistics`);
     - `variance`: first every channel of a masked layer is scaled to its variance in the dense network, then statistics
       as above (`px_seg.repair.variance`);
     - `reconstruct`: the kept weights of each masked layer are refitted to the dense layer's outputs, from
       the input on, with a penalty of `ridge` on their change (`px_seg.repair.reconstruction`).
 
     `batches`: images (N, C, H, W), or pairs that begin with them; `variance` and `reconstruct` use the first 128,
-    or fewer large ones (`PIXELS`). The model is dense when it is given, and pruned weights are exactly 0 afterwards.
-    Without masks, weights stay and `statistics` is all that can be done.
+    or fewer large ones (`PIXELS`), and `reconstruct` reads no more than these. The model is dense when it is given, and
+    pruned weights are exactly 0 afterwards. Without masks, weights stay and `statistics` is all that can be done.
 
-    What fails leaves the model as it was. Raises InputError for an unknown repair, no batches, masks that do not fit,
-    no masks where they are needed, `statistics` and `variance` where no BatchNorm has running statistics, and images or
-    weights that leave a value not finite.
+    `scope`, as for `px_seg.prune`, says whose statistics are gathered. Where the rest of a network is random, as the
+    decoder of a segmenter is before training, name the part that was pruned: a rest with new statistics computes
+    something else than the dense network's.
+
+    What fails leaves the model as it was. Raises InputError for an unknown repair, no batches, masks that do not fit
+    or are of anything but convolutions and linear layers, no masks where they are needed, `statistics` and `variance`
+    where no BatchNorm in scope has running statistics, layers that `variance` and `reconstruct` cannot repair
+    (`px_seg.repair.pairing`), and images or weights that leave a value not finite.
     """
-    check_repair(model, repair)
+    scope = as_list(scope)
+    check_repair(model, repair, scope)
     if masks is None and repair != "statistics":
         raise InputError(f"{repair} compares the pruned network with the dense one: give it the masks")
-    batches = list(checked_batches(batches))
-    if not batches:
-        raise InputError("a repair needs images: give it at least one batch")
-    check_fit(masks or {}, dict(model.named_parameters()))
+    if not ridge > 0:
+        raise InputError(f"ridge must be above 0, got {ridge}")
+    if masks is not None:
+        check_fit(masks, prunable(model))
     if masks is not None and repair == "variance":
+        batches = list(checked_batches(batches))
         scaled = with_variances(model, masks, _images(model, batches))
-        changed = {**scaled.state_dict(), **statistics_of(scaled, batches)}
+        changed = {**scaled.state_dict(), **_statistics(scaled, batches, None, scope)}
     elif masks is not None and repair == "reconstruct":
         changed = reconstructed(model, masks, _images(model, batches), ridge).state_dict()
     else:
-        changed = statistics_of(model, batches, masks)
+        changed = _statistics(model, batches, masks, scope)
     if wrong := [name for name, value in changed.items() if not value.isfinite().all()]:
         raise InputError(
             f"{repair} leaves {wrong[0]} not finite: the images, or the network's weights, are NaN or huge"
@@ -71,18 +79,37 @@ def recalibrate(
         Masks(masks).apply(model)
 
 
-def check_repair(model: nn.Module, repair: str) -> None:
+def check_repair(model: nn.Module, repair: str, scope: Scope = None) -> None:
     """Raise InputError for a repair that does not exist, or that the network has nothing for."""
     if repair not in REPAIRS:
         raise InputError(f"there is no repair {repair!r}: choose one of {', '.join(REPAIRS)}")
-    tracked = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    tracked = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and inside(name, scope)
+    ]
     if repair != "reconstruct" and not tracked:
         raise InputError(f"the network has no BatchNorm whose statistics {repair} could gather: use reconstruct")
+
+
+def _statistics(
+    model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None, scope: Scope
+) -> dict[str, Tensor]:
+    found = statistics_of(model, batches, masks)
+    return {name: value for name, value in found.items() if inside(name.rpartition(".")[0], scope)}
 
 
 def _images(model: nn.Module, batches: Batches) -> Tensor:
     """The first images, as one tensor on the model's device."""
     like = next(model.parameters())
     wide = torch.empty(0, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-    first = torch.cat(list(islice(images_of(batches, wide), IMAGES)))
-    return first[: max(1, min(IMAGES, PIXELS // first[0, 0].numel()))]
+    first: list[Tensor] = []
+    wished = 1
+    for images in images_of(batches, wide):
+        wished = max(1, min(IMAGES, PIXELS // images[0, 0].numel()))
+        first.append(images[: wished - sum(map(len, first))])
+        if sum(map(len, first)) == wished:
+            break
+    if not first:
+        raise InputError(NO_IMAGES)
+    return torch.cat(first)

@@ -34,8 +34,6 @@ def reconstructed(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor,
 
     The time grows with (inputs of a channel, kept or pruned, whichever are fewer)^3 times the number of channels.
     """
-    if not ridge > 0:
-        raise InputError(f"ridge must be above 0, got {ridge}")
     return side_by_side(model, masks, images, lambda layer, inputs, wanted: _refit(layer, inputs, wanted, ridge))
 
 
@@ -114,6 +112,7 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
         chosen = drawn[: -(-wished // len(inputs))].sort().values.to(wanted.device)
     count, sums = 0, None
     origin: tuple[Tensor, Tensor] | None = None
+    _check_linear(layer, inputs[:1], groups)
     at_once = max(1, _AT_ONCE // (groups * size * positions))
     for one, other in zip(inputs.split(at_once), wanted.split(at_once), strict=True):
         x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1)
@@ -127,6 +126,26 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
     assert sums is not None
     assert origin is not None
     return _Moments(origin[0][:, 0], origin[1][:, 0], *(part / count for part in sums))
+
+
+def _check_linear(layer: Layer, image: Tensor, groups: int) -> None:
+    """InputError for a layer that returns something else than its weight times its inputs, such as a standardised one.
+
+    To what float32 can tell.
+    """
+    weight, bias = layer.module.get_parameter("weight"), layer.module._parameters.get("bias")
+    wanted = channels_last(layer.module, layer.module(image)).flatten(0, 1)
+    x = unfolded(layer.module, image, groups).flatten(0, 1)
+    rows = weight.flatten(1).view(groups, len(weight) // groups, -1)
+    found = (x.view(len(x), groups, -1).movedim(1, 0) @ rows.mT).movedim(0, 1).flatten(1)
+    if bias is not None:
+        found = found + bias
+    # NaN and infinity are told of by the repair as a whole.
+    if (found - wanted).abs().max() > 1e-3 * wanted.abs().max() + 1e-6:
+        raise InputError(
+            f"{layer.name} is of a layer that returns something else than this weight times its inputs "
+            f"({type(layer.module).__name__}), which cannot be reconstructed: use statistics"
+        )
 
 
 def _by_group(samples: Tensor, groups: int) -> Tensor:

@@ -39,6 +39,11 @@ def check_recalibration(config: RunConfig, criterion: Criterion | None) -> None:
         raise InputError(f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join(choices)}")
     if config.recalibrate != "none" and config.reinit:
         raise InputError("new weights after pruning are nothing to be repaired: leave --reinit or --recalibrate out")
+    if config.recalibrate in ("statistics", "variance") and config.pruning.batch_size < 2:
+        raise InputError(
+            f"recalibrate {config.recalibrate} takes statistics of whole batches, and pruning.batch_size is "
+            f"{config.pruning.batch_size}: raise it, or give --recalibrate reconstruct"
+        )
     if config.recalibrate_rounds:
         _check_rounds(config, criterion)
 
@@ -62,7 +67,7 @@ def _check_rounds(config: RunConfig, criterion: Criterion | None) -> None:
 def check_repairable(task: Task, model: nn.Module, config: RunConfig) -> None:
     """Refuse a network that cannot be repaired in that way, and a training set too small for the images it takes."""
     if config.recalibrate != "none":
-        check_repair(model, config.recalibrate)
+        check_repair(model, config.recalibrate, task.scope)
         task.pruning_draw()
 
 
@@ -79,7 +84,7 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
 
     def repaired() -> Start:
         started = time.perf_counter()
-        recalibrate(model, images_to_repair_by(task), masks, config.recalibrate)
+        recalibrate(model, images_to_repair_by(task), masks, config.recalibrate, scope=task.scope)
         seconds = time.perf_counter() - started
         return Start(preserved, compare(model), seconds)
 
@@ -98,7 +103,7 @@ def repair_between_rounds(accelerator: Accelerator, task: Task, config: RunConfi
     images = main_only(accelerator, lambda: images_to_repair_by(task))
 
     def repair(network: nn.Module, masks: Masks) -> None:
-        main_only(accelerator, lambda: recalibrate(network, images or [], masks, config.recalibrate))
+        main_only(accelerator, lambda: recalibrate(network, images or [], masks, config.recalibrate, scope=task.scope))
         _send_from_main(accelerator, network)
 
     return repair

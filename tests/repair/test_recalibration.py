@@ -1,13 +1,15 @@
 """Statistics gathered anew, and channels scaled to the dense network's variance."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from helpers.cases import by_training_mode, network, pairs
+from timm.layers import StdConv2d
 from torch import nn
 
-from px_seg import InputError, Magnitude, Random, build_classifier, prune, recalibrate
+from px_seg import InputError, Magnitude, Random, build_classifier, build_segmenter, prune, recalibrate
 from px_seg.analysis import preservation
 from px_seg.pruning import Masks
 from px_seg.repair import recalibration
@@ -104,9 +106,10 @@ def test_what_cannot_be_repaired_is_refused_and_left_as_it_was() -> None:
     masks, before = prune(net, (), 0.4, Magnitude()), copy.deepcopy(net.state_dict())
     for arguments, message in (
         ((batches, masks, "magic"), "there is no repair 'magic': choose one of statistics, variance, reconstruct"),
-        (([], masks), "a repair needs images: give it at least one batch"),
+        (([], masks), "there are no images: give at least one batch"),
         ((batches, None, "variance"), "variance compares the pruned network with the dense one: give it the masks"),
         ((batches, Masks({"9.weight": torch.ones(1)})), r"there is a mask for 9\.weight"),
+        ((batches, Masks({"1.weight": torch.ones_like(net[1].weight)})), r"there is a mask for 1\.weight"),
         ((batches[0][0], masks), "put it in a list"),
     ):
         with pytest.raises(InputError, match=message):
@@ -144,3 +147,95 @@ def test_a_repair_that_fails_leaves_the_model_as_it_was(repair: str, images: tor
     with pytest.raises(InputError):
         recalibrate(net, [images], masks, repair)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_norms_out_of_scope_keep_their_statistics() -> None:
+    """A decoder that is random still computes with the statistics that the dense network's has."""
+    torch.manual_seed(0)
+    model = build_segmenter("tu-test_resnet", classes=3, weights=None)
+    masks = prune(model, (), 0.5, Magnitude(), scope="encoder")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recalibrate(model, [torch.randn(4, 3, 32, 32)], masks, scope="encoder")
+    moved = {
+        name.partition(".")[0]
+        for name, value in model.state_dict().items()
+        if "running" in name and not torch.equal(value, before[name])
+    }
+    assert moved == {"encoder"}
+    with pytest.raises(InputError, match="no BatchNorm whose statistics"):
+        recalibrate(model, [torch.randn(4, 3, 32, 32)], masks, scope="segmentation_head")
+
+
+def test_no_more_images_are_read_than_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a source without end as well."""
+    net, endless = network().eval(), itertools.repeat(torch.randn(4, 2, 5, 5))
+    monkeypatch.setattr(recalibration, "IMAGES", 6)
+    recalibrate(net, endless, prune(net, (), 0.4, Magnitude()), "reconstruct")
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = images.flatten(2).mT
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.other(self.one(images))
+
+
+class Gained(nn.Conv2d):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
+class TokensFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(2).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Attention(), r"attention\.out_proj\.weight is not read once by its own layer"),
+        (Tied(), r"one\.weight is not read once by its own layer"),
+        (TokensFirst(), r"linear is given \(9, 4, 8\) for 4 images"),
+        (nn.Sequential(StdConv2d(8, 8, 3)), r"0\.weight is not read once by its own layer"),
+        (nn.Sequential(Gained(8, 8, 3)), r"0\.weight is of a layer that returns something else .* \(Gained\)"),
+        (nn.Sequential(nn.ConvTranspose2d(8, 8, 3)), r"0\.weight is of a transposed convolution"),
+    ],
+)
+def test_layers_that_cannot_be_reconstructed_are_refused(model: nn.Module, message: str) -> None:
+    masks = prune(model, (), 0.5, Magnitude())
+    with pytest.raises(InputError, match=message):
+        recalibrate(model, [torch.randn(2, 8, 3, 3)], masks, "reconstruct")
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(input=images)
+
+
+def test_a_layer_may_be_called_by_its_arguments_name() -> None:
+    model, images = Named(), torch.randn(2, 3, 8, 8)
+    masks, again = prune(model, (), 0.5, Magnitude()), nn.Sequential(copy.deepcopy(model.conv))
+    recalibrate(model, [images], masks, "reconstruct")
+    recalibrate(again, [images], Masks({"0.weight": masks["conv.weight"]}), "reconstruct")
+    torch.testing.assert_close(model.conv.weight, again[0].weight)

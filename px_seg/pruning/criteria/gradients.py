@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
-from px_seg.pruning.batches import Batches, checked_batches, labelled, shapes_of
+from px_seg.pruning.batches import NO_IMAGES, Batches, checked_batches, labelled, shapes_of
 from px_seg.pruning.criteria.base import Criterion, InForce, Scores, check_positive, register
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import MaskedNetwork, masked
@@ -153,7 +153,7 @@ def _summed(
         return count
 
     if not any(all_gather(group, run_on_all_ranks(group, own))):
-        raise InputError("the criterion needs data: give it at least one batch")
+        raise InputError(NO_IMAGES)
     return {name: all_reduce(group, part) for name, part in total.items()}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.batches import Batches, images_of
+from px_seg.pruning.batches import NO_IMAGES, Batches, images_of
 from px_seg.pruning.criteria.base import InForce, Scores, check_positive, register
 from px_seg.pruning.criteria.conserving import ConservingCriterion, conserved
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
@@ -75,7 +75,7 @@ class NTKTrace(ConservingCriterion):
                 return bool(seen)
 
             if not any(all_gather(group, run_on_all_ranks(group, own))):
-                raise InputError("the criterion needs data: give it at least one batch")
+                raise InputError(NO_IMAGES)
             shares = {
                 name: all_reduce(group, total[name]).div_(self.probes).mul_(weight.detach().to(total[name]) ** 2)
                 for name, weight in network.weights.items()
