@@ -46,8 +46,9 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
     copy, all layers before it being repaired; the outputs are the dense network's, on its own inputs. A layer that is
     used several times is repaired at its first use. Both run in eval mode, on `images` (N, C, H, W) at once.
 
-    Raises InputError for a transposed convolution, for a weight that is not read once by its own layer and nowhere else (tied
-    or standardised weights, the output projection of an attention), and for a layer whose inputs do not have the images in the first dimension.
+    Raises InputError for a transposed convolution, for a weight that is not read once by its own layer and nowhere
+    else (tied or standardised weights, the output projection of an attention), and for a layer whose inputs do not
+    have the images in the first dimension.
     """
     wide = torch.promote_types(next(iter(model.parameters())).dtype, torch.float32)
     dense, pruned = copy.deepcopy(model).to(wide), copy.deepcopy(model).to(wide)
