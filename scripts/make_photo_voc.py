@@ -9,6 +9,8 @@ On Debian and Ubuntu the photographs come from the distribution's own packages (
 import argparse
 import math
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from px_seg.data.photo import CLASSES, build, build_objects, find_sources, unpack_packages
@@ -16,6 +18,18 @@ from px_seg.errors import InputError, one_line_errors
 
 OBJECT_SIZE = 96
 """Side of an image of a single object, in pixels."""
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """An empty folder in `out` for as long as the context lasts. InputError where nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=out)
+    except OSError as error:
+        raise InputError(f"nothing can be written to {out}: {error.strerror}") from None
+    with aside as path:
+        yield Path(path)
 
 
 def main() -> None:
@@ -45,21 +59,22 @@ def main() -> None:
         raise InputError(f"--objects must be at least 0, got {given.objects}")
     if given.objects and (given.out / "objects").exists():
         raise InputError(f"{given.out} already holds objects: choose another folder")
+    for folder, flag in ((given.stamps, "--stamps"), (given.backgrounds, "--backgrounds")):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{flag} {folder} is not a folder")
     counts = {"train": given.train, "val": given.val, "val_seen": given.val}
-    with tempfile.TemporaryDirectory() as unpacked:
+    # Composed aside, so that an interrupted run leaves nothing that looks finished.
+    with _beside(given.out) as aside, tempfile.TemporaryDirectory() as unpacked:
         stamps, backgrounds = given.stamps, given.backgrounds
         if stamps is None:
             stamps, backgrounds = unpack_packages(Path(unpacked))
         sources = find_sources(stamps, backgrounds, given.seed)
-        # Composed aside, so that an interrupted run leaves nothing that looks finished.
-        given.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=given.out) as aside:
-            build(Path(aside), sources, counts, given.size, given.seed)
-            if given.objects:
-                singly = {"train": given.objects, "val": math.ceil(given.objects / 4)}
-                build_objects(Path(aside), sources, singly, OBJECT_SIZE, given.seed)
-            for made in sorted(Path(aside).iterdir(), reverse=True):
-                made.rename(given.out / made.name)
+        build(aside, sources, counts, given.size, given.seed)
+        if given.objects:
+            singly = {"train": given.objects, "val": math.ceil(given.objects / 4)}
+            build_objects(aside, sources, singly, OBJECT_SIZE, given.seed)
+        for made in sorted(aside.iterdir(), reverse=True):
+            made.rename(given.out / made.name)
     many = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{many} images of {len(CLASSES)} classes in {given.out / 'VOCdevkit'}")
     if given.objects:

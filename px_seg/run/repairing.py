@@ -32,11 +32,16 @@ class Start(NamedTuple):
     """Of the repair."""
 
 
+def check_named(recalibration: str) -> None:
+    """Raise InputError for a name that `recalibrate` does not take."""
+    choices = ("none", *REPAIRS)
+    if recalibration not in choices:
+        raise InputError(f"there is no recalibration {recalibration!r}: choose one of {', '.join(choices)}")
+
+
 def check_recalibration(config: RunConfig, criterion: Criterion | None) -> None:
     """Refuse what needs neither data nor network to be refused; the criterion is None where masks are given."""
-    choices = ("none", *REPAIRS)
-    if config.recalibrate not in choices:
-        raise InputError(f"there is no recalibration {config.recalibrate!r}: choose one of {', '.join(choices)}")
+    check_named(config.recalibrate)
     if config.recalibrate != "none" and config.reinit:
         raise InputError("new weights after pruning are nothing to be repaired: leave --reinit or --recalibrate out")
     if config.recalibrate in ("statistics", "variance") and config.pruning.batch_size < 2:

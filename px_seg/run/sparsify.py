@@ -33,6 +33,7 @@ from px_seg.pruning import (
 from px_seg.pruning import criterion as criterion_named
 from px_seg.pruning.randomness import derived_seed
 from px_seg.run.folder import RunFolder
+from px_seg.run.repairing import check_named
 from px_seg.run.user_criteria import naming_file
 from px_seg.tasks import Task
 
@@ -65,8 +66,8 @@ def as_dense(config: C) -> C:
 def without_idle_settings(config: C) -> C:
     """The configuration without what would decide between weights, where nothing is left to decide.
 
-    At sparsity 0 the method is `dense`. Raises InputError for a method that does not exist, and for a pattern or
-    dense layers beside given masks.
+    At sparsity 0 the method is `dense`. Raises InputError for a method or a repair that does not exist, and for a
+    pattern or dense layers beside given masks.
     """
     if config.masks is not None:
         if config.pattern or config.keep_dense:
@@ -77,6 +78,7 @@ def without_idle_settings(config: C) -> C:
     else:
         return config
     if config.sparsity == 0 and config.masks is None:
+        check_named(config.recalibrate)
         config = replace(config, recalibrate="none", recalibrate_rounds=False)
     return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
 

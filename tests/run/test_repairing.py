@@ -106,6 +106,8 @@ def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:
             ("--recalibrate", "magic"),
             "there is no recalibration 'magic': choose one of none, statistics, variance, recon",
         ),
+        (("--recalibrate", "magic", "--sparsity", 0), "there is no recalibration 'magic'"),
+        (("--recalibrate", "variance", "--pruning.batch_size", 1), "takes statistics of whole batches, and pruning.b"),
         (("--recalibrate", "statistics", "--reinit"), "leave --reinit or --recalibrate out"),
         (("--recalibrate_rounds",), "recalibrate says, which is none: give --recalibrate reconstruct as well"),
         (
