@@ -1,6 +1,7 @@
 """How flags that take several values are read, by the commands that compare."""
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -37,12 +38,17 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def parts(text: str) -> list[str]:
+    """The values of a list separated by commas. One within brackets belongs to a list that is itself a value."""
+    return [part.strip() for part in re.split(r",(?![^\[{]*[\]}])", text) if part.strip()]
+
+
 def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """Reads values separated by commas."""
 
     def read(text: str) -> tuple[T, ...]:
         try:
-            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+            return tuple(kind(part) for part in parts(text))
         except ValueError:
             words: dict[object, str] = {int: "whole numbers", float: "numbers"}
             kinds = words.get(kind, "names")

@@ -1,7 +1,6 @@
 """From a preset and flags to a sweep: two ways to write the same thing."""
 
 import argparse
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import yaml
 from px_seg.config import CONFIGS, flat
 from px_seg.errors import InputError
 from px_seg.files import read_yaml, user_path
-from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
+from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, parts, sparsities
 from px_seg.sweep.launchers import LocalLauncher, SlurmLauncher, slurm_parameters
 from px_seg.sweep.plan import NOTES, Request
 from px_seg.tasks import TASKS
@@ -172,6 +171,4 @@ def _varied(text: str) -> tuple[str, tuple[str, ...]]:
     key, equals, values = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"takes a key and its values, such as pruning.batches=1,2,4: got {text!r}")
-    # A comma within brackets belongs to a list that is itself a value.
-    parts = re.split(r",(?![^\[{]*[\]}])", values)
-    return key.removeprefix("--"), tuple(part.strip() for part in parts if part.strip())
+    return key.removeprefix("--"), tuple(parts(values))

@@ -101,11 +101,15 @@ def plan_sweep(request: Request) -> list[Cell]:
         for felt, method in pairs
     }
     cells: dict[Path, Cell] = {}
+    meant: dict[str, Cell] = {}
     for seed, pair in itertools.product(request.seeds, pairs):
         for sparsity in _sparsities(request, bases[pair], pair[1]):
             cell = _cell(request, *pair, bases[pair], sparsity, seed)
             if cells.setdefault(cell.folder, cell).config != cell.config:
                 raise InputError(f"two runs would share the folder {cell.folder}: name their values differently")
+            same = meant.setdefault(replace(cell.config, output_dir=None).to_yaml(), cell)
+            if same.method != cell.method:
+                raise InputError(f"the methods {same.method} and {cell.method} mean the same run: once is enough")
     return list(cells.values())
 
 

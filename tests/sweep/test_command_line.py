@@ -76,6 +76,8 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         ([*GIVEN, "--preset", "nope"], "there is no preset 'nope': choose one of batches, criteria_scratch"),
         ([*GIVEN, "--task", "det"], "invalid choice: 'det'"),
         ([*GIVEN, "--vary", "optimizer.head_lr=0.1,1e-1"], "mean the same"),
+        ([*GIVEN, "--methods", "px,px+ranking=null"], r"px and px\+ranking=null mean the same run"),
+        ([*GIVEN, "--methods", "px+rounds=3,px+rounds=03"], r"px\+rounds=3 and px\+rounds=03 mean the same run"),
         ([*GIVEN, "--vary", "data.workers=0,1"], "changes how a run is carried out"),
         ([*GIVEN, "--config", "--epochs", "3"], "--config takes the path of a file"),
         ([*GIVEN, "--gpus", ","], "takes numbers separated by commas, or none"),

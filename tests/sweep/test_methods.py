@@ -30,6 +30,8 @@ def test_a_setting_below_another_and_a_list_are_read() -> None:
     assert (cell.config.pruning.batches, cell.config.keep_dense) == (3, ["encoder.conv1"])
     assert cell.method == "px+keep_dense=encoder.conv1+pruning.batches=3"
     assert (criterion_of(cell.method), own_keys(cell.method)) == ("px", {"keep_dense", "pruning.batches"})
+    several = asked("--methods", "px+keep_dense=[encoder.conv1, encoder.layer1],magnitude", *WORDS)
+    assert [cell.config.keep_dense for cell in plan_sweep(several)] == [["encoder.conv1", "encoder.layer1"], []]
     assert Method.of("my+own+rounds=3") == ("my+own", (("rounds", "3"),))
     assert criterion_of("my+own+rounds=3") == "my+own"
     assert Method.of("grasp+pruning.settings.temperature=1e+2").settings[0][1] == "1e+2"
