@@ -16,7 +16,9 @@ def packaged_file(name: str) -> tuple[Path, str]:
     Raises InputError for a package that is not installed, and for one that has no such file, or several.
     """
     package = _installed(name)
-    found = {str(file): Path(str(file.locate())) for file in package.files or () if str(file).endswith(ENDINGS)}
+    # A .pth beside the packages themselves is a list of folders for Python, no file of weights.
+    files = [file for file in package.files or () if str(file).endswith(ENDINGS) and len(file.parts) > 1]
+    found = {str(file): Path(str(file.locate())) for file in files}
     there = {listed: path for listed, path in found.items() if path.is_file()}
     if not there:
         raise InputError(f"the package {name} {package.version} has no file of weights ({', '.join(ENDINGS)})")

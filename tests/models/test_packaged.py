@@ -56,6 +56,11 @@ def test_packages_without_one_file_are_refused_before_anything_runs(install) -> 
     refused("not a name", "'not a name' is no name of a package")
     install("empty_weights", "README.txt", "gone.pth")
     refused("empty-weights", r"the package empty-weights 1\.2 has no file of weights \(\.safetensors, \.pth")
+    folder = install("only_paths", "../only_paths.pth")
+    (folder.parent / "only_paths.pth").write_text("import only_paths\n")
+    record = folder.parent / "only_paths-1.2.dist-info" / "RECORD"
+    record.write_text(record.read_text().replace("only_paths/../", ""))
+    refused("only-paths", "has no file of weights")
     folder = install("two_weights", "a.pth", "b.safetensors")
     for name in ("a.pth", "b.safetensors"):
         (folder / name).touch()
