@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, cast
 
+import torch
 from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
@@ -27,13 +28,16 @@ from px_seg.run.user_criteria import naming_file
 from px_seg.sweep.methods import DENSE, Method
 from px_seg.sweep.plan import Cell, Request, base_config, plan_sweep
 from px_seg.tasks import TASKS, Task, task_of
-from px_seg.tasks.base import evenly_cropped
+from px_seg.tasks.base import evenly_cropped, spread
 
 OF_TRAINING = ("epochs", "evaluate_first", "freeze_bn", "sync_bn", "batch_size", "channels_last")
 """Settings of a run that say how it trains."""
 
 IMAGES = 128
 """How many validation images networks are compared on, unless told otherwise."""
+
+TRAIN_IMAGES = 64
+"""How many training images are looked at, evenly spread, to see whether rows are of the same ones."""
 
 
 def compare_methods(request: Request, images: int | None = None, say: Callable[[str], Any] = print) -> list[Row]:
@@ -143,10 +147,15 @@ def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict
     # The rest of the network is drawn from the seed.
     encoder = [] if config.weights == "none" else getattr(first.model, first.task.scope).state_dict().values()
     criteria = user_path(config.criteria, "--criteria").read_bytes() if config.criteria else b""
+    train = first.task.train.data
+    # Which of them prune depends on method and seed.
+    pruning = (torch.from_numpy(train[index].image) for index in spread(len(train), TRAIN_IMAGES))
     return decided | {
         "images": sum(map(len, judged)),
         "weights_digest": digest(encoder),
         "images_digest": digest(judged),
+        "train_images": len(train),
+        "train_digest": digest(pruning),
         "criteria_digest": digest([criteria]),
     }
 

@@ -11,6 +11,8 @@ from px_seg import InputError, build_classifier
 from px_seg.commands import main
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, read_rows, table, write_rows
+from px_seg.data.base import LabelledImage
+from px_seg.data.synthetic import SyntheticObjects
 
 SPARSITIES = "0.5,0.9"
 
@@ -135,6 +137,20 @@ def test_rows_of_a_file_that_was_replaced_are_not_mixed_with_new_ones(small, sta
         main(words(small, start, out, "--methods", "random,magnitude"))
     assert "holds a comparison with other settings (weights_digest is " in capsys.readouterr().err
     assert (out / "preservation.csv").read_bytes() == before
+
+
+def test_rows_of_other_training_images_neither(small, start, tmp_path, capsys, monkeypatch) -> None:
+    main(words(small, start, tmp_path / "out", "--methods", "random"))
+    usual = SyntheticObjects.__getitem__
+
+    def negative(self: SyntheticObjects, index: int) -> LabelledImage:
+        sample = usual(self, index)
+        return sample._replace(image=255 - sample.image) if self.split == "train" else sample
+
+    monkeypatch.setattr(SyntheticObjects, "__getitem__", negative)
+    with pytest.raises(SystemExit):
+        main(words(small, start, tmp_path / "out", "--methods", "random,magnitude"))
+    assert "holds a comparison with other settings (train_digest is " in capsys.readouterr().err
 
 
 def test_an_interrupted_first_write_is_nothing_in_the_way(small, start, tmp_path) -> None:
