@@ -171,6 +171,8 @@ class Run:
         for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):
             if preserved is not None:
                 environment[key] = preserved._asdict()
+        if start.images:
+            environment["recalibrate_images"] = start.images
         if also:
             environment["also"] = also
         if config.evaluate_first:

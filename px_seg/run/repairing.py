@@ -30,6 +30,8 @@ class Start(NamedTuple):
     """The same after the repair, if there was one."""
     seconds: float
     """Of the repair."""
+    images: int
+    """That the repair was given; 0 where there was none."""
 
 
 def check_named(recalibration: str) -> None:
@@ -85,17 +87,18 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
     compare = _comparison(model, task, masks, config)
     preserved = main_only(accelerator, lambda: compare(None))
     if config.recalibrate == "none" or masks.density == 1:
-        return Start(preserved, None, 0.0)
+        return Start(preserved, None, 0.0, 0)
 
     def repaired() -> Start:
         started = time.perf_counter()
-        recalibrate(model, images_to_repair_by(task), masks, config.recalibrate, scope=task.scope)
+        images = images_to_repair_by(task)
+        recalibrate(model, images, masks, config.recalibrate, scope=task.scope)
         seconds = time.perf_counter() - started
-        return Start(preserved, compare(model), seconds)
+        return Start(preserved, compare(model), seconds, sum(map(len, images)))
 
     start = main_only(accelerator, repaired)
     _send_from_main(accelerator, model)
-    return start or Start(None, None, 0.0)
+    return start or Start(None, None, 0.0, 0)
 
 
 def repair_between_rounds(accelerator: Accelerator, task: Task, config: RunConfig) -> Repair | None:

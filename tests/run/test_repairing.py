@@ -29,11 +29,12 @@ def test_a_reconstructed_network_is_closer_to_the_dense_one_and_keeps_its_masks(
     before, after = results["preservation"], results["preservation_repaired"]
     assert after["error"] < 0.9 * before["error"]
     assert results["seconds"]["repair"] > 0
-    assert results["recalibrate"] == "reconstruct"
+    assert (results["recalibrate"], results["recalibrate_images"]) == ("reconstruct", 15)
     plain = classify(*flags(small, start, "--epochs", 0, "--output_dir", tmp_path / "plain"))
     assert plain["preservation"] == before
     assert "preservation_repaired" not in plain
     assert "repair" not in plain["seconds"]
+    assert "recalibrate_images" not in plain
     # What is saved is what was compared: the same masks, other weights.
     assert Masks.load(out / "masks.safetensors") == Masks.load(tmp_path / "plain" / "masks.safetensors")
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "plain"))
