@@ -1,6 +1,5 @@
 """Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -327,7 +326,7 @@ def _classifier(name: str, weights: str) -> nn.Module:
         raise InputError(f"timm has no network {name!r}: give another --trained.network") from None
     try:
         state, source = read_weights(f"tu-{name}", weights)
-        if any(re.match(efficientnet.MARKER, key) for key in state):
+        if efficientnet.is_of_family(state):
             state = efficientnet.named_as_timm(state, f"tu-{name}", source)
         model.load_state_dict(state)
     except (InputError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """The names of the EfficientNet-PyTorch family, B0 to B7 and Lite, in those of timm."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -21,6 +21,11 @@ _EXPANDED = {
     **{"_project_conv": "conv_pwl", "_bn2": "bn3", **_GATE},
 }
 _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_GATE}
+
+
+def is_of_family(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are of such a network."""
+    return any(re.match(MARKER, name) for name in names)
 
 
 def named_as_timm(state: Mapping[str, Tensor], name: str, source: str) -> dict[str, Tensor]:
@@ -61,5 +66,5 @@ def _renamed(key: str, places: Mapping[str, str], state: Mapping[str, Tensor]) -
     if block and block[1] in places:
         parts = _EXPANDED if f"_blocks.{block[1]}._expand_conv.weight" in state else _PLAIN
         return f"blocks.{places[block[1]]}.{parts.get(block[2], block[2])}.{block[3]}"
-    part, _, tensor = key.partition(".")
-    return f"{_OUTSIDE.get(part, part)}.{tensor}"
+    part, dot, tensor = key.partition(".")
+    return f"{_OUTSIDE.get(part, part)}{dot}{tensor}"

@@ -116,7 +116,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     found = mapped(state, source)
     tensors = found.tensors
     # The segmentation library's own has the names of the family.
-    if any(re.match(efficientnet.MARKER, key) for key in tensors) and not name.startswith("efficientnet-"):
+    if efficientnet.is_of_family(tensors) and not name.startswith("efficientnet-"):
         tensors = efficientnet.named_as_timm(tensors, name, source)
     tensors = _named_like(encoder, tensors)
     if name.startswith("tu-"):
