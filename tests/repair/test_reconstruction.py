@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.cases import network, pairs
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from px_seg import InputError, Magnitude, Random, prune, recalibrate
 from px_seg.pruning import Masks
-from px_seg.repair import reconstruction
+from px_seg.repair import least_squares, reconstruction
 
 RIDGE = 0.03
 
@@ -67,6 +68,38 @@ def test_one_layer_is_what_numpy_finds(shape: dict, bias: bool, generator) -> No
     if bias:
         torch.testing.assert_close(conv.bias.detach(), constants)
     assert not masks.revived(dict(net.named_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("layer", "padded"),
+    [
+        (Conv2dSame(4, 6, 3, stride=2), lambda x: nn.functional.pad(x, (0, 1, 0, 1))),
+        (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), lambda x: nn.functional.pad(x, [1] * 4, "circular")),
+        (nn.Conv1d(4, 6, 3, padding=2, dilation=2), lambda x: nn.functional.pad(x, (2, 2))),
+    ],
+    ids=["as TensorFlow pads", "circular", "one dimension"],
+)
+def test_a_layer_that_pads_is_a_plain_one_on_padded_images(layer: nn.Module, padded, generator) -> None:
+    images = torch.randn(5, 4, *[8] * (layer.weight.dim() - 2), dtype=torch.float64, generator=generator)
+    one, dilation = type(layer) is nn.Conv1d, layer.dilation
+    plain = (nn.Conv1d if one else nn.Conv2d)(4, 6, 3, stride=layer.stride, dilation=dilation)
+    plain.load_state_dict(layer.state_dict())
+    nets = nn.Sequential(layer).double(), nn.Sequential(plain).double()
+    masks = prune(nets[0], (), 0.4, Random(seed=1))
+    torch.testing.assert_close(nets[0](images), nets[1](padded(images)))
+    for net, seen in zip(nets, (images, padded(images)), strict=True):
+        recalibrate(net, [seen], masks, "reconstruct", RIDGE)
+    torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict())
+
+
+@pytest.mark.parametrize("module", [reconstruction, least_squares], ids=["images", "rows"])
+def test_how_much_is_worked_on_at_once_makes_no_difference(module, monkeypatch) -> None:
+    net, batches = network().eval(), pairs(3, 2)
+    masks, again = prune(net, (), 0.4, Magnitude()), copy.deepcopy(net)
+    recalibrate(net, batches, masks, "reconstruct", RIDGE)
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    recalibrate(again, batches, masks, "reconstruct", RIDGE)
+    torch.testing.assert_close(net.state_dict(), again.state_dict())
 
 
 def test_deeper_layers_are_fitted_on_what_the_repaired_ones_before_them_return() -> None:
