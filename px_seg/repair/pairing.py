@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -51,12 +51,14 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
     have the images in the first dimension.
     """
     wide = torch.promote_types(next(iter(model.parameters())).dtype, torch.float32)
-    dense, pruned = copy.deepcopy(model).to(wide), copy.deepcopy(model).to(wide)
-    weights = dict(pruned.named_parameters())
-    owners = {f"{path}.weight" if path else "weight": path for path, _ in pruned.named_modules()}
+    owners = {f"{path}.weight" if path else "weight": path for path, _ in model.named_modules()}
     layers = {}
-    # undisturbed turns gradients on again, as inference mode ends.
-    with undisturbed(images.device), torch.no_grad(), evaluating(dense), evaluating(pruned):
+    # Copies made in inference mode, which undisturbed ends, could not be changed; it turns gradients on again.
+    with undisturbed(images.device), torch.no_grad(), ExitStack() as modes:
+        dense, pruned = (copy.deepcopy(model).to(wide) for _ in range(2))
+        for network in (dense, pruned):
+            modes.enter_context(evaluating(network))
+        weights = dict(pruned.named_parameters())
         for name, mask in masks.items():
             module = pruned.get_submodule(owners[name])
             if isinstance(module, _TRANSPOSED):

@@ -1,5 +1,6 @@
 """Repairs of a pruned network that need images, but no labels and no training."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -58,9 +59,11 @@ def recalibrate(
     check_repair(model, repair, scope)
     if masks is None and repair != "statistics":
         raise InputError(f"{repair} compares the pruned network with the dense one: give it the masks")
-    if not ridge > 0:
-        raise InputError(f"ridge must be above 0, got {ridge}")
+    if not isinstance(ridge, int | float) or not 0 < ridge < math.inf:
+        raise InputError(f"ridge must be a number above 0, got {ridge!r}")
     if masks is not None:
+        if not isinstance(masks, Mapping):
+            raise InputError(f"masks must be tensors by the names of weights, got {type(masks).__name__}")
         check_fit(masks, prunable(model))
     if masks is not None and repair == "variance":
         batches = list(checked_batches(batches))

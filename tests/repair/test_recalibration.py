@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -111,6 +112,11 @@ def test_what_cannot_be_repaired_is_refused_and_left_as_it_was() -> None:
         ((batches, Masks({"9.weight": torch.ones(1)})), r"there is a mask for 9\.weight"),
         ((batches, Masks({"1.weight": torch.ones_like(net[1].weight)})), r"there is a mask for 1\.weight"),
         ((batches[0][0], masks), "put it in a list"),
+        ((batches, [masks]), "masks must be tensors by the names of weights, got list"),
+        *(
+            ((batches, masks, "reconstruct", ridge), "ridge must be a number above 0, got ")
+            for ridge in (0, math.inf, math.nan, "1", None)
+        ),
     ):
         with pytest.raises(InputError, match=message):
             recalibrate(net, *arguments)
@@ -164,6 +170,16 @@ def test_norms_out_of_scope_keep_their_statistics() -> None:
     assert moved == {"encoder"}
     with pytest.raises(InputError, match="no BatchNorm whose statistics"):
         recalibrate(model, [torch.randn(4, 3, 32, 32)], masks, scope="segmentation_head")
+
+
+@pytest.mark.parametrize("repair", ["statistics", "variance", "reconstruct"])
+def test_inference_mode_makes_no_difference(repair: str) -> None:
+    net, batches = network().eval(), pairs(3)
+    masks, again = prune(net, (), 0.4, Magnitude()), copy.deepcopy(net)
+    recalibrate(net, batches, masks, repair)
+    with torch.inference_mode():
+        recalibrate(again, batches, masks, repair)
+    torch.testing.assert_close(net.state_dict(), again.state_dict())
 
 
 def test_no_more_images_are_read_than_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

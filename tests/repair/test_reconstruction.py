@@ -173,7 +173,7 @@ def test_what_cannot_be_reconstructed_is_refused(generator) -> None:
     with pytest.raises(InputError, match=r"0\.weight is of a transposed convolution, which cannot be repaired"):
         recalibrate(net, x, prune(net, (), 0.5, Magnitude()), "reconstruct")
     conv = nn.Sequential(nn.Conv2d(2, 2, 3))
-    with pytest.raises(InputError, match="ridge must be above 0, got 0"):
+    with pytest.raises(InputError, match="ridge must be a number above 0, got 0"):
         recalibrate(conv, x, prune(conv, (), 0.5, Magnitude()), "reconstruct", ridge=0)
 
 
