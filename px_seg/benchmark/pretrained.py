@@ -1,5 +1,6 @@
 """Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from px_seg.pruning import (
     Masks,
     TrainingCriterion,
     criterion,
+    prunable,
     prune,
 )
 from px_seg.pruning.modes import evaluating
@@ -186,6 +188,34 @@ def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[fl
                 f"{both / masks.kept:.3%} |",
                 flush=True,
             )
+
+
+def report_stability(case: Case, methods: Sequence[str], sparsities: Sequence[float], noise: float) -> None:
+    """Print how many of the kept weights every method keeps where all weights differ by `noise` times a normal draw.
+
+    A Markdown table. Each is of the weight's own size: 1e-6 is about what the order of sums does in float32.
+    """
+    if not 0 < noise < 1:
+        raise InputError(f"--noise must be above 0 and below 1, got {noise:g}")
+    named = all_named(methods, case.seed, sparsities)
+    setting = Setting.of(case)
+    other = replace(setting, model=_changed(setting.model, noise, case.seed))
+    print(f"{case.title}, {case.prune_images} images, weights changed by {noise:g}\n")
+    print("| method | pruned | of the weights kept |")
+    print("|---|---:|---:|", flush=True)
+    for method, own in named.items():
+        for sparsity in sparsities:
+            masks, changed = (pruned(each, each.labelled(), own, sparsity) for each in (setting, other))
+            both = sum(int((mask & changed[name]).count_nonzero()) for name, mask in masks.items())
+            print(f"| `{method}` | {100 * sparsity:g}% | {both / masks.kept:.3%} |", flush=True)
+
+
+def _changed(model: nn.Module, noise: float, seed: int) -> nn.Module:
+    other, draws = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in prunable(other).values():
+            weight.mul_(1 + noise * torch.randn(weight.shape, generator=draws, dtype=weight.dtype))
+    return other
 
 
 def report_budget(

@@ -10,7 +10,7 @@ from helpers.runs import make_voc
 from safetensors.torch import save_file
 
 from px_seg import InputError
-from px_seg.benchmark.pretrained import Case, report_agreement, report_budget, report_preservation
+from px_seg.benchmark.pretrained import Case, report_agreement, report_budget, report_preservation, report_stability
 from px_seg.benchmark.repair import report_ridges
 from px_seg.comparison.rows import read_rows
 
@@ -73,6 +73,18 @@ def test_masks_are_held_against_the_first_methods(case: Case, capsys) -> None:
     assert float(rows[1][3][:-1]) == pytest.approx(50, abs=1)
     with pytest.raises(InputError, match="two methods or more"):
         report_agreement(case, ["px"], [0.5])
+
+
+def test_more_masks_change_where_weights_change_more(case: Case, capsys) -> None:
+    shared = []
+    for noise in (1e-7, 0.1):
+        report_stability(case, ["magnitude"], [0.5], noise)
+        shared.append(float(capsys.readouterr().out.splitlines()[4].split("|")[3].strip()[:-1]))
+    # A change of a tenth moves those weights over the threshold that lie within about a tenth of it.
+    assert shared[0] > 99.999
+    assert 90 < shared[1] < 99
+    with pytest.raises(InputError, match="--noise must be above 0 and below 1, got 0"):
+        report_stability(case, ["magnitude"], [0.5], 0.0)
 
 
 def test_ridges_are_compared_and_large_ones_leave_the_weights_as_they_were(case: Case, capsys) -> None:
