@@ -61,7 +61,10 @@ def saved_normalisation(folder: Path) -> Normalisation | None:
         return Normalisation.of(found.mean, found.std)
     except Exception as error:
         # A damaged file fails in whatever of albumentations reads it.
-        raise InputError(f"{file} is no transform with one normalisation ({one_line(error, 160)})") from error
+        raise InputError(
+            f"{file} is no transform with one normalisation ({one_line(error, 160)}): restore it, or delete it to "
+            "normalise images by ImageNet's statistics"
+        ) from error
 
 
 def _fill(normalisation: Normalisation) -> dict[str, object]:
