@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from px_seg import Criterion, Magnitude, NTKTrace, prunable, recalibrate, register
+from px_seg import Criterion, InputError, Magnitude, NTKTrace, prunable, recalibrate, register
 from px_seg.pruning.batches import images_of
+from px_seg.pruning.distributed import Group
 from px_seg.pruning.modes import evaluating
 from px_seg.repair.reconstruction import unfolded
 
@@ -58,15 +59,16 @@ class MagnitudeDensities(Criterion):
 @register("brain_surgeon")
 @dataclass(frozen=True)
 class BrainSurgeon(Criterion):
-    """theta^2 / (H^-1)_jj, what the layer's squared error grows by, per output variance of the layer.
+    """theta^2 / (H^-1)_jj, what the layer's squared error grows by, as a share of its squared outputs.
 
-    H is the second moment of the layer's inputs, as in reconstruction (Hassibi and Stork, NeurIPS 1992), with 1% of
-    its mean diagonal as ridge.
+    H is the second moment of the layer's inputs about 0 (Hassibi and Stork, NeurIPS 1992), with 1% of its mean diagonal
+    as ridge; reconstruction takes it about the mean where a bias or a norm can take up the rest.
     """
 
     needs_data: ClassVar[bool] = True
 
     def score(self, model: nn.Module, batches=(), masks=None, scope=None, group=None) -> dict[str, Tensor]:
+        _check_alone(group)
         weights = prunable(model, scope)
         owners = {f"{path}.weight": module for path, module in model.named_modules()}
         layers = {name: owners[name] for name in weights}
@@ -75,11 +77,11 @@ class BrainSurgeon(Criterion):
                 model(images)
         found = {}
         for name, weight in weights.items():
-            gram, variance = moments[name]
+            gram, energy = moments[name]
             gram.diagonal(dim1=1, dim2=2).add_(0.01 * gram.diagonal(dim1=1, dim2=2).mean())
             rows = weight.detach().double().flatten(1).view(len(gram), -1, gram.shape[1])
             growth = rows**2 / torch.linalg.inv(gram).diagonal(dim1=1, dim2=2)[:, None]
-            found[name] = (growth / variance).view_as(weight).to(weight)
+            found[name] = (growth / energy).view_as(weight).to(weight)
         return found
 
 
@@ -114,19 +116,25 @@ def _moments(layers: dict[str, nn.Conv2d]) -> Iterator[dict[str, tuple[Tensor, T
             hook.remove()
 
 
+def _check_alone(group: Group) -> None:
+    if group is not None:
+        raise InputError("the candidates of the search score in one process: leave the others out")
+
+
 @dataclass(frozen=True)
 class _Between(Criterion):
     """Scores of the network reconstructed under the masks in force."""
 
     rounds: ClassVar[int] = 5
     needs_data: ClassVar[bool] = True
-    inner: ClassVar[Criterion]
+    inner: ClassVar[type[Criterion]]
 
     def score(self, model: nn.Module, batches=(), masks=None, scope=None, group=None) -> dict[str, Tensor]:
+        _check_alone(group)
         network = copy.deepcopy(model)
         if masks is not None and any(not mask.all() for mask in masks.values()):
             recalibrate(network, batches, masks, "reconstruct")
-        return self.inner.score(network, batches, masks, scope, group)
+        return self.inner(seed=self.seed).score(network, batches, masks, scope)
 
 
 @register("magnitude_between")
@@ -134,7 +142,7 @@ class _Between(Criterion):
 class MagnitudeBetween(_Between):
     """Magnitude in five rounds, with reconstruction between them."""
 
-    inner: ClassVar[Criterion] = Magnitude()
+    inner: ClassVar[type[Criterion]] = Magnitude
 
 
 @register("trace_between")
@@ -142,4 +150,4 @@ class MagnitudeBetween(_Between):
 class TraceBetween(_Between):
     """The trace's share in five rounds, with reconstruction between them."""
 
-    inner: ClassVar[Criterion] = NTKTrace()
+    inner: ClassVar[type[Criterion]] = NTKTrace
