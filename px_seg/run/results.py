@@ -70,7 +70,7 @@ def collect(
         "encoder": config.encoder,
         **task.settings(),
         "weights": config.weights,
-        "normalisation": task.normalisation._asdict(),
+        "normalisation": {key: list(values) for key, values in task.normalisation._asdict().items()},
         "epochs": config.epochs,
         "seconds": dict(seconds),
         **environment,

@@ -80,7 +80,7 @@ def test_half_precision_and_one_output_channel() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     net, x = network(), [torch.randn(2, 2, 5, 5)]
     for arguments, message in (
-        (({}, []), "give it at least one batch"),
+        (({}, []), "give at least one batch"),
         (({}, x, ["nowhere"]), "there is no stage 'nowhere': name modules of the model, whose parts are 0, 1"),
         (({"0.weight": torch.ones(1)}, x), "0.weight has shape"),
         (([], x), "masks must be px_seg.Masks, or masks by parameter name: got list"),

@@ -52,7 +52,7 @@ def test_samples_of_two_shapes_on_two_processes_are_refused_on_both(folder) -> N
     for rank in (0, 1):
         assert "one shape: got (3, 8, 8) and (3, 12, 12)" in (folder / f"across{rank}.txt").read_text()
     assert "one shape: got (3, 12, 12) and (3, 8, 8)" in (folder / "within1.txt").read_text()
-    assert "another process could not score: pruning needs samples of one shape" in (folder / "within0.txt").read_text()
+    assert "another process could not score: all samples must have one shape" in (folder / "within0.txt").read_text()
 
 
 @pytest.mark.parametrize("name", CRITERIA)
