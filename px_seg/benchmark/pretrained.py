@@ -182,10 +182,9 @@ def report_agreement(case: Case, methods: Sequence[str], sparsities: Sequence[fl
     for sparsity in sparsities:
         first, *others = ((method, pruned(setting, batches, named[method], sparsity)) for method in named)
         for method, masks in others:
-            both = sum(int((mask & first[1][name]).count_nonzero()) for name, mask in masks.items())
             print(
                 f"| `{method}` | {100 * sparsity:g}% | `{first[0]}` | {agreement(masks, first[1]):.3%} | "
-                f"{both / masks.kept:.3%} |",
+                f"{_kept_by_both(masks, first[1]):.3%} |",
                 flush=True,
             )
 
@@ -199,15 +198,20 @@ def report_stability(case: Case, methods: Sequence[str], sparsities: Sequence[fl
         raise InputError(f"--noise must be above 0 and below 1, got {noise:g}")
     named = all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
-    other = replace(setting, model=_changed(setting.model, noise, case.seed))
+    changed = replace(setting, model=_changed(setting.model, noise, case.seed))
+    networks = [(each, each.labelled()) for each in (setting, changed)]
     print(f"{case.title}, {case.prune_images} images, weights changed by {noise:g}\n")
     print("| method | pruned | of the weights kept |")
     print("|---|---:|---:|", flush=True)
     for method, own in named.items():
         for sparsity in sparsities:
-            masks, changed = (pruned(each, each.labelled(), own, sparsity) for each in (setting, other))
-            both = sum(int((mask & changed[name]).count_nonzero()) for name, mask in masks.items())
-            print(f"| `{method}` | {100 * sparsity:g}% | {both / masks.kept:.3%} |", flush=True)
+            masks, others = (pruned(each, batches, own, sparsity) for each, batches in networks)
+            print(f"| `{method}` | {100 * sparsity:g}% | {_kept_by_both(masks, others):.3%} |", flush=True)
+
+
+def _kept_by_both(masks: Masks, others: Masks) -> float:
+    """As a share of what the first keep."""
+    return sum(int((mask & others[name]).count_nonzero()) for name, mask in masks.items()) / masks.kept
 
 
 def _changed(model: nn.Module, noise: float, seed: int) -> nn.Module:

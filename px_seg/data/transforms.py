@@ -63,7 +63,7 @@ def saved_normalisation(folder: Path) -> Normalisation | None:
         # A damaged file fails in whatever of albumentations reads it.
         raise InputError(
             f"{file} is no transform with one normalisation ({one_line(error, 160)}): restore it, or delete it to "
-            "normalise images by ImageNet's statistics"
+            "normalise images as for the encoder's own weights"
         ) from error
 
 

@@ -26,9 +26,8 @@ Its `get_preprocessing_params` has the same from the network, which a run whose 
 def normalisation_of(encoder: str, weights: str | None) -> Normalisation:
     """What the images were normalised by when such weights, which `check_weights` accepts, were trained.
 
-    A model that a run saved, and a file in its folder, has what was saved with it; ImageNet's where nothing was. Of
-    any other file, of a package and of random weights it is not known: they have what the encoder's library has for
-    its own weights of that name.
+    A model that a run saved, and a file in its folder, has what was saved with it. Of any other file, of a package and
+    of random weights it is not known: they have what the encoder's library has for its own weights of that name.
     """
     kind, _, version = (weights or "none").partition(":")
     if kind == "torchvision":
@@ -41,9 +40,9 @@ def normalisation_of(encoder: str, weights: str | None) -> Normalisation:
     if weights in PUBLISHED:
         return IMAGENET
     if weights is not None and is_file(weights):
-        folder = file_of(weights).parent
-        if (folder / "config.json").is_file():
-            return saved_normalisation(folder) or IMAGENET
+        saved = saved_normalisation(file_of(weights).parent)
+        if saved is not None:
+            return saved
     if encoder.startswith("tu-"):
         return _timms(encoder.removeprefix("tu-"))
     return next((own for pattern, own in EXCEPTIONS.items() if fnmatch(encoder, pattern)), IMAGENET)

@@ -77,7 +77,7 @@ class Run:
         if self.main:
             say(f"weights: {setup.loaded or 'none, the backbone is initialised at random'}")
             if task.normalisation != IMAGENET:
-                say(f"images are normalised as for these weights, by {task.normalisation}")
+                say(f"images are normalised by {task.normalisation}")
             for note in self.notes:
                 say(note)
         self.model.to(self.accelerator.device)

@@ -15,6 +15,7 @@ from px_seg import predictions
 from px_seg.config import ClassificationConfig
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
+from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import CLASSIFICATION, load
 from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
@@ -59,14 +60,14 @@ class Classification:
         train, val = load(CLASSIFICATION, config.data)
         self.classes = train.classes
         self.normalisation = normalisation_of(config.encoder, config.weights)
-        train_transform, val_transform = self._transforms(config)
+        train_transform, val_transform = self._transforms(config, self.normalisation)
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
         self.val_cropped = self.val
         self.also: dict[str, Transformed] = {}
 
     @staticmethod
-    def _transforms(config: ClassificationConfig) -> tuple[Transform, Transform]:
-        data, normalisation = config.data, normalisation_of(config.encoder, config.weights)
+    def _transforms(config: ClassificationConfig, normalisation: Normalisation) -> tuple[Transform, Transform]:
+        data = config.data
         check_size(data.size, 8)
         train = classifier_training(data, normalisation)
         return train, classifier_evaluation(data.evaluation, data.size, normalisation)
@@ -74,7 +75,7 @@ class Classification:
     @staticmethod
     def check(config: ClassificationConfig, synchronised: bool) -> None:
         check_encoder(config.encoder)
-        Classification._transforms(config)
+        Classification._transforms(config, normalisation_of(config.encoder, config.weights))
         if config.loss not in LOSSES:
             raise InputError(f"there is no loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
         if config.ridge is not None and not config.ridge > 0:

@@ -17,6 +17,7 @@ from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
+from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
@@ -49,7 +50,7 @@ class Segmentation:
         self.config = config
         self.stride = config.output_stride
         self.normalisation = normalisation_of(config.encoder, config.weights)
-        train_transform, val_transform = self._transforms(config)
+        train_transform, val_transform = self._transforms(config, self.normalisation)
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
@@ -58,8 +59,8 @@ class Segmentation:
         self.val_cropped = Transformed(val, cropped)
 
     @staticmethod
-    def _transforms(config: SegmentationConfig) -> tuple[Transform, Transform]:
-        size, normalisation = config.data.size, normalisation_of(config.encoder, config.weights)
+    def _transforms(config: SegmentationConfig, normalisation: Normalisation) -> tuple[Transform, Transform]:
+        size = config.data.size
         check_size(size)
         train = training(size, config.data.scale, config.output_stride, normalisation)
         return train, evaluation(config.data.evaluation, size, normalisation)
@@ -67,7 +68,7 @@ class Segmentation:
     @staticmethod
     def check(config: SegmentationConfig, synchronised: bool) -> None:
         check_segmenter(config.encoder, config.output_stride)
-        Segmentation._transforms(config)
+        Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
         if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
                 f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "

@@ -69,11 +69,11 @@ def test_a_start_from_a_run_goes_on_with_that_runs_colours(tiny_resnet18, tmp_pa
     capsys.readouterr()
     second = go("--config", tiny_resnet18, *there)
     assert second["normalisation"] == {"mean": [0.5, 0.456, 0.406], "std": [0.25, 0.224, 0.225]}
-    assert "normalised as for these weights, by mean 0.5, 0.456, 0.406" in capsys.readouterr().out
+    assert "normalised by mean 0.5, 0.456, 0.406" in capsys.readouterr().out
     assert normalisation_of("resnet18", str(tmp_path / "second/model/model.safetensors")).mean[0] == 0.5
-    # What earlier versions saved has no transform beside it, and was trained with ImageNet's.
+    # Without one beside it the encoder decides, as for any file.
     saved.unlink()
-    assert normalisation_of("tu-tf_efficientnet_lite0", str(tmp_path / "first")) == IMAGENET
+    assert normalisation_of("tu-tf_efficientnet_lite0", str(tmp_path / "first")) == SYMMETRIC
 
 
 @pytest.mark.parametrize("damage", ["{", '{"__version__": "2", "transform": {}}', json.dumps({"transform": None})])
