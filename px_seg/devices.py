@@ -1,7 +1,7 @@
 """Devices, processes and trackers, through Accelerate."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
@@ -9,7 +9,8 @@ from typing import TypeVar, cast
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor
 
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
@@ -76,6 +77,13 @@ def broadcast_from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     broadcast_object_list(shared)
     # Filled on all by now; what the work returns may be None as well.
     return cast(T, shared[0])
+
+
+def copy_from_main(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Give every process the main one's values of these tensors, in place."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor.detach().clone()))
 
 
 def leave_group() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from px_seg.errors import InputError
+from px_seg.wide import wide_dtype
 
 FEWEST = 4
 """Samples that the unbiased estimate needs."""
@@ -67,8 +68,8 @@ class LinearCKA:
         The two may differ in C alone.
         """
         x, y = (part.detach().movedim(1, -1).flatten(0, -2) for part in (first, second))
-        # A fourth power of a feature leaves the range of float32 at 1e9. Apple's GPUs have no float64.
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        # A fourth power of a feature leaves the range of float32 at 1e9.
+        wide = wide_dtype(x.device)
         sizes = (8 * torch.finfo(z.dtype).eps * float(z.abs().max()) for z in (x, y))
         self._rounding = [max(pair) for pair in zip(self._rounding, sizes, strict=True)]
         x, y = x.to(wide), y.to(wide)

@@ -12,6 +12,7 @@ from px_seg.errors import InputError
 from px_seg.pruning.masks import check_fit
 from px_seg.pruning.modes import undisturbed
 from px_seg.pruning.scope import Scope, as_list, prunable
+from px_seg.wide import wide_dtype
 
 
 class MaskedNetwork:
@@ -40,9 +41,9 @@ class MaskedNetwork:
     def zeros(self) -> dict[str, Tensor]:
         """A tensor of zeros for every weight in scope, to sum over batches in.
 
-        In float64, so that the sum does not depend on the order; Apple's GPUs have none.
+        Wide, so that the sum does not depend on the order.
         """
-        dtype = torch.float32 if self.like.device.type == "mps" else torch.float64
+        dtype = wide_dtype(self.like.device)
         return {
             name: torch.zeros_like(weight, dtype=dtype, requires_grad=False) for name, weight in self.weights.items()
         }

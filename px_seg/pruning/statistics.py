@@ -11,6 +11,7 @@ from px_seg.pruning.batches import Batches, images_of, one_shape
 from px_seg.pruning.distributed import Group, all_gather, all_reduce, run_on_all_ranks
 from px_seg.pruning.masked_network import masked
 from px_seg.pruning.modes import batch_statistics, last_batch_only
+from px_seg.wide import wide_dtype
 
 _MOMENTS = ("running_mean", "running_var")
 
@@ -35,7 +36,7 @@ def statistics_of(
             if isinstance(module, _BatchNorm) and module.track_running_stats
             for moment in _MOMENTS
         ]
-        wide = torch.float32 if network.like.device.type == "mps" else torch.float64
+        wide = wide_dtype(network.like.device)
         total = {name: torch.zeros_like(network.buffers[name], dtype=wide) for name in names}
 
         def own() -> tuple[int, torch.Size | None]:

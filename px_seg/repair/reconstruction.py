@@ -11,6 +11,7 @@ from px_seg.errors import InputError
 from px_seg.pruning.randomness import generator
 from px_seg.repair.least_squares import solved
 from px_seg.repair.pairing import Layer, channels_last, side_by_side
+from px_seg.wide import wide_dtype
 
 SAMPLES = (2**12, 2**16)
 """The fewest and the most positions, over all images, that a layer is fitted on where it has more."""
@@ -151,9 +152,8 @@ def _check_linear(layer: Layer, image: Tensor, groups: int) -> None:
 
 def _by_group(samples: Tensor, groups: int) -> Tensor:
     """(samples, groups * K) as (groups, samples, K), wide, in one copy."""
-    wide = torch.float32 if samples.device.type == "mps" else torch.float64  # Apple's GPUs have no float64.
     parted = samples.view(len(samples), groups, -1).movedim(1, 0)
-    return parted.to(wide, memory_format=torch.contiguous_format)
+    return parted.to(wide_dtype(samples.device), memory_format=torch.contiguous_format)
 
 
 def unfolded(module: nn.Module, inputs: Tensor, groups: int) -> Tensor:

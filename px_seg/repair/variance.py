@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from px_seg.repair.pairing import Layer, channels_last, side_by_side
+from px_seg.wide import wide_dtype
 
 SHRINKAGE = 0.01
 """What is added to both variances, as a share of the layer's mean. A channel of average variance is scaled by up to
@@ -22,7 +23,7 @@ def with_variances(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor
     def scale(layer: Layer, inputs: Tensor, wanted: Tensor) -> None:
         weight = layer.module.get_parameter("weight")
         target, own = (
-            channels_last(layer.module, outputs).flatten(0, 1).double().var(0, unbiased=False)
+            channels_last(layer.module, outputs).flatten(0, 1).to(wide_dtype(outputs.device)).var(0, unbiased=False)
             for outputs in (wanted, layer.module(inputs))
         )
         least = SHRINKAGE * target.mean()

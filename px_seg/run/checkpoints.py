@@ -14,13 +14,16 @@ from torch import nn
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.files import flush, flush_tree
 from px_seg.pruning import Masks
+from px_seg.run.repairing import Start
 
 
-def save_checkpoint(accelerator: Accelerator, model: nn.Module, masks: Masks, epoch: int, folder: Path) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, model: nn.Module, masks: Masks, epoch: int, folder: Path, start: Start
+) -> None:
     """Replace the checkpoint in `folder` by the state after `epoch`, once it is all on the disk.
 
-    Beside Accelerate's own files it holds progress.json: the epoch, and the launch settings
-    that the optimizer's and the schedule's state depend on.
+    Beside Accelerate's own files it holds progress.json: the epoch, the launch settings
+    that the optimizer's and the schedule's state depend on, and what was known before training.
 
     Raises TrainingDiverged, and leaves the former checkpoint alone, when a weight is not
     finite; RuntimeError when a pruned weight is not 0.
@@ -34,7 +37,8 @@ def save_checkpoint(accelerator: Accelerator, model: nn.Module, masks: Masks, ep
     accelerator.save_state(str(fresh))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (fresh / "progress.json").write_text(json.dumps({"epoch": epoch, **_launch(accelerator)}))
+        progress = {"epoch": epoch, **_launch(accelerator), "start": start.as_plain()}
+        (fresh / "progress.json").write_text(json.dumps(progress))
         flush_tree(fresh)
         former = _former(folder)
         shutil.rmtree(former, ignore_errors=True)
@@ -77,6 +81,15 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
         # Truncated files surface as whatever the format's reader stumbles over.
         raise InputError(f"{_damaged(folder)} ({type(error).__name__})") from error
     return _progress(folder)["epoch"]
+
+
+def start_in(folder: Path) -> Start | None:
+    """What was known before the training that `save_checkpoint` saved; None in checkpoints of earlier versions."""
+    start = _progress(folder).get("start")
+    try:
+        return start and Start.from_plain(start)
+    except (KeyError, TypeError):
+        raise InputError(_damaged(folder)) from None
 
 
 def _progress(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
 from px_seg.models import zero_scales
 from px_seg.pruning import Masks
-from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
 from px_seg.run.repairing import Start, repair, repair_between_rounds
@@ -43,7 +44,7 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     this = Run(set_up(task_type, config), say)
     masks = this.prune()
     start = this.repair(masks)
-    trained = this.fine_tune(masks)
+    trained = this.fine_tune(masks, start)
     return this.record(masks, start, trained)
 
 
@@ -98,10 +99,16 @@ class Run:
         return masks
 
     def repair(self, masks: Masks) -> Start:
-        """Repair the pruned network if that is asked for, and compare it with the dense one."""
+        """Repair the pruned network if that is asked for, and compare it with the dense one.
+
+        Where a training goes on, both were done, and its weights are to come from the checkpoint.
+        """
+        checkpoint = self._checkpoint()
+        if checkpoint is not None and (start := start_in(checkpoint)):
+            return start
         return repair(self.accelerator, self.model, self.task, masks, self.config)
 
-    def fine_tune(self, masks: Masks) -> Trained:
+    def fine_tune(self, masks: Masks, start: Start) -> Trained:
         """Train under the masks, logging and checkpointing after every epoch and evaluating as often as configured.
 
         With no epoch to train, the pruned network is evaluated as it is.
@@ -110,7 +117,7 @@ class Run:
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
         accelerator.register_for_checkpointing(prepared.schedule)
-        checkpoint = find_checkpoint(accelerator, folder.checkpoint) if config.resume else None
+        checkpoint = self._checkpoint()
         done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
         # Without a checkpoint nothing counts, an evaluation before training neither.
         history = folder.history(until=done or -1) if self.main else []
@@ -128,7 +135,7 @@ class Run:
                     if log.epoch % config.evaluate_every == 0 or log.epoch == config.epochs:
                         scores = self._evaluate(line)
                     self._log(line, history)
-                    save_checkpoint(accelerator, self.model, masks, log.epoch, folder.checkpoint)
+                    save_checkpoint(accelerator, self.model, masks, log.epoch, folder.checkpoint, start)
                     started = time.perf_counter()
             except TrainingDiverged as error:
                 kept = f"the last good checkpoint is {folder.checkpoint}"
@@ -224,6 +231,10 @@ class Run:
 
         main_only(self.accelerator, write)
         return masks
+
+    def _checkpoint(self) -> Path | None:
+        """What the training goes on from, if it does."""
+        return find_checkpoint(self.accelerator, self.folder.checkpoint) if self.config.resume else None
 
     def _loader(self, data: Transformed) -> Loader:
         """This process's share of the images."""

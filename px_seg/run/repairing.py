@@ -2,18 +2,17 @@
 
 import copy
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from px_seg.analysis import Preservation, preservation
 from px_seg.analysis.cka import FEWEST
 from px_seg.config import RunConfig
 from px_seg.data.loaders import pruning_batches
-from px_seg.devices import main_only
+from px_seg.devices import copy_from_main, main_only
 from px_seg.errors import InputError
 from px_seg.pruning import Criterion, Masks, Repair, TrainingCriterion
 from px_seg.repair import REPAIRS, check_repair, recalibrate
@@ -32,6 +31,17 @@ class Start(NamedTuple):
     """Of the repair."""
     images: int
     """That the repair was given; 0 where there was none."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """As a JSON file keeps it."""
+        preserved, repaired = (own and own._asdict() for own in (self.preserved, self.repaired))
+        return self._asdict() | {"preserved": preserved, "repaired": repaired}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Start":
+        """What `as_plain` returned."""
+        preserved, repaired = (own and Preservation(**own) for own in (plain["preserved"], plain["repaired"]))
+        return cls(preserved, repaired, plain["seconds"], plain["images"])
 
 
 def check_named(recalibration: str) -> None:
@@ -84,20 +94,21 @@ def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks,
     The main process works, and compares with the dense network before and after on validation images. Nothing is
     repaired where nothing is pruned.
     """
-    compare = _comparison(model, task, masks, config)
-    preserved = main_only(accelerator, lambda: compare(None))
-    if config.recalibrate == "none" or masks.density == 1:
-        return Start(preserved, None, 0.0, 0)
 
-    def repaired() -> Start:
+    def compared_and_repaired() -> Start:
+        compare = _comparison(model, task, masks, config)
+        preserved = compare(None)
+        if config.recalibrate == "none" or masks.density == 1:
+            return Start(preserved, None, 0.0, 0)
         started = time.perf_counter()
         images = images_to_repair_by(task)
         recalibrate(model, images, masks, config.recalibrate, scope=task.scope)
         seconds = time.perf_counter() - started
         return Start(preserved, compare(model), seconds, sum(map(len, images)))
 
-    start = main_only(accelerator, repaired)
-    _send_from_main(accelerator, model)
+    start = main_only(accelerator, compared_and_repaired)
+    if config.recalibrate != "none":
+        copy_from_main(accelerator, model.state_dict().values())
     return start or Start(None, None, 0.0, 0)
 
 
@@ -112,15 +123,9 @@ def repair_between_rounds(accelerator: Accelerator, task: Task, config: RunConfi
 
     def repair(network: nn.Module, masks: Masks) -> None:
         main_only(accelerator, lambda: recalibrate(network, images or [], masks, config.recalibrate, scope=task.scope))
-        _send_from_main(accelerator, network)
+        copy_from_main(accelerator, network.state_dict().values())
 
     return repair
-
-
-def _send_from_main(accelerator: Accelerator, model: nn.Module) -> None:
-    if accelerator.num_processes > 1:
-        for tensor in model.state_dict().values():
-            tensor.copy_(broadcast(tensor.clone()))
 
 
 def images_to_repair_by(task: Task) -> list[Tensor]:

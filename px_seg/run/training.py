@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
 
 from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
 from px_seg.data.loaders import Loader
+from px_seg.devices import copy_from_main
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.progress import bar
 from px_seg.pruning import Masks
@@ -192,6 +193,4 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 
     Without SyncBatchNorm each process has its own running statistics since its last batch.
     """
-    if accelerator.num_processes > 1:
-        for buffer in model.buffers():
-            buffer.copy_(broadcast(buffer.clone()))
+    copy_from_main(accelerator, model.buffers())

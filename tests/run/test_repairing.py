@@ -1,5 +1,6 @@
 """Runs whose pruned network is repaired before it is judged or trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from px_seg import InputError, Masks, build_classifier
 from px_seg.commands import main
 from px_seg.comparison.rows import read_rows
+from px_seg.tasks import Classification
 
 
 @pytest.fixture
@@ -77,6 +79,31 @@ def test_a_network_may_be_repaired_after_every_round(small, start, tmp_path) -> 
     # A dense run has no rounds.
     dense = ("--config", small, "--weights", start, "--sparsity", 0, "--epochs", 0, *own[2:], *more)
     assert classify(*dense, "--output_dir", tmp_path / "dense")["recalibrate_rounds"] is False
+
+
+def test_a_resumed_training_is_not_repaired_again(small, start, tmp_path, monkeypatch) -> None:
+    own = flags(small, start, "--epochs", 2, "--recalibrate", "reconstruct", "--preservation_images", 10)
+    whole = classify(*own, "--output_dir", tmp_path / "whole")
+    out = ("--output_dir", tmp_path / "cut")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Classification, "draw", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            classify(*own, *out)
+    monkeypatch.setattr("px_seg.run.repairing.recalibrate", _interrupt)
+    progress = tmp_path / "cut" / "checkpoint" / "progress.json"
+    saved = progress.read_text()
+    progress.write_text(json.dumps(json.loads(saved) | {"start": {"seconds": 1.0}}))
+    with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
+        classify(*own, *out, "--resume")
+    progress.write_text(saved)
+    resumed = classify(*own, *out, "--resume")
+    for key in ("preservation", "preservation_repaired", "recalibrate_images", "accuracy"):
+        assert resumed[key] == whole[key]
+    assert resumed["seconds"]["repair"] == json.loads(saved)["start"]["seconds"] > 0
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion, Scores
+from px_seg.wide import wide_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,6 @@ def conserved(scores: Mapping[str, Tensor], power: float) -> Scores:
 
 
 def _divided(score: Tensor, power: float) -> Tensor:
-    # A sum of many float32 scores; Apple's GPUs have no float64.
-    wide = score.dtype if score.device.type == "mps" else torch.float64
+    wide = wide_dtype(score.device)
     flow = score.sum(dtype=wide)
     return (score.to(wide) / flow.where(flow > 0, 1).pow(power)).to(score.dtype)

@@ -18,6 +18,7 @@ from px_seg.pruning.paths.total import PathTotal, differentiated, scored_weights
 from px_seg.pruning.paths.walk import path_activations, path_kernel
 from px_seg.pruning.paths.weights import Powers, TrueAndLive
 from px_seg.pruning.scope import Scope
+from px_seg.wide import wide_dtype
 
 
 class Streams(NamedTuple):
@@ -114,8 +115,8 @@ def _summed_activations(
             outputs = path_activations(model, images, weights, streams.activations)
             if total and len(total) != len(outputs):
                 raise InputError(f"the model returns {len(total)} outputs for one batch and {len(outputs)} for another")
-            # In float64, so that the sum does not depend on the order of the batches; Apple's GPUs have none.
-            outputs = outputs if weights.device.type == "mps" else [out.changed(out.values.double()) for out in outputs]
+            # So that the sum does not depend on the order of the batches.
+            outputs = [out.changed(out.values.to(wide_dtype(weights.device))) for out in outputs]
             total = [add(a, b) for a, b in zip(total, outputs, strict=True)] if total else outputs
         return shape
 
@@ -124,7 +125,7 @@ def _summed_activations(
         # This process has no batch: it walks one that counts for nothing, to learn the outputs' shapes.
         nothing = torch.zeros((1, *shape), dtype=weights.dtype, device=weights.device)
         outputs = path_activations(model, nothing, weights, streams.activations)
-        total = [part.changed(torch.zeros_like(part.values, dtype=torch.float64)) for part in outputs]
+        total = [part.changed(torch.zeros_like(part.values, dtype=wide_dtype(weights.device))) for part in outputs]
     wide = torch.promote_types(weights.dtype, torch.float32)
     sums = [_summed_over_ranks(group, part).normalised() for part in total]
     return [part.changed(part.values.to(wide)) for part in sums], shape

@@ -12,6 +12,7 @@ from px_seg.pruning.distributed import Group, all_gather, all_reduce
 from px_seg.pruning.paths.scaled import Scaled, align
 from px_seg.pruning.paths.weights import Powers
 from px_seg.pruning.scope import Scope, prunable
+from px_seg.wide import wide_dtype
 
 
 class NoPathLeft(InputError):
@@ -85,14 +86,14 @@ def differentiated(parts: Sequence[Scaled], weights: Powers) -> PathTotal:
 class RunningTotal:
     """The sum of the PathTotals of several batches, by the same weights.
 
-    In float64, so that it does not depend on their order; Apple's GPUs have none.
+    Wide, so that it does not depend on their order.
     """
 
     def __init__(self, weights: Powers) -> None:
         self._weights = weights
         like = next(iter(weights.leaves.values()))
         self._dtype = like.dtype
-        wide = torch.float32 if like.device.type == "mps" else torch.float64
+        wide = wide_dtype(like.device)
         self._exponent: int | None = None
         self._total = torch.zeros((), dtype=wide, device=like.device)
         self._gradients = {
