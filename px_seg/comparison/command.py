@@ -67,7 +67,9 @@ def compare_methods(request: Request, images: int | None = None, say: Callable[[
     if there < max(images, FEWEST):
         raise InputError(f"there are {there} validation images, fewer than the {max(images, FEWEST)} to compare on")
     judged = evenly_cropped(first.task, images, first.config.batch_size)
-    folder = ComparisonFolder(request.output_dir, _settings(base_config(request, ()), first, judged))
+    folder = ComparisonFolder(
+        request.output_dir, _settings(base_config(request, ()), first, judged), _criteria_files(cells)
+    )
     first.task.check_data()
     for config in hardest:
         # Two images are scored: what cannot be done shows before time is spent.
@@ -142,11 +144,10 @@ def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict
     decided = {
         key: value
         for key, value in flat(asdict(config)).items()
-        if key not in (*OPERATIONAL, *OF_TRAINING) and not key.startswith(("optimizer.", "schedule."))
+        if key not in (*OPERATIONAL, *OF_TRAINING, "criteria") and not key.startswith(("optimizer.", "schedule."))
     }
     # The rest of the network is drawn from the seed.
     encoder = [] if config.weights == "none" else getattr(first.model, first.task.scope).state_dict().values()
-    criteria = user_path(config.criteria, "--criteria").read_bytes() if config.criteria else b""
     train = first.task.train.data
     # Which of them prune depends on method and seed.
     pruning = (torch.from_numpy(train[index].image) for index in spread(len(train), TRAIN_IMAGES))
@@ -156,7 +157,15 @@ def _settings(config: RunConfig, first: Setup, judged: Sequence[Tensor]) -> dict
         "images_digest": digest(judged),
         "train_images": len(train),
         "train_digest": digest(pruning),
-        "criteria_digest": digest([criteria]),
+    }
+
+
+def _criteria_files(cells: Sequence[Cell]) -> dict[str, str]:
+    """A digest of the user's criteria file for each of its methods."""
+    return {
+        cell.method: digest([user_path(cell.config.criteria, "--criteria").read_bytes()])
+        for cell in cells
+        if cell.config.criteria
     }
 
 

@@ -16,6 +16,9 @@ from px_seg.files import locked, read_yaml, write_text
 ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "settings.yaml"
 """What a comparison writes."""
 
+FILES = "criteria_files"
+"""The key of the settings under which digests of users' criteria files are, by method."""
+
 Key: TypeAlias = tuple[str, float, int]
 """Method, sparsity and seed of a row."""
 
@@ -23,13 +26,16 @@ Key: TypeAlias = tuple[str, float, int]
 class ComparisonFolder:
     """The rows measured so far, under settings that decide them beside their keys.
 
-    Raises InputError where the folder holds something else, or rows of other settings. Nothing is written before
-    `complete`.
+    `files` are digests of what decides the rows of some methods alone, by method.
+
+    Raises InputError where the folder holds something else, or rows of other settings or files. Nothing is written
+    before `complete`.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
         # As a YAML file gives them back.
         self.path, self.settings = path, yaml.safe_load(yaml.safe_dump(dict(settings), sort_keys=False))
+        self.files = dict(files or {})
         self._check()
 
     def complete(
@@ -43,8 +49,9 @@ class ComparisonFolder:
         """
         with self._writing():
             # Another process may have come first.
-            self._check()
-            write_text(self.path / SETTINGS, yaml.safe_dump(self.settings, sort_keys=False))
+            known = self._check()
+            every = self.settings | ({FILES: files} if (files := known | self.files) else {})
+            write_text(self.path / SETTINGS, yaml.safe_dump(every, sort_keys=False))
         failures = []
         for number, (key, measure) in enumerate(wanted.items(), 1):
             if key in self._rows():
@@ -70,26 +77,33 @@ class ComparisonFolder:
             raise InputError(f"{many}; the first: {failures[0]}")
         return found
 
-    def _check(self) -> None:
-        """See that what is there is of this comparison, and that there can be more."""
+    def _check(self) -> dict[str, str]:
+        """See that what is there is of this comparison, and that there can be more; the files of all methods there."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give an --output_dir that is a folder, or does not exist")
         file = self.path / SETTINGS
+        known: dict[str, str] = {}
         # What an interrupted write leaves behind is nobody's.
         held = [path for path in _entries(self.path) if path.suffix != ".new"]
         if not file.is_file() and held:
             raise InputError(f"{self.path} holds something else: give an --output_dir that is empty, or does not exist")
         if file.is_file():
             former = read_yaml(file, "the settings of a comparison")
-            if former != self.settings:
+            known = former.pop(FILES, {}) if isinstance(former, dict) else {}
+            if former != self.settings or not isinstance(known, dict):
                 raise InputError(
                     f"{self.path} holds a comparison with other settings ({_difference(former, self.settings)}): "
                     "give another --output_dir"
+                )
+            if changed := [method for method, found in self.files.items() if known.get(method, found) != found]:
+                raise InputError(
+                    f"{self.path} holds rows of {changed[0]} by another criteria file: give another --output_dir"
                 )
         self._rows()
         place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise InputError(f"{self.path} cannot be written to: give another --output_dir")
+        return known
 
     def _rows(self) -> dict[Key, Row]:
         return {row[:3]: row for row in read_rows(self.path / ROWS)}

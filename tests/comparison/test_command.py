@@ -224,6 +224,13 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
         f"not compared: crashing 90.00% seed 0: {tmp_path}/cutting.py:{line}: crashing cannot score: ZeroDivision"
     )
     assert expected in capsys.readouterr().out
+    # The file is part of the rows of its own methods alone.
+    main(words(small, start, tmp_path / "out", "--methods", "magnitude"))
+    assert "magnitude" in {row.method for row in read_rows(tmp_path / "out" / "preservation.csv")}
+    (tmp_path / "cutting.py").write_text(CUT + "# changed\n")
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "holds rows of cutting by another criteria file: give another --output_dir" in capsys.readouterr().err
 
 
 @pytest.mark.slow
