@@ -36,9 +36,9 @@ def recalibrate(
     `repair` is one of
 
     - `statistics`: running statistics of every BatchNorm in `scope` are gathered anew on the batches, as means over
-      them (`px_seg.pruning.statistics`);
-    - `variance`: first every channel of a masked layer is scaled to its variance in the dense network, then statistics
-      as above (`px_seg.repair.variance`);
+      them (arXiv 2502.15790; `px_seg.pruning.statistics`);
+    - `variance`: first every channel of a masked layer is scaled to its variance in the dense network (arXiv
+      2605.21426; `px_seg.repair.variance`), then statistics as above;
     - `reconstruct`: the kept weights of each masked layer are refitted to the dense layer's outputs, from
       the input on, with a penalty of `ridge` on their change (`px_seg.repair.reconstruction`).
 

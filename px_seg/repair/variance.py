@@ -15,6 +15,8 @@ tenfold, one of 25 times the average by up to fiftyfold."""
 def with_variances(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor) -> nn.Module:
     """A copy of the model under `masks`, every output channel of every masked layer scaled in closed form.
 
+    The correction of arXiv 2605.21426, with a shrinkage.
+
     The scale is sqrt((v + e) / (w + e)), with v the channel's variance over images and positions in the dense network,
     w that in the pruned one, and e = `SHRINKAGE` times the mean of v over the layer's channels. Behind a
     BatchNorm whose statistics are gathered anew the scale has no effect on the function.
