@@ -87,7 +87,7 @@ def test_more_masks_change_where_weights_change_more(case: Case, capsys) -> None
         report_stability(case, ["magnitude"], [0.5], 0.0)
 
 
-def test_ridges_are_compared_and_large_ones_leave_the_weights_as_they_were(case: Case, capsys) -> None:
+def test_ridges_are_compared_and_beyond_a_large_one_nothing_changes(case: Case, capsys) -> None:
     report_ridges(case, ["magnitude"], [0.5], [1e-3, 1e6, 1e9])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
     assert [row[2] for row in rows] == ["none", "0.001", "1e+06", "1e+09"]
