@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from px_seg.metrics import Score
 from px_seg.report.runs import Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
-from px_seg.sweep.methods import DENSE
+from px_seg.sweep.methods import DENSE, criterion_of
 from px_seg.tasks import TASKS
 
 FEWEST = 4
@@ -97,13 +97,13 @@ def scores(panel: Panel) -> Table:
 
 
 def differences(panel: Panel) -> Table | None:
-    """Of every method from the dense network, and of the first and of magnitude from every other.
+    """Of every method from the dense network, and of the first and of magnitude, in all its forms, from every other.
 
     None where there is neither.
     """
     if not panel.runs or (not panel.dense and len(panel.methods) == 1):
         return None
-    references = [m for m in dict.fromkeys([panel.methods[0], "magnitude"]) if m in panel.methods]
+    references = [m for m in panel.methods if m == panel.methods[0] or criterion_of(m) == "magnitude"]
     others = len(panel.methods) > 1
     head = ["method", "sparsity"]
     head += ["minus dense"] if panel.dense else []

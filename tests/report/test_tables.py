@@ -58,9 +58,15 @@ def test_ranks_before_and_after_training_are_correlated(tmp_path) -> None:
 def test_px_and_magnitude_are_what_others_are_compared_with(sweep) -> None:
     for seed in range(3):
         finished(sweep, "magnitude", 0.8, seed, 0.70 + seed / 100)
+        finished(sweep, "magnitude+ranking=erk", 0.8, seed, 0.75)
     table = differences(panels(read_runs(sweep))[0])
-    assert table.head == ["method", "sparsity", "minus dense", "px minus it", "magnitude minus it"]
+    assert table.head[2:5] == ["minus dense", "px minus it", "magnitude minus it"]
+    assert table.head[5:] == ["magnitude+ranking=erk minus it"]
     rows = {(row[0], row[1]): [plain(cell) for cell in row[3:]] for row in table.rows}
+    assert rows["magnitude+ranking=erk", "80.00%"][2] == ""
+    # 75 minus 69, 70 and 71 points: 5 +- 4.303 * 1 / sqrt(3).
+    assert rows["random", "80.00%"][2] == "+5.00 [+2.52, +7.48]"
+    rows = {key: cells[:2] for key, cells in rows.items()}
     assert rows["px", "80.00%"] == ["", "+2.00 [+2.00, +2.00]"]
     assert rows["magnitude", "80.00%"] == ["-2.00 [-2.00, -2.00]", ""]
     assert rows["random", "80.00%"] == ["-1.00 [-1.00, -1.00]", "+1.00 [+1.00, +1.00]"]
