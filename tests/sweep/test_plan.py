@@ -104,8 +104,8 @@ PRESETS = {
     "fig4": 3 * (9 * 9 * 3 + 3),
     "batches": 4 * 3 + 3,
     "rounds": 4 * 3 + 3,
-    "photo": 10 * 4 * 3 + 3,
-    "photo_resnet18": 10 * 4 * 3 + 3,
+    "photo": 13 * 4 * 3 + 3,
+    "photo_resnet18": 13 * 4 * 3 + 3,
 }
 
 
