@@ -49,9 +49,8 @@ class ComparisonFolder:
         """
         with self._writing():
             # Another process may have come first.
-            known = self._check()
-            every = self.settings | ({FILES: files} if (files := known | self.files) else {})
-            write_text(self.path / SETTINGS, yaml.safe_dump(every, sort_keys=False))
+            files = self._check() | self.files
+            write_text(self.path / SETTINGS, yaml.safe_dump({**self.settings, FILES: files}, sort_keys=False))
         failures = []
         for number, (key, measure) in enumerate(wanted.items(), 1):
             if key in self._rows():
@@ -78,7 +77,7 @@ class ComparisonFolder:
         return found
 
     def _check(self) -> dict[str, str]:
-        """See that what is there is of this comparison, and that there can be more; the files of all methods there."""
+        """See that what is there is of this comparison, and that there can be more; the files known there, by method."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give an --output_dir that is a folder, or does not exist")
         file = self.path / SETTINGS
@@ -89,8 +88,9 @@ class ComparisonFolder:
             raise InputError(f"{self.path} holds something else: give an --output_dir that is empty, or does not exist")
         if file.is_file():
             former = read_yaml(file, "the settings of a comparison")
-            known = former.pop(FILES, {}) if isinstance(former, dict) else {}
-            if former != self.settings or not isinstance(known, dict):
+            if isinstance(former, dict) and isinstance(former.get(FILES), dict):
+                known = former.pop(FILES)
+            if former != self.settings:
                 raise InputError(
                     f"{self.path} holds a comparison with other settings ({_difference(former, self.settings)}): "
                     "give another --output_dir"

@@ -231,6 +231,11 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
     with pytest.raises(SystemExit):
         main(asked)
     assert "holds rows of cutting by another criteria file: give another --output_dir" in capsys.readouterr().err
+    settings = tmp_path / "out" / "settings.yaml"
+    settings.write_text(settings.read_text().partition("criteria_files:")[0] + "criteria_files: damaged\n")
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "with other settings (criteria_files is damaged there" in capsys.readouterr().err
 
 
 @pytest.mark.slow
