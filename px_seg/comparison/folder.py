@@ -77,7 +77,7 @@ class ComparisonFolder:
         return found
 
     def _check(self) -> dict[str, str]:
-        """See that what is there is of this comparison, and that there can be more; the files known there, by method."""
+        """See that what is there is of this comparison, and that there can be more; the files known there."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give an --output_dir that is a folder, or does not exist")
         file = self.path / SETTINGS
