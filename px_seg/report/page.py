@@ -47,7 +47,7 @@ def write_page(
     shared = shared_settings(runs)
     shown = [_shown(panel) for panel in all_panels]
     environment = Environment(loader=PackageLoader("px_seg.report", "."), autoescape=True, trim_blocks=True)
-    environment.filters["bold"] = _bold
+    environment.filters |= {"bold": _bold, "name": _name}
     text = environment.get_template("page.html").render(
         title=title,
         facts=facts,
@@ -66,6 +66,11 @@ def _bold(cell: str) -> Markup:
     """A table's cell, in which ** makes bold."""
     plain = cell.removeprefix("**").removesuffix("**")
     return Markup("<b>{}</b>" if plain != cell else "{}").format(plain)
+
+
+def _name(text: str) -> Markup:
+    """A name that may be broken before each of a method's settings: on a narrow screen it would hide the numbers."""
+    return escape(text).replace("+", Markup("<wbr>+"))
 
 
 def _shown(panel: Panel) -> dict[str, Any]:
