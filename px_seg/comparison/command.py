@@ -21,7 +21,7 @@ from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
 from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
 from px_seg.repair import recalibrate
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.repairing import images_to_repair_by, repair_between_rounds
+from px_seg.run.repairing import check_layers, images_to_repair_by, repair_between_rounds
 from px_seg.run.setup import Pruning, Setup, check_settings, set_up
 from px_seg.run.sparsify import Batches, equip, try_out
 from px_seg.run.user_criteria import naming_file
@@ -184,6 +184,7 @@ def _prepared(task_type: type[Task], config: RunConfig) -> _Prepared:
     criterion = equip(setup.source.criterion, setup.task, _never)
     batches = pruning_batches(setup.task.train, setup.source.drawn)
     try_out(setup.model, setup.source.plan, batches, criterion, config.method)
+    check_layers(setup.model, setup.task, setup.source.plan.start, config)
     return _Prepared(setup, criterion, batches)
 
 

@@ -61,7 +61,7 @@ def _one_by_one(system: Tensor, right: Tensor, kept: Tensor) -> Tensor:
 def _rows_by_pruned(kept: Tensor) -> Tensor:
     """Which rows to solve by what they have lost: (C,), none where they are too few to be worth the inverse."""
     size = kept.shape[1]
-    alive = kept.sum(1).double()
+    alive = kept.sum(1)
     fewer = size - alive < alive
     saved = (alive**3 - (size - alive) ** 3)[fewer].sum() / 3
     return fewer & (saved > size**3)

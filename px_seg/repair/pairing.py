@@ -1,7 +1,7 @@
 """The dense network and the pruned one on the same images, layer by layer, in one pass."""
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -65,32 +65,58 @@ def side_by_side(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, 
                 raise InputError(f"{name} is of a transposed convolution, which cannot be repaired: use statistics")
             weights[name].mul_(mask.to(weights[name]))
             layers[owners[name]] = (name, module, mask)
-        followers = _followers(dense, images[:1], layers)
-        with _paired(dense, pruned, layers, followers, repair, len(images)):
+        alone = _noted(dense, images[:1], layers)
+        with _paired(dense, pruned, layers, alone, repair, len(images)):
             dense(torch.cat([images, images]))
     return pruned
 
 
-def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, tuple[str, nn.Module, Tensor]]) -> dict[str, str]:
-    """The BatchNorm, by path, that alone reads what a layer returns, at the layer's first use if there are several.
+class _Noted(NamedTuple):
+    """What one image shows of a network."""
 
-    InputError for a weight that is read otherwise than once in every call of its layer.
-    """
+    norms: dict[str, str]
+    """By path of a layer, the BatchNorm that alone reads what it returns, at its first use if there are several, and
+    that reads nothing else."""
+    given: dict[str, list[tuple[torch.Size, Tensor]]]
+    """For every call of a layer or a BatchNorm, the shape of its inputs and their mean sizes along the first dimension,
+    which tell the parts of one image from another's."""
+    independent: bool
+    """Whether these are the same in a batch: not where a BatchNorm has no statistics but the batch's."""
+
+
+def _sizes(inputs: Tensor) -> Tensor:
+    return inputs.flatten(1).abs().mean(1) if inputs.dim() > 1 else inputs.abs()
+
+
+def _noted(model: nn.Module, image: Tensor, layers: Mapping[str, tuple[str, nn.Module, Tensor]]) -> _Noted:
+    """InputError for a weight that is read otherwise than once in every call of its layer."""
     outputs: list[tuple[str, Tensor]] = []
-    norms: dict[int, str] = {}
+    returned_by: dict[int, str] = {}
+    read_by: dict[int, str] = {}
+    sources: defaultdict[str, set[str | None]] = defaultdict(set)
+    given: defaultdict[str, list[tuple[torch.Size, Tensor]]] = defaultdict(list)
     weights = {path: model.get_submodule(path).get_parameter("weight") for path in layers}
     readers = _Readers(weights.values())
 
-    def note(path: str, inputs: Sequence[Tensor], output: Tensor) -> None:
+    def note(path: str, module: nn.Module, arguments: Sequence[Tensor], named: Mapping[str, Tensor], out: Any) -> None:
+        (inputs,) = (*arguments, *named.values())
+        with readers.aside():
+            given[path].append((inputs.shape, _sizes(inputs)))
+        if isinstance(module, _BatchNorm):
+            source = returned_by.get(id(inputs))
+            sources[path].add(source)
+            if source is not None:
+                read_by[id(inputs)] = path
         if path in layers:
             # Kept, so that no other tensor gets its identity, which one that is gone may have had before.
-            outputs.append((path, output))
-            readers.counts[id(output)] = 0
-        elif inputs and id(inputs[0]) in readers.counts:
-            norms[id(inputs[0])] = path
+            outputs.append((path, out))
+            returned_by[id(out)] = path
+            readers.counts[id(out)] = 0
 
     hooks = [
-        module.register_forward_hook(lambda _, inputs, output, path=path: note(path, inputs, output))
+        module.register_forward_hook(
+            lambda module, arguments, named, out, path=path: note(path, module, arguments, named, out), with_kwargs=True
+        )
         for path, module in model.named_modules()
         if path in layers or isinstance(module, _BatchNorm)
     ]
@@ -107,11 +133,13 @@ def _followers(model: nn.Module, image: Tensor, layers: Mapping[str, tuple[str, 
                 f"{name} is not read once by its own layer and nowhere else, so it cannot be repaired: use statistics"
             )
     first = {path: output for path, output in reversed(outputs)}
-    return {
-        path: norms[id(output)]
+    norms = {
+        path: read_by[id(output)]
         for path, output in first.items()
-        if id(output) in norms and readers.counts[id(output)] == 1
+        if id(output) in read_by and readers.counts[id(output)] == 1 and sources[read_by[id(output)]] == {path}
     }
+    independent = all(model.get_submodule(path).running_mean is not None for path in sources)
+    return _Noted(norms, dict(given), independent)
 
 
 class _Readers(TorchFunctionMode):
@@ -120,13 +148,28 @@ class _Readers(TorchFunctionMode):
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self.counts = Counter({id(tensor): 0 for tensor in tensors})
+        self.counting = True
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within the context nothing counts."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(found)):
+        if self.counting and any(isinstance(leaf, Tensor) for leaf in tree_leaves(found)):
             read = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             self.counts.update(read & self.counts.keys())
         return found
+
+
+def _differ(inputs: Tensor, sizes: Tensor) -> bool:
+    """Whether the first image's part of the inputs is none; NaN and infinity are told of by the repair as a whole."""
+    return bool((_sizes(inputs[: len(sizes)]) - sizes).abs().max() > 1e-3 * sizes.max())
 
 
 @contextmanager
@@ -134,7 +177,7 @@ def _paired(
     dense: nn.Module,
     pruned: nn.Module,
     layers: Mapping[str, tuple[str, nn.Module, Tensor]],
-    followers: Mapping[str, str],
+    alone: _Noted,
     repair: Repair,
     images: int,
 ) -> Iterator[None]:
@@ -146,12 +189,15 @@ def _paired(
         path: module for path, module in dense.named_modules() if path in layers or isinstance(module, _BatchNorm)
     }
     twins = dict(pruned.named_modules())
+    expected = {path: iter(calls) for path, calls in alone.given.items()}
     done: set[str] = set()
 
     def paired(path: str, forward: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         def both(*given: Tensor, **named: Tensor) -> Tensor:
             (inputs,) = (*given, *named.values())
-            if len(inputs) % (2 * images):
+            shape, sizes = next(expected[path])
+            fits = len(inputs) == 2 * images * len(sizes) and inputs.shape[1:] == shape[1:]
+            if not fits or (alone.independent and _differ(inputs, sizes)):
                 raise InputError(
                     f"{path} is given {tuple(inputs.shape)} for {2 * images} images, which are not in the first "
                     "dimension, and cannot be repaired: use statistics"
@@ -161,7 +207,7 @@ def _paired(
             if path in layers and path not in done:
                 done.add(path)
                 name, module, mask = layers[path]
-                norm = twins[followers[path]] if path in followers else None
+                norm = twins[alone.norms[path]] if path in alone.norms else None
                 assert norm is None or isinstance(norm, _BatchNorm)
                 repair(Layer(name, module, mask, norm), other, wanted)
             return torch.cat([wanted, twins[path](other)])

@@ -13,7 +13,8 @@ from px_seg.pruning.batches import NO_IMAGES, Batches, checked_batches, images_o
 from px_seg.pruning.masks import check_fit
 from px_seg.pruning.scope import Scope, as_list, inside, prunable
 from px_seg.pruning.statistics import statistics_of
-from px_seg.repair.reconstruction import reconstructed
+from px_seg.repair.pairing import side_by_side
+from px_seg.repair.reconstruction import check_linear, reconstructed
 from px_seg.repair.variance import with_variances
 
 REPAIRS = ("statistics", "variance", "reconstruct")
@@ -73,11 +74,13 @@ def recalibrate(
         changed = reconstructed(model, masks, _images(model, batches), ridge).state_dict()
     else:
         changed = _statistics(model, batches, masks, scope)
+    own = model.state_dict()
+    changed = {name: value.to(own[name].dtype) for name, value in changed.items()}
     if wrong := [name for name, value in changed.items() if not value.isfinite().all()]:
         raise InputError(
             f"{repair} leaves {wrong[0]} not finite: the images, or the network's weights, are NaN or huge"
         )
-    model.load_state_dict({**model.state_dict(), **changed})
+    model.load_state_dict({**own, **changed})
     if masks is not None:
         Masks(masks).apply(model)
 
@@ -93,6 +96,17 @@ def check_repair(model: nn.Module, repair: str, scope: Scope = None) -> None:
     ]
     if repair != "reconstruct" and not tracked:
         raise InputError(f"the network has no BatchNorm whose statistics {repair} could gather: use reconstruct")
+
+
+def try_repair(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor, repair: str) -> None:
+    """Raise InputError for layers of `masks` that the repair cannot repair, as a few images (N, C, H, W) show.
+
+    The model stays as it is, and nothing is solved.
+    """
+    if repair == "variance":
+        side_by_side(model, masks, images, lambda layer, inputs, wanted: None)
+    if repair == "reconstruct":
+        side_by_side(model, masks, images, lambda layer, inputs, wanted: check_linear(layer, inputs[:1]))
 
 
 def _statistics(

@@ -42,7 +42,7 @@ def reconstructed(model: nn.Module, masks: Mapping[str, Tensor], images: Tensor,
 def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
     weight = layer.module.get_parameter("weight")
     bias = layer.module._parameters.get("bias")
-    groups = int(getattr(layer.module, "groups", 1))
+    groups = _groups(layer)
     moments = _moments(layer, inputs, wanted, groups)
     fits_mean = bias is not None or (layer.norm is not None and layer.norm.running_mean is not None)
     moments = moments.centred() if fits_mean else moments.about_zero()
@@ -62,6 +62,10 @@ def _refit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float) -> None:
         bias.copy_(shift)
     elif layer.norm is not None and layer.norm.running_mean is not None:
         layer.norm.running_mean.sub_(shift.to(layer.norm.running_mean))
+
+
+def _groups(layer: Layer) -> int:
+    return int(getattr(layer.module, "groups", 1))
 
 
 class _Moments(NamedTuple):
@@ -114,7 +118,7 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
         chosen = drawn[: -(-wished // len(inputs))].sort().values.to(wanted.device)
     count, sums = 0, None
     origin: tuple[Tensor, Tensor] | None = None
-    _check_linear(layer, inputs[:1], groups)
+    check_linear(layer, inputs[:1])
     at_once = max(1, _AT_ONCE // (groups * size * positions))
     for one, other in zip(inputs.split(at_once), wanted.split(at_once), strict=True):
         x = unfolded(layer.module, one, groups)[:, chosen].flatten(0, 1)
@@ -130,12 +134,13 @@ def _moments(layer: Layer, inputs: Tensor, wanted: Tensor, groups: int) -> _Mome
     return _Moments(origin[0][:, 0], origin[1][:, 0], *(part / count for part in sums))
 
 
-def _check_linear(layer: Layer, image: Tensor, groups: int) -> None:
+def check_linear(layer: Layer, image: Tensor) -> None:
     """InputError for a layer that returns something else than its weight times its inputs, such as a standardised one.
 
     To what float32 can tell.
     """
     weight, bias = layer.module.get_parameter("weight"), layer.module._parameters.get("bias")
+    groups = _groups(layer)
     wanted = channels_last(layer.module, layer.module(image)).flatten(0, 1)
     x = unfolded(layer.module, image, groups).flatten(0, 1)
     rows = weight.flatten(1).view(groups, len(weight) // groups, -1)

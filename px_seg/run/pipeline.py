@@ -23,7 +23,7 @@ from px_seg.pruning import Masks
 from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
-from px_seg.run.repairing import Start, repair, repair_between_rounds
+from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
 from px_seg.run.results import collect, described, pruned_by, scores_in, table
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
@@ -75,6 +75,8 @@ class Run:
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         check_shapes(self.model, task, config)
+        source = setup.source
+        check_layers(self.model, task, source.plan.start if isinstance(source, Pruning) else source, config)
         if self.main:
             say(f"weights: {setup.loaded or 'none, the backbone is initialised at random'}")
             if task.normalisation != IMAGENET:

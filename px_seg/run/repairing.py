@@ -15,7 +15,7 @@ from px_seg.data.loaders import pruning_batches
 from px_seg.devices import copy_from_main, main_only
 from px_seg.errors import InputError
 from px_seg.pruning import Criterion, Masks, Repair, TrainingCriterion
-from px_seg.repair import REPAIRS, check_repair, recalibrate
+from px_seg.repair import REPAIRS, check_repair, recalibrate, try_repair
 from px_seg.tasks import Task
 from px_seg.tasks.base import evenly_cropped
 
@@ -86,6 +86,13 @@ def check_repairable(task: Task, model: nn.Module, config: RunConfig) -> None:
     if config.recalibrate != "none":
         check_repair(model, config.recalibrate, task.scope)
         task.pruning_draw()
+
+
+def check_layers(model: nn.Module, task: Task, masks: Masks, config: RunConfig) -> None:
+    """Refuse layers that cannot be repaired in that way, as one image shows."""
+    if config.recalibrate != "none":
+        image, _ = task.train[0, 0]
+        try_repair(model, masks, image[None].to(next(model.parameters()).device), config.recalibrate)
 
 
 def repair(accelerator: Accelerator, model: nn.Module, task: Task, masks: Masks, config: RunConfig) -> Start:

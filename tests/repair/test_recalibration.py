@@ -13,7 +13,7 @@ from torch import nn
 from px_seg import InputError, Magnitude, Random, build_classifier, build_segmenter, prune, recalibrate
 from px_seg.analysis import preservation
 from px_seg.pruning import Masks
-from px_seg.repair import recalibration
+from px_seg.repair import recalibration, try_repair
 from px_seg.repair.variance import SHRINKAGE, with_variances
 
 
@@ -155,6 +155,15 @@ def test_a_repair_that_fails_leaves_the_model_as_it_was(repair: str, images: tor
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_statistics_that_overflow_in_the_models_precision_are_refused() -> None:
+    """65504 is the largest number of float16; statistics are gathered in float32."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).half().eval()
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InputError, match=r"statistics leaves 1\.running_var not finite"):
+        recalibrate(net, [1e3 * torch.randn(8, 3, 4, 4)], Masks.ones(net))
+    torch.testing.assert_close(net.state_dict(), before)
+
+
 def test_norms_out_of_scope_keep_their_statistics() -> None:
     """A decoder that is random still computes with the statistics that the dense network's has."""
     torch.manual_seed(0)
@@ -223,12 +232,18 @@ class TokensFirst(nn.Module):
         return self.linear(images.flatten(2).permute(2, 0, 1))
 
 
+class WindowsFirst(TokensFirst):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(2).permute(2, 0, 1).reshape(-1, 8))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (Attention(), r"attention\.out_proj\.weight is not read once by its own layer"),
         (Tied(), r"one\.weight is not read once by its own layer"),
-        (TokensFirst(), r"linear is given \(9, 4, 8\) for 4 images"),
+        (TokensFirst(), r"linear is given \(9, \d, 8\) for \d images"),
+        (WindowsFirst(), r"linear is given \(\d+, 8\) for \d images"),
         (nn.Sequential(StdConv2d(8, 8, 3)), r"0\.weight is not read once by its own layer"),
         (nn.Sequential(Gained(8, 8, 3)), r"0\.weight is of a layer that returns something else .* \(Gained\)"),
         (nn.Sequential(nn.ConvTranspose2d(8, 8, 3)), r"0\.weight is of a transposed convolution"),
@@ -236,8 +251,20 @@ class TokensFirst(nn.Module):
 )
 def test_layers_that_cannot_be_reconstructed_are_refused(model: nn.Module, message: str) -> None:
     masks = prune(model, (), 0.5, Magnitude())
+    images, before = torch.randn(2, 8, 3, 3), copy.deepcopy(model.state_dict())
     with pytest.raises(InputError, match=message):
-        recalibrate(model, [torch.randn(2, 8, 3, 3)], masks, "reconstruct")
+        recalibrate(model, [images], masks, "reconstruct")
+    # Seen on one image as well, before anything is pruned.
+    with pytest.raises(InputError, match=message):
+        try_repair(model, Masks.ones(model), images[:1], "reconstruct")
+    torch.testing.assert_close(model.state_dict(), before)
+
+
+def test_tokens_before_images_are_refused_whatever_their_number() -> None:
+    """Sixteen positions of four images can be halved as well, at the wrong place."""
+    model = TokensFirst()
+    with pytest.raises(InputError, match=r"linear is given \(16, 4, 8\) for 4 images"):
+        recalibrate(model, [torch.randn(2, 8, 4, 4)], prune(model, (), 0.5, Magnitude()), "reconstruct")
 
 
 class Named(nn.Module):

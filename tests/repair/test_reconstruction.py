@@ -238,3 +238,29 @@ def test_a_norm_that_shares_a_layers_outputs_with_a_shortcut_is_not_moved() -> N
     mask = torch.tensor([1, 0, 1, 0, 1, 1, 1, 0, 0]).view(3, 3, 1, 1).bool()
     recalibrate(net, [images], {"stem.weight": mask}, "reconstruct")
     assert not net.norm.running_mean.any()
+
+
+def test_a_norm_that_reads_another_layer_as_well_is_not_moved() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.norm = (*(nn.Conv2d(3, 3, 1, bias=False) for _ in "12"), nn.BatchNorm2d(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.one(x)) + self.norm(self.other(x))
+
+    torch.manual_seed(0)
+    net, images = Shared().eval(), torch.randn(4, 3, 8, 8) + 1
+    mask = torch.tensor([1, 0, 1, 0, 1, 1, 1, 0, 0]).view(3, 3, 1, 1).bool()
+    recalibrate(net, [images], {"one.weight": mask, "other.weight": torch.ones_like(mask)}, "reconstruct")
+    assert not net.norm.running_mean.any()
+
+
+def test_a_norm_without_statistics_of_its_own_is_no_obstacle() -> None:
+    """What such a network computes of an image depends on the others of the batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Conv2d(3, 3, 1))
+    mask = torch.tensor([1, 0, 1, 0, 1, 1, 1, 0, 0]).view(3, 3, 1, 1).bool()
+    before, images = net[3].weight.detach().clone(), torch.randn(4, 3, 8, 8)
+    recalibrate(net.eval(), [images], {"3.weight": mask}, "reconstruct")
+    assert not torch.equal(net[3].weight[mask], before[mask])
