@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "px_seg"
 
 FLOORS = (
-    {"errors", "config", "metrics", "progress", "curves", "wide"},
+    {"errors", "config", "metrics", "progress", "curves", "wide", "identity"},
     {"files", "devices", "losses", "predictions"},
     {"pruning", "data"},
     {"models", "analysis", "plots", "repair"},

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.comparison.folder import ComparisonFolder
-from px_seg.comparison.identity import digest
 from px_seg.comparison.rows import Row, compared
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import SPARSITIES, Parser, list_of, sparsities
+from px_seg.identity import digest
 from px_seg.pruning import CRITERIA, Criterion, Masks, TrainingCriterion, carry_out
 from px_seg.repair import recalibrate
 from px_seg.run.folder import OPERATIONAL

@@ -16,6 +16,10 @@ class Normalisation(NamedTuple):
         (red, green, blue), (red_std, green_std, blue_std) = map(float, mean), map(float, std)
         return cls((red, green, blue), (red_std, green_std, blue_std))
 
+    def as_plain(self) -> dict[str, list[float]]:
+        """As a JSON file keeps it."""
+        return {key: list(values) for key, values in self._asdict().items()}
+
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in self)
         return f"mean {mean} and standard deviation {std}"

@@ -58,7 +58,7 @@ def _resnet18_3x3() -> nn.Module:
 
 
 UNBUILDABLE = (ValueError, NotImplementedError, RuntimeError, TypeError, KeyError, AttributeError, AssertionError)
-"""What the libraries raise for an encoder that has no feature maps, or no such weights tag."""
+"""What the libraries raise for an encoder that has no feature maps."""
 
 SMALL: dict[str, Callable[[], nn.Module]] = {"resnet20": ResNet20, "resnet18_3x3": _resnet18_3x3}
 """Backbones for images of 32 or 64 pixels. They cannot be dilated, so they make no segmenter."""
@@ -94,10 +94,13 @@ def zero_scales(encoder: nn.Module) -> list[str]:
 
 
 def check_encoder(name: str) -> None:
-    """Raise InputError for a name that no backbone has, suggesting similar ones."""
+    """Raise InputError for a name that no backbone has, suggesting similar ones, and for a tag that timm's has not."""
     if name.startswith("tu-"):
         known = [f"tu-{architecture}" for architecture in timm.list_models()]
-        valid = name.split(".")[0] in known
+        architecture, _, tag = name.partition(".")
+        valid = architecture in known
+        if valid and tag:
+            check_timms_tag(architecture.removeprefix("tu-"), tag)
     else:
         known = [*SMALL, *smp.encoders.get_encoder_names()]
         valid = name in known
@@ -109,3 +112,15 @@ def check_encoder(name: str) -> None:
             "resnet152, the others of segmentation_models_pytorch.encoders.get_encoder_names(), "
             f"tu-NAME for timm's, and for classification {', '.join(SMALL)}"
         )
+
+
+def timms_tags(architecture: str) -> list[str]:
+    """Of timm's weights for an architecture: a1_in1k and others for resnet50."""
+    return [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+
+
+def check_timms_tag(architecture: str, tag: str) -> None:
+    """Raise InputError for weights that timm does not have for an architecture, naming those that it has."""
+    tags = timms_tags(architecture)
+    if tag not in tags:
+        raise InputError(f"timm has no weights {tag!r} for {architecture}: choose one of {', '.join(tags)}")

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
+from px_seg.identity import digest
 from px_seg.models import efficientnet
+from px_seg.models.encoders import check_timms_tag, timms_tags
 from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
 from px_seg.models.packaged import packaged_file
 from px_seg.models.torchscript import is_torchscript, read_torchscript
@@ -42,7 +44,8 @@ class Loaded:
 
     `source` says where from, and which version; `format` whose names the tensors had; `matched` is the number of
     tensors loaded, and `left_out` the names of others in the file, by the reason why. `zeros` is the share of the
-    loaded convolution and linear weights that are 0: those of a pruned network are.
+    loaded convolution and linear weights that are 0: those of a pruned network are. `digest` is that of the tensors
+    loaded (`px_seg.identity`): a file may be replaced under its name.
     """
 
     source: str
@@ -50,6 +53,7 @@ class Loaded:
     matched: int
     left_out: dict[str, list[str]]
     zeros: float
+    digest: str
 
     def __str__(self) -> str:
         parts = [f"{len(names)} of {reason}" for reason, names in self.left_out.items()]
@@ -62,7 +66,7 @@ class Loaded:
         left_out = {reason: len(names) for reason, names in self.left_out.items()}
         return {
             **{"source": self.source, "format": self.format, "matched": self.matched},
-            **{"left_out": left_out, "zeros": self.zeros},
+            **{"left_out": left_out, "zeros": self.zeros, "digest": self.digest},
         }
 
 
@@ -127,7 +131,9 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     encoder.load_state_dict({**encoder.state_dict(), **tensors})
     convolutions = prunable(encoder).values()
     zeros = sum(int((weight == 0).sum()) for weight in convolutions) / sum(weight.numel() for weight in convolutions)
-    return Loaded(source, found.title, matched, found.left_out, zeros)
+    return Loaded(
+        source, found.title, matched, found.left_out, zeros, digest(tensors[name] for name in sorted(tensors))
+    )
 
 
 def read_weights(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:
@@ -189,8 +195,8 @@ def _published(weights: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        digest = url.split("/")[-2] if weights == "clip" else None
-        _fetched(lambda: torch.hub.download_url_to_file(url, str(file), digest, progress=False), f"{weights}, {url},")
+        checksum = url.split("/")[-2] if weights == "clip" else None
+        _fetched(lambda: torch.hub.download_url_to_file(url, str(file), checksum, progress=False), f"{weights}, {url},")
     return file
 
 
@@ -200,19 +206,19 @@ def _torchvision_entry(encoder: str, version: str) -> torchvision.models.Weights
     except ValueError:
         raise InputError(f"torchvision has no weights for {encoder}: give --weights FILE or --weights none") from None
     if version not in known.__members__:
-        raise InputError(f"torchvision has no weights {version!r} for {encoder}: choose {_any(known.__members__)}")
+        raise InputError(
+            f"torchvision has no weights {version!r} for {encoder}: choose one of {', '.join(known.__members__)}"
+        )
     return known[version]
 
 
 def timm_name(encoder: str, tag: str) -> str:
     """timm's full name, architecture.tag; the tag is timm's default unless `tag` or the encoder says one."""
     architecture, _, own = encoder.removeprefix("tu-").partition(".")
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-    if not tags:
+    if not timms_tags(architecture):
         raise InputError(f"timm has no weights for {architecture}: give --weights FILE or --weights none")
-    if (tag or own) and (tag or own) not in tags:
-        raise InputError(f"timm has no weights {tag or own!r} for {architecture}: choose {_any(tags)}")
     if tag or own:
+        check_timms_tag(architecture, tag or own)
         return f"{architecture}.{tag or own}"
     default = timm.models.get_pretrained_cfg(architecture)
     assert default is not None
@@ -222,10 +228,6 @@ def timm_name(encoder: str, tag: str) -> str:
 def is_file(weights: str) -> bool:
     """Whether these are a file's, or a folder's, and not known by a name."""
     return weights not in ("none", "imagenet", *PUBLISHED) and not re.match("(torchvision|timm|package):", weights)
-
-
-def _any(names) -> str:
-    return f"one of {', '.join(names)}"
 
 
 def file_of(weights: str) -> Path:

@@ -268,6 +268,13 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         launched = {
             key: {str(run.results[key]) for run in members} for key in ("device", "mixed_precision", "processes")
         }
+        # Under one name there may have been other weights; those of random ones are each run's own.
+        loaded = [run.results.get("weights_loaded") for run in members]
+        launched["weights"] = {
+            f"{own['source']}, digest {own['digest']}" for own in loaded if isinstance(own, dict) and "digest" in own
+        }
+        said = [run.results["normalisation"] for run in members if "normalisation" in run.results]
+        launched["normalisation"] = {json.dumps(own) for own in said}
         # Data may lie elsewhere on another machine, or be other data.
         launched["data.root"] = {str(run.config.get("data.root")) for run in members}
         for key, values in launched.items():

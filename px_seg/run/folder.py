@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from px_seg.config import RunConfig, flat
+from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError
 from px_seg.files import flush_tree, write_text
+from px_seg.models import normalisation_of
 
 TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
@@ -89,7 +91,8 @@ class RunFolder:
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """What results.json holds, if the run is complete.
 
-        Raises InputError when it is one of another configuration, or its files are damaged.
+        Raises InputError when it is one of another configuration, when its images were normalised otherwise than its
+        weights ask for now, and when its files are damaged.
         """
         if not self.results.is_file():
             return None
@@ -102,6 +105,7 @@ class RunFolder:
         stages = [spent.get(stage) for stage in ("prune", "train", "evaluate")] if isinstance(spent, dict) else [None]
         if not all(isinstance(seconds, int | float) for seconds in stages):
             raise InputError(f"{self.results} is damaged: delete the folder {self.path} and rerun it")
+        self._check_normalised(config, results.get("normalisation", IMAGENET.as_plain()))
         return results
 
     def state(self, config: RunConfig) -> State:
@@ -132,6 +136,15 @@ class RunFolder:
             raise InputError(
                 f"the run in {self.path} had another configuration (differs in {', '.join(changed)}): give the "
                 "same one, or another --output_dir, or delete that folder"
+            )
+
+    def _check_normalised(self, config: RunConfig, had: object) -> None:
+        """Runs of before this was written had ImageNet's statistics, whatever their weights."""
+        now = normalisation_of(config.encoder, config.weights).as_plain()
+        if had != now:
+            raise InputError(
+                f"the run in {self.path} had its images normalised by {had}, and the weights {config.weights} take "
+                f"{now}: delete that folder, or give another --output_dir"
             )
 
     def clear(self) -> None:

@@ -70,7 +70,7 @@ def collect(
         "encoder": config.encoder,
         **task.settings(),
         "weights": config.weights,
-        "normalisation": {key: list(values) for key, values in task.normalisation._asdict().items()},
+        "normalisation": task.normalisation.as_plain(),
         "epochs": config.epochs,
         "seconds": dict(seconds),
         **environment,

@@ -74,6 +74,23 @@ def test_files_of_criteria_differ_where_there_are_two(sweep, files: tuple[str, s
     assert caveats(panels(read_runs(sweep))) == notes
 
 
+def test_other_weights_under_one_name_and_other_colours_are_said(sweep) -> None:
+    """Runs of before these were written down say nothing."""
+    for seed, (digest, mean) in enumerate((("1", 0.5), ("1", 0.5), ("2", 0.4))):
+        file = finished(sweep, "snip", 0.8, seed, 0.5) / "results.json"
+        file.write_text(
+            json.dumps(
+                json.loads(file.read_text())
+                | {"weights_loaded": {"source": "a.pth", "digest": digest}, "normalisation": {"mean": [mean]}}
+            )
+        )
+    notes = [note for note in caveats(panels(read_runs(sweep))) if "lacks" not in note]
+    assert notes == [
+        "not all runs have the same weights: a.pth, digest 1, a.pth, digest 2",
+        'not all runs have the same normalisation: {"mean": [0.4]}, {"mean": [0.5]}',
+    ]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

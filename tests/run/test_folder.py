@@ -6,6 +6,7 @@ import pytest
 from helpers.runs import go, parsed
 
 from px_seg import InputError
+from px_seg.data.normalisation import SYMMETRIC
 from px_seg.run.folder import RunFolder
 
 
@@ -44,3 +45,24 @@ def test_a_run_of_before_a_setting_that_changes_no_result_is_the_same_run(tmp_pa
     folder.config.write_text("\n".join(line.replace("epochs: ", "epochs: 1") for line in written))
     with pytest.raises(InputError, match="differs in epochs"):
         folder.state(config)
+
+
+def test_a_run_whose_images_were_normalised_otherwise_is_another(tmp_path) -> None:
+    """Once all were normalised by ImageNet's statistics, and results.json said nothing of it."""
+    results = {"miou": 0.5, "seconds": {"prune": 1.0, "train": 1.0, "evaluate": 1.0}}
+    for encoder, had, refused in (
+        ("resnet18", None, False),
+        ("tu-tf_efficientnet_lite0", None, True),
+        ("tu-tf_efficientnet_lite0", SYMMETRIC, False),
+        ("resnet18", SYMMETRIC, True),
+    ):
+        config = parsed("--encoder", encoder, "--output_dir", tmp_path / f"{encoder}{had}")
+        folder = RunFolder(tmp_path / f"{encoder}{had}")
+        folder.open(config)
+        written = results | ({"normalisation": had.as_plain()} if had else {})
+        folder.results.write_text(json.dumps(written))
+        if refused:
+            with pytest.raises(InputError, match=r"had its images normalised by .*: delete that folder"):
+                folder.finished(config)
+        else:
+            assert folder.finished(config) == written

@@ -148,12 +148,25 @@ def test_a_run_trains_the_repaired_network(small, start, tmp_path) -> None:
         ),
         (("--recalibrate", "statistics", "--pruning.batches", 1000), "pruning needs 1000 batches"),
         (("--recalibrate", "variance", "--encoder", "vgg11", "--weights", "none"), "no BatchNorm whose statistics"),
+        (
+            ("--recalibrate", "reconstruct", "--encoder", "tu-test_nfnet", "--weights", "none"),
+            "is not read once by its own layer and nowhere else",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(small, start, tmp_path, more, message) -> None:
     with pytest.raises(InputError, match=message):
         classify(*flags(small, start, *more, "--output_dir", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_refuses_layers_that_cannot_be_repaired(small, tmp_path, capsys) -> None:
+    words = ("preservation", "--task", "cls", "--config", small, "--weights", "none", "--methods", "magnitude")
+    words += ("--encoder", "tu-test_nfnet", "--sparsities", 0.8, "--images", 10, "--recalibrate", "reconstruct")
+    with pytest.raises(SystemExit):
+        main([str(word) for word in (*words, "--output_dir", tmp_path / "out")])
+    assert "error: encoder.model.stem_conv1.weight is not read once by its own layer" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "preservation.csv").exists()
 
 
 @pytest.mark.slow

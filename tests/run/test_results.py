@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from helpers.runs import classify, go
+from safetensors.torch import load_file
 from torch import nn
 
 from px_seg import Masks, build_classifier, build_segmenter, predictions
+from px_seg.identity import digest
 from px_seg.models import load_model
 from px_seg.run.results import _effective_sparsity
 
@@ -15,8 +17,10 @@ def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
     flags = ("--config", small, "--weights", tmp_path / "model", "--epochs", 0, "--output_dir", tmp_path / "out")
     results = classify(*flags)
     source = str(tmp_path / "model" / "model.safetensors")
+    loaded = load_file(source)
+    backbone = [loaded[name] for name in sorted(loaded) if name.startswith("encoder.")]
     assert results["weights_loaded"] == {
-        **{"source": source, "format": "a run of px_seg"},
+        **{"source": source, "format": "a run of px_seg", "digest": digest(backbone)},
         **{"matched": 126, "left_out": {"the former task's head": 2}, "zeros": 0},
     }
     assert f"weights: 126 tensors from {source} (a run of px_seg)" in capsys.readouterr().out
