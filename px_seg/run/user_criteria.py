@@ -1,4 +1,4 @@
-"""Criteria from a user's own Python file."""
+"""Criteria, and rules for PX, from a user's own Python file."""
 
 import importlib.util
 import sys
@@ -8,15 +8,27 @@ from pathlib import Path
 
 from px_seg.errors import InputError, one_line
 from px_seg.pruning import CRITERIA
+from px_seg.pruning.rules import GATES, RULES
 
 _PREFIX = "px_seg_criteria_"
 
 BUILT_IN = frozenset(CRITERIA)
-"""The criteria that are there before any file is read, which no file of a user's decides."""
+"""The criteria that are there before any file is read. A user's file decides nothing about them, unless it teaches PX
+an operation."""
+
+_RULES = dict(RULES), dict(GATES)
+"""What PX can do before any file is read."""
+
+
+def rules_were_taught() -> bool:
+    """Whether PX has been taught an operation, so that the same network may get other scores."""
+    return _RULES != (RULES, GATES)
 
 
 def load_criteria(path: Path) -> None:
-    """Run a Python file that registers criteria (`px_seg.register`); once, however often it is asked for.
+    """Run a Python file that registers criteria (`px_seg.register`) or teaches PX operations (`px_seg.pruning.rules`).
+
+    Once, however often it is asked for.
 
     Raises InputError when it is not there, or naming the line at which it fails.
     """
@@ -30,15 +42,16 @@ def load_criteria(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file: --criteria takes one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    before = dict(CRITERIA)
+    before = [(own, dict(own)) for own in (CRITERIA, RULES, GATES)]
     # Under its name before it runs: dataclasses look their module up.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        CRITERIA.clear()
-        CRITERIA.update(before)
+        for own, former in before:
+            own.clear()
+            own.update(former)
         message = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
 

@@ -13,7 +13,7 @@ from px_seg.pruning import CRITERIA
 from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import check_settings, set_up
 from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
-from px_seg.run.user_criteria import BUILT_IN, load_criteria
+from px_seg.run.user_criteria import BUILT_IN, load_criteria, rules_were_taught
 from px_seg.sweep.methods import DENSE, Method, readable
 from px_seg.tasks import presets, task_of
 
@@ -114,15 +114,17 @@ def plan_sweep(request: Request) -> list[Cell]:
 
 
 def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None:
-    """See that the runs can be carried out, before any is: settings of each, data and network of one a combination.
+    """See that the runs can be carried out, before any is: the settings of each, and data and network of some.
+
+    These are one run for each combination of varied values and of settings that methods have of their own.
 
     `processes` is how many will share a run. Raises InputError for what does not exist or fit.
     """
-    same: dict[Combination, list[Cell]] = {}
+    same: dict[tuple[Combination, Combination], list[Cell]] = {}
     for cell in cells:
         check_settings(cell.config)
-        same.setdefault(cell.combination, []).append(cell)
-    for combination, members in same.items():
+        same.setdefault((cell.combination, Method.of(cell.method).settings), []).append(cell)
+    for (combination, _), members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
         cell = next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])
         data = replace(cell.config.data, download=base_config(request, combination).data.download)
@@ -181,7 +183,7 @@ def _cell(
     # Data is fetched once, when the sweep is checked.
     data = replace(base.data, download=False)
     config = replace(base, method=method.criterion, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
-    if method.criterion in BUILT_IN:
+    if method.criterion in BUILT_IN and not rules_were_taught():
         config = replace(config, criteria=None)
     config = as_dense(config) if method.criterion == DENSE else without_idle_settings(config)
     return Cell(combination, folder, request.output_dir / NOTES / path, config, method.name)

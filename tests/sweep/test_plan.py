@@ -3,12 +3,15 @@
 from collections import Counter
 
 import pytest
+import torch
 from helpers.runs import CONFIGS
 from helpers.sweeps import asked, names
 
 from px_seg import InputError
 from px_seg.pruning import CRITERIA
+from px_seg.pruning.rules import RULES
 from px_seg.sweep import PAPER, plan_sweep
+from px_seg.sweep.plan import check_sweep
 
 
 def test_the_papers_sparsities_keep_64_percent_each_time() -> None:
@@ -92,6 +95,29 @@ def test_a_file_of_criteria_is_part_of_the_runs_that_use_it_alone(tmp_path) -> N
     finally:
         CRITERIA.pop("twin", None)
     assert {cell.method: cell.config.criteria for cell in cells} == {"dense": None, "magnitude": None, "twin": str(own)}
+
+
+def test_a_file_that_teaches_px_an_operation_is_part_of_all_runs(tmp_path) -> None:
+    own = tmp_path / "rules.py"
+    own.write_text("import torch\nfrom px_seg.pruning.rules import RULES, structural\nRULES[torch.roll] = structural\n")
+    words = ("--methods", "dense,px", "--sparsities", "0.9", "--output_dir", "out", "--criteria", str(own))
+    try:
+        cells = plan_sweep(asked(*words))
+    finally:
+        RULES.pop(torch.roll)
+    assert {cell.method: cell.config.criteria for cell in cells} == {"dense": str(own), "px": str(own)}
+
+
+def test_settings_of_a_methods_own_are_tried_on_the_network(tmp_path) -> None:
+    """Before any run is started, and not only those of the first method."""
+    words = ("--task", "cls", "--data.train_images", "40", "--sparsities", "0.9", "--output_dir", str(tmp_path / "out"))
+    for method, more, message in (
+        ("magnitude+keep_dense=[encoder.layer9]", (), r"encoder\.layer9"),
+        ("magnitude+recalibrate=statistics", ("--encoder", "vgg11"), "no BatchNorm whose statistics statistics could"),
+    ):
+        request = asked(*words, *more, "--methods", f"magnitude,{method}")
+        with pytest.raises(InputError, match=message):
+            check_sweep(request, plan_sweep(request), 1)
 
 
 PRESETS = {
