@@ -109,10 +109,10 @@ def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 
     for name, folders in CLASSES.items():
         found = sorted(path for folder in folders for path in (stamps / folder).rglob("*.png"))
         found = [path for path in found if "cartoon" not in path.parts and _is_cut_out(path)]
-        parts.append(_divide(found, val_share, rng, f"objects of class {name} in {stamps}"))
+        parts.append(_divide(found, val_share, rng, f"objects of class {name}", stamps))
     scenes = sorted(path for kind in ("*.jpg", "*.jpeg", "*.webp", "*.png") for path in backgrounds.rglob(kind))
     scenes = [path for path in scenes if stamps not in path.parents and _is_scene(path, backgrounds)]
-    scenes_train, scenes_val = _divide(scenes, val_share, rng, f"backgrounds in {backgrounds}")
+    scenes_train, scenes_val = _divide(scenes, val_share, rng, "backgrounds", backgrounds)
     return {
         "train": Sources([train for train, _ in parts], scenes_train),
         "val": Sources([val for _, val in parts], scenes_val),
@@ -120,12 +120,16 @@ def find_sources(stamps: Path, backgrounds: Path, seed: int, val_share: float = 
     }
 
 
-def _divide(paths: Sequence[Path], share: float, rng: np.random.Generator, what: str) -> tuple[list[Path], list[Path]]:
+def _divide(
+    paths: Sequence[Path], share: float, rng: np.random.Generator, what: str, root: Path
+) -> tuple[list[Path], list[Path]]:
     if len(paths) < 2:
-        raise InputError(f"there are {len(paths)} {what}: at least two are needed")
-    groups = grouped(paths)
+        raise InputError(f"there are {len(paths)} {what} in {root}: at least two are needed")
+    groups = grouped(paths, root)
     if len(groups) < 2:
-        raise InputError(f"the {len(paths)} {what} are variants of one picture: at least two pictures are needed")
+        raise InputError(
+            f"the {len(paths)} {what} in {root} are variants of one picture: at least two pictures are needed"
+        )
     order = [groups[index] for index in rng.permutation(len(groups))]
     cut = max(1, round(share * len(order)))
     train, val = ([path for group in side for path in group] for side in (order[cut:], order[:cut]))

@@ -40,8 +40,8 @@ PACKAGED = "contents"
 """The folder in which KDE's packages keep one wallpaper in several shapes and shades."""
 
 
-def grouped(paths: Sequence[Path]) -> list[list[Path]]:
-    """The pictures, variants of one together, groups and members in the order given.
+def grouped(paths: Sequence[Path], root: Path) -> list[list[Path]]:
+    """The pictures, all below `root`, variants of one together, groups and members in the order given.
 
     A variant of a variant belongs to the group too. Raises InputError for a file that is not a readable image.
     """
@@ -49,7 +49,7 @@ def grouped(paths: Sequence[Path]) -> list[list[Path]]:
         return []
     details = np.stack([_detail(path) for path in paths])
     alike = np.maximum(_correlations(details, details), _correlations(details, details[:, :, ::-1])) > AGREE
-    names = [_name(path) for path in paths]
+    names = [_name(path.relative_to(root)) for path in paths]
     groups: list[list[int]] = []
     for index, name in enumerate(names):
         joined = [group for group in groups if any(alike[index, member] or name == names[member] for member in group)]

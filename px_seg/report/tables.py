@@ -129,7 +129,9 @@ def differences(panel: Panel) -> Table | None:
 def costs(panel: Panel) -> Table:
     """What is left of the network, and what pruning and training took, means over seeds."""
     head = ["method", "sparsity", "effective", "empty layers", "parameters kept", "FLOPs kept"]
-    head += ["checkpoint", "compressed", "prune", "train"]
+    everyone = [run.results for run in (*panel.dense, *panel.runs)]
+    stages = [stage for stage in ("prune", "repair", "train") if any(stage in r["seconds"] for r in everyone)]
+    head += ["checkpoint", "compressed", *stages]
     rows = []
     for sparsity, method in [(0.0, DENSE)] * bool(panel.dense) + [
         (s, m) for s in panel.sparsities for m in _present(panel, s)
@@ -145,8 +147,7 @@ def costs(panel: Panel) -> Table:
                 _kept(several, "flops", 1e9, "G"),
                 f"{mean(r['checkpoint_bytes']['file'] for r in several) / 1e6:.1f} MB",
                 f"{mean(r['checkpoint_bytes']['compressed'] for r in several) / 1e6:.1f} MB",
-                f"{mean(r['seconds']['prune'] for r in several):.0f} s",
-                f"{mean(r['seconds']['train'] for r in several):.0f} s",
+                *(f"{mean(r['seconds'].get(stage, 0.0) for r in several):.0f} s" for stage in stages),
             ]
         )
     caption = (

@@ -11,21 +11,6 @@ from px_seg.data.variants import grouped
 from px_seg.data.voc import VOC
 
 
-@pytest.fixture
-def folders(tmp_path):
-    stamps, backgrounds = tmp_path / "stamps", tmp_path / "backgrounds"
-    backgrounds.mkdir()
-    for label, places in enumerate(CLASSES.values()):
-        (stamps / places[0]).mkdir(parents=True)
-        for number in range(3):
-            image = Image.new("RGBA", (60, 40))
-            ImageDraw.Draw(image).ellipse((5, 5, 50, 35), fill=(10 * label, 200, 80 * number, 255))
-            image.save(stamps / places[0] / f"{number}.png")
-    for number in range(3):
-        Image.new("RGB", (640, 480), (90, 90, 80 * number)).save(backgrounds / f"{number}.jpg")
-    return stamps, backgrounds
-
-
 def test_train_and_val_share_no_photograph(folders) -> None:
     sources = find_sources(*folders, seed=0)
     train, val = (
@@ -182,14 +167,14 @@ def test_pictures_that_only_share_an_outline_are_not_variants(tmp_path) -> None:
     paths = [tmp_path / f"{seed}.png" for seed in range(40)]
     for seed, path in enumerate(paths):
         cut_out(speckled(seed)).save(path)
-    assert grouped(paths) == [[path] for path in paths]
+    assert grouped(paths, tmp_path) == [[path] for path in paths]
 
 
 def test_pictures_without_detail_are_not_variants(tmp_path) -> None:
     paths = [tmp_path / f"{level}.png" for level in (0, 90, 91, 200)]
     for level, path in zip((0, 90, 91, 200), paths, strict=True):
         cut_out(Image.new("RGB", (60, 40), (level, 90, 90))).save(path)
-    assert grouped(paths) == [[path] for path in paths]
+    assert grouped(paths, tmp_path) == [[path] for path in paths]
 
 
 def test_names_tell_the_variants_that_were_drawn_anew(tmp_path) -> None:
@@ -200,20 +185,22 @@ def test_names_tell_the_variants_that_were_drawn_anew(tmp_path) -> None:
     elsewhere = tmp_path / "elsewhere" / "car_mirror.png"
     elsewhere.parent.mkdir()
     speckled(len(paths)).save(elsewhere)
-    groups = [[path.stem for path in group] for group in grouped([*paths, elsewhere])]
+    groups = [[path.stem for path in group] for group in grouped([*paths, elsewhere], tmp_path)]
     assert groups == [["car", "car_mirror"], ["car_2"], ["sky-d", "sky-l"], ["sky-dim"], ["mirror"], ["car_mirror"]]
 
 
 def test_shapes_of_one_wallpaper_of_kde_are_variants(tmp_path) -> None:
+    """And nothing else, whatever the folders above are called."""
+    root = tmp_path / "contents" / "backgrounds"
     paths = [
-        tmp_path / name / "contents" / folder / f"{number}.png"
+        root / name / "contents" / folder / f"{number}.png"
         for name in ("Altai", "Kay")
         for number, folder in enumerate(("images", "images", "images_dark"))
     ]
     for seed, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         speckled(seed).save(path)
-    assert grouped(paths) == [paths[:3], paths[3:]]
+    assert grouped(paths, root) == [paths[:3], paths[3:]]
 
 
 def test_a_picture_that_is_a_variant_of_two_others_joins_them(tmp_path) -> None:
@@ -222,7 +209,7 @@ def test_a_picture_that_is_a_variant_of_two_others_joins_them(tmp_path) -> None:
         image.save(tmp_path / f"{name}.png")
     paths = [tmp_path / f"{name}.png" for name in ("car", "shade", "other", "car_mirror")]
     speckled(2).save(paths[2])
-    assert grouped(paths) == [[paths[0], paths[1], paths[3]], [paths[2]]]
+    assert grouped(paths, tmp_path) == [[paths[0], paths[1], paths[3]], [paths[2]]]
 
 
 def test_a_class_of_one_picture_and_its_variants_is_refused(folders) -> None:

@@ -36,8 +36,24 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
     assert cost["px", "80.00%"] == [
         *("75.00%", "0", "0.0006 M (60.0%)", "2e-06 G (50.0%)", "0.0 MB", "0.0 MB", "1 s", "2 s")
     ]
+    assert costs(panel).head[-2:] == ["prune", "train"]
     text = markdown(table)
     assert text.splitlines()[2:4] == ["|  | 80.00% | 98.00% |", "| --- | ---: | ---: |"]
+
+
+def test_what_a_repair_took_is_among_the_costs(sweep) -> None:
+    file = finished(sweep, "snip", 0.8, 0, 0.5) / "results.json"
+    results = json.loads(file.read_text())
+    results["seconds"]["repair"] = 7.0
+    file.write_text(json.dumps(results))
+    (panel,) = panels(read_runs(sweep))
+    table = costs(panel)
+    assert table.head[-3:] == ["prune", "repair", "train"]
+    assert {row[0]: row[-2] for row in table.rows if row[1] == "80.00%"} == {
+        "px": "0 s",
+        "random": "0 s",
+        "snip": "7 s",
+    }
 
 
 def test_ranks_before_and_after_training_are_correlated(tmp_path) -> None:
