@@ -2,9 +2,10 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from px_seg.errors import InputError, one_line
 from px_seg.pruning import CRITERIA
@@ -42,16 +43,17 @@ def load_criteria(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file: --criteria takes one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    before = [(own, dict(own)) for own in (CRITERIA, RULES, GATES)]
+    tables: tuple[MutableMapping[Any, Any], ...] = (CRITERIA, RULES, GATES)
+    before = [dict(table) for table in tables]
     # Under its name before it runs: dataclasses look their module up.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        for own, former in before:
-            own.clear()
-            own.update(former)
+        for table, former in zip(tables, before, strict=True):
+            table.clear()
+            table.update(former)
         message = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{path}{line_of(error, path)} cannot be run: {message}") from error
 

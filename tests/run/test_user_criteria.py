@@ -1,10 +1,13 @@
 """Criteria of one's own, from a file."""
 
 import pytest
+import torch
 from helpers.runs import go
 
 from px_seg import InputError, Masks
 from px_seg.pruning import CRITERIA
+from px_seg.pruning.rules import RULES
+from px_seg.run.user_criteria import rules_were_taught
 
 OWN = """
 from dataclasses import dataclass
@@ -64,6 +67,17 @@ def test_criteria_of_ones_own_that_are_wrong(tiny, tmp_path, text: str, message:
     finally:
         CRITERIA.pop("largest_first", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_fails_has_taught_px_nothing(tiny, tmp_path) -> None:
+    own = tmp_path / "rules.py"
+    own.write_text(
+        "import torch\nfrom px_seg.pruning.rules import RULES, structural\nRULES[torch.roll] = structural\nnope"
+    )
+    with pytest.raises(InputError, match=r"rules\.py:4 cannot be run: NameError"):
+        go("--config", tiny, "--criteria", own, "--output_dir", tmp_path / "out")
+    assert torch.roll not in RULES
+    assert not rules_were_taught()
 
 
 def test_what_cannot_be_pruned_leaves_the_former_run_alone(tiny, tmp_path) -> None:
