@@ -24,17 +24,30 @@ from px_seg.run.given_masks import mask_file, origin
 
 C = TypeVar("C", bound=RunConfig)
 
+PRINT = "--print_config"
+"""Asks for the configuration in place of the run."""
+
 
 def parse(config_type: type[C], argv: Sequence[str], presets: Path, about: str = "") -> C:
     """The configuration that a command line asks for.
 
     `presets` is the folder of YAML files named after datasets; for any other dataset a file given with --config
     must hold everything. Raises InputError, naming the valid keys, for an unknown one, and for values of the wrong
-    type. Prints the help, which begins with `about`, and exits for --help.
+    type. Prints the help, which begins with `about`, for --help, what it would return for --print_config, and exits.
     """
     if {"-h", "--help"} & set(argv):
         print(help_text(presets.name, about, config_type, presets / "synthetic.yaml"), end="")
         sys.exit()
+    config = _resolved(config_type, [word for word in argv if word != PRINT], presets)
+    if PRINT in argv:
+        print(config.to_yaml(), end="")
+        sys.exit()
+    return config
+
+
+def _resolved(config_type: type[C], argv: Sequence[str], presets: Path) -> C:
+    if any(word.startswith(f"{PRINT}=") for word in argv):
+        raise InputError(f"{PRINT} takes no value")
     argv = _files_first(_complete_switches(argv, config_type))
     for file in _config_files(argv):
         _reject_unknown(_read(file), config_type, file)

@@ -11,6 +11,26 @@ from px_seg.tasks import Classification
 
 
 @pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--data.name", "voc2012", "--epochs", "3"],
+        ["--method", "dense"],
+        ["--pattern", "2:4"],
+        ["--config", str(CONFIGS / "seg" / "photo.yaml"), "--seed", "4"],
+    ],
+)
+def test_the_configuration_that_is_printed_is_the_one_that_would_run(flags, capsys, tmp_path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parsed(*flags, "--print_config")
+    assert ended.value.code is None
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert parsed("--config", tmp_path / "printed.yaml") == parsed(*flags)
+    with pytest.raises(InputError, match="--print_config takes no value"):
+        parsed(*flags, "--print_config=skip_null")
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--sparsity", "1.0"], r"sparsity must be in \[0, 1\), got 1"),
