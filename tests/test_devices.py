@@ -1,10 +1,10 @@
-"""How many threads a run takes of itself."""
+"""How many threads a run takes of itself, and what processes tell one another."""
 
 import os
 
 import pytest
 import torch
-from helpers.runs import parsed
+from helpers.runs import parsed, worker
 
 from px_seg.devices import make_accelerator
 
@@ -30,3 +30,9 @@ def test_a_run_takes_its_share_of_the_cores(
     torch.set_num_threads(1)
     make_accelerator(parsed(*flags), tmp_path)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_an_error_of_the_main_process_is_raised_on_all(tmp_path) -> None:
+    worker("main_fails", tmp_path, ACCELERATE_USE_CPU="true")
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["refused by 0"] * 2

@@ -66,7 +66,6 @@ def test_two_processes_prune_and_evaluate_as_one_does(tiny, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_an_error_of_the_main_process_ends_all_without_a_traceback(tmp_path) -> None:
-    """Only the main process looks at the output folder, so the other learns of it from there."""
     (tmp_path / "notes.txt").write_text("mine")
     done = script("--output_dir", tmp_path, launcher=TWO, ACCELERATE_USE_CPU="true")
     assert done.returncode != 0
