@@ -38,11 +38,17 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
         yield
     except InputError as error:
         rank = os.environ.get("RANK", "0")
-        print(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}", file=sys.stderr)
+        _say(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}")
         sys.exit(2)
     except TrainingDiverged as error:
-        print(f"error: training diverged: {error}", file=sys.stderr)
+        _say(f"error: training diverged: {error}")
         sys.exit(3)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        _say(interrupted)
         sys.exit(130)
+
+
+def _say(line: str) -> None:
+    # print writes the line and its end one after the other: the lines of two processes of a run
+    # that fail at the same time can come out as one.
+    sys.stderr.write(f"{line}\n")
