@@ -1,5 +1,6 @@
 """Path eXclusion pruning and transfer for segmentation models and classifiers."""
 
+from px_seg.deploy import compact
 from px_seg.errors import InputError
 from px_seg.models import Classifier, build_classifier, build_segmenter, load_model
 from px_seg.pruning import (
@@ -55,6 +56,7 @@ __all__ = [
     "UnsupportedOperation",
     "build_classifier",
     "build_segmenter",
+    "compact",
     "criterion",
     "load_model",
     "prunable",

@@ -13,7 +13,7 @@ FLOORS = (
     {"files", "devices", "losses", "predictions"},
     {"pruning", "data"},
     {"models", "analysis", "plots", "repair"},
-    {"tasks"},
+    {"tasks", "deploy"},
     {"run"},
     {"command_help"},
     {"command_line", "flags"},

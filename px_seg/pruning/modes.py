@@ -19,6 +19,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def all_training(model: nn.Module) -> Iterator[None]:
+    """Within the context every module is in training mode; afterwards each is in its own again."""
+    with _modes(model, lambda module: True):
+        yield
+
+
+@contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within the context every BatchNorm normalises by its batch and everything else, dropout too, is in eval mode.
 

@@ -132,6 +132,20 @@ class Drawn(nn.Module):
         return f"Drawn({self.pieces}, dense={self.dense})"
 
 
+def unsettled(model: nn.Module) -> nn.Module:
+    """In float64, with norms of no special value, and nothing random in training that depends on the width."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.3, 2, generator=generator)
+            module.weight.data.uniform_(-1.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.3, generator=generator)
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+    return model.double()
+
+
 def drawn(pieces: tuple[str, ...]) -> st.SearchStrategy[Drawn]:
     """Networks of two to eight pieces, all equally likely.
 

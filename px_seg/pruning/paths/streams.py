@@ -11,7 +11,7 @@ from torch import Tensor
 
 from px_seg.pruning.paths.operations import Function, UnsupportedOperation, label
 from px_seg.pruning.paths.scaled import Scaled, add, align
-from px_seg.pruning.paths.tensors import Gate, PathTensor, cast
+from px_seg.pruning.paths.tensors import Gate, PathTensor, cast, note_view
 from px_seg.pruning.paths.weights import Powers, TrueAndLive, TrueAndSquares, Weights
 
 
@@ -37,9 +37,7 @@ class BesideTrue(PathTensor):
     def _part(self, values: Tensor, true: Tensor) -> Self:
         """A tensor of some of this one's elements, which may share its memory."""
         part = self._with(self.stream.changed(values), true)
-        if true.untyped_storage().data_ptr() == self.true.untyped_storage().data_ptr():
-            part.views = self.views
-            part.views.append(weakref.ref(part))
+        note_view(part, self)
         return part
 
     def gated(self, run, gate):

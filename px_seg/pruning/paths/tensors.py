@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,9 +95,9 @@ class PathTensor(Shell, PathOperations):
             raise UnsupportedOperation(f"{label(func)} is not defined for paths")
         if kwargs.pop("out", None) is not None:
             raise UnsupportedOperation(f"{label(func)} writes to a tensor given as `out`, which paths cannot follow")
-        target = args[0] if _in_place(func, kwargs) else None
+        target = args[0] if works_in_place(func, kwargs) else None
         if target is not None:
-            _check_in_place(func, target)
+            check_in_place(func, target)
         try:
             result = _gated(func, *args, **kwargs) if func in GATES else RULES[func](func, *args, **kwargs)
         except TypeError as error:
@@ -127,7 +128,7 @@ class Gate(Shell):
     @classmethod
     def interpreted(cls, func, args, kwargs):
         rule = RULES.get(func)
-        if rule is product and not _in_place(func, kwargs) and any(isinstance(arg, PathTensor) for arg in args):
+        if rule is product and not works_in_place(func, kwargs) and any(isinstance(arg, PathTensor) for arg in args):
             return product(func, *args, **kwargs)
         if rule is structural:
             value = func(args[0].value, *args[1:], **kwargs)
@@ -146,12 +147,21 @@ def _gated(func: Function, x: PathTensor, *args, **kwargs) -> PathTensor:
     return x.gated(lambda u: func(u, *args, **kwargs), lambda u: GATES[func](u, *args, **settings))
 
 
-def _in_place(func: Function, kwargs: dict[str, Any]) -> bool:
+def works_in_place(func: Function, kwargs: dict[str, Any]) -> bool:
+    """Whether a torch function called with these arguments by name overwrites its first one."""
     name = getattr(func, "__name__", "")
     return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
-def _check_in_place(func: Function, target: Any) -> None:
+def note_view(part: Any, whole: Any) -> None:
+    """Remembers with both tensors that their true activations share memory, where they do."""
+    if part.true.untyped_storage().data_ptr() == whole.true.untyped_storage().data_ptr():
+        part.views = whole.views
+        part.views.append(weakref.ref(part))
+
+
+def check_in_place(func: Function, target: Any) -> None:
+    """Raises UnsupportedOperation for an in-place function on what carries no paths, or shares memory in use."""
     if not isinstance(target, PathTensor):
         raise UnsupportedOperation(f"{label(func)} writes paths into a tensor that carries none")
     if sum(view() is not None for view in getattr(target, "views", None) or ()) > 1:

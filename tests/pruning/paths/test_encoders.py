@@ -8,24 +8,12 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
+from helpers.networks import unsettled
 from helpers.reference import Reference
-from torch import nn
 
 from px_seg import PX, UnsupportedOperation
 
 get = smp.encoders.get_encoder
-
-
-def unsettled(model: nn.Module) -> nn.Module:
-    """With running statistics and gains of no special value."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.3, 2, generator=generator)
-            module.weight.data.uniform_(-1.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.3, generator=generator)
-    return model.double()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Layers of networks that were made smaller, and networks cut to the sizes of their weights."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""What can be cut in both directions of its weight."""
+
+
+class Narrow(nn.Module):
+    """A convolution or linear layer that reads some channels of its input, and makes some of its output's `width`.
+
+    `reads` and `makes` are their places, all where None; what it does not make is 0. `constants` adds what channels
+    contribute that are the same everywhere and for every image, and so are not computed at all.
+    """
+
+    reads: Tensor | None
+    makes: Tensor | None
+    size: Tensor
+    """`width`, for files."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        width: int,
+        reads: Tensor | None = None,
+        makes: Tensor | None = None,
+        constants: "Constants | None" = None,
+    ) -> None:
+        super().__init__()
+        self.layer, self.width, self.constants = layer, width, constants
+        self.register_buffer("reads", reads)
+        self.register_buffer("makes", makes)
+        self.register_buffer("size", torch.tensor(width, device=layer.get_parameter("weight").device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x if self.reads is None else x.index_select(1, self.reads))
+        if self.constants is not None:
+            y = y + self.constants(x)
+        if self.makes is None:
+            return y
+        return y.new_zeros(y.shape[0], self.width, *y.shape[2:]).index_copy(1, self.makes, y)
+
+
+class Constants(nn.Module):
+    """What channels that are the same everywhere contribute to a layer's output, at its borders too.
+
+    `layer` is the same layer for one channel of ones. Its weights are those of training, to which eval mode adds
+    `difference`: a BatchNorm makes something else of a constant by its running statistics than by a batch's.
+    """
+
+    difference: Tensor
+
+    def __init__(self, layer: nn.Module, difference: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("difference", difference)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = x.new_ones(1, 1, *x.shape[2:])
+        y = self.layer(ones)
+        if self.training:
+            return y
+        return y + torch.func.functional_call(self.layer, {"weight": self.difference}, (ones,))
+
+
+def cut_layer(module: nn.Module, rows: Tensor, columns: Tensor, groups: int = 1) -> nn.Module:
+    """A copy of a convolution or linear layer with some rows (output channels) and columns of its weight."""
+    layer, weight, bias = copy.copy(module), module.get_parameter("weight"), module.bias
+    layer._parameters = dict(module._parameters)
+    _replace(layer, "weight", weight[rows][:, columns])
+    if isinstance(bias, Tensor):
+        _replace(layer, "bias", bias[rows])
+    _set_sizes(layer, len(columns) * groups, len(rows), groups)
+    return layer
+
+
+def ones_layer(module: nn.Module, weight: Tensor) -> nn.Module:
+    """The layer without bias for a single input channel, whose weights are `weight`, (out, 1, ...)."""
+    layer = copy.copy(module)
+    layer._parameters = {**module._parameters, "bias": None}
+    _replace(layer, "weight", weight)
+    _set_sizes(layer, 1, len(weight), 1)
+    return layer
+
+
+def cut_channels(module: nn.Module, kept: Tensor) -> None:
+    """Cuts a BatchNorm, or a PReLU with a slope a channel, to some of its channels, in place."""
+    for name in ("weight", "bias"):
+        values = getattr(module, name, None)
+        if values is not None:
+            _replace(module, name, values[kept])
+    for name in ("running_mean", "running_var"):
+        values = getattr(module, name, None)
+        if values is not None:
+            setattr(module, name, values[kept].clone())
+    setattr(module, "num_features" if isinstance(module, _BatchNorm) else "num_parameters", len(kept))
+
+
+def with_layer(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """The model with another layer of that name, which may be the model itself."""
+    if not name:
+        return layer
+    model.set_submodule(name, layer)
+    return model
+
+
+def cut_to(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The model itself, its layers cut to the sizes that they have in `state`, their values still to be loaded.
+
+    Raises KeyError for a layer that has no weights there.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LAYERS):
+            model = with_layer(model, name, _sized(module, name, state))
+        elif isinstance(module, _BatchNorm | nn.PReLU):
+            first = "running_mean" if f"{name}.running_mean" in state else "weight"
+            if f"{name}.{first}" in state:
+                cut_channels(module, torch.arange(len(state[f"{name}.{first}"])))
+    return model
+
+
+def _sized(module: nn.Module, name: str, state: Mapping[str, Tensor]) -> nn.Module:
+    inside = f"{name}.layer.weight" in state
+    weight = state[f"{name}.layer.weight" if inside else f"{name}.weight"]
+    rows, columns = (torch.zeros(size, dtype=torch.long) for size in weight.shape[:2])
+    groups = getattr(module, "groups", 1)
+    if groups > 1:
+        groups = groups * len(rows) // int(module.get_parameter("weight").shape[0])
+    layer = cut_layer(module, rows, columns, groups)
+    if not inside:
+        return layer
+    difference = state.get(f"{name}.constants.difference")
+    constants = None
+    if difference is not None:
+        constants = Constants(ones_layer(module, difference), torch.zeros_like(difference))
+    places = {part: state.get(f"{name}.{part}") for part in ("reads", "makes")}
+    return Narrow(layer, int(state[f"{name}.size"]), places["reads"], places["makes"], constants)
+
+
+def _replace(module: nn.Module, name: str, values: Tensor) -> None:
+    """Another value for a parameter, which keeps its place in memory order and whether it trains."""
+    old = module.get_parameter(name)
+    last = old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous()
+    order = torch.channels_last if last else torch.contiguous_format
+    values = values.detach().to(old.dtype).clone(memory_format=order)
+    setattr(module, name, nn.Parameter(values, requires_grad=old.requires_grad))
+
+
+def _set_sizes(layer: nn.Module, inputs: int, outputs: int, groups: int) -> None:
+    if isinstance(layer, nn.Linear):
+        layer.in_features, layer.out_features = inputs, outputs
+    else:
+        layer.in_channels, layer.out_channels, layer.groups = inputs, outputs, groups  # type: ignore[assignment]
