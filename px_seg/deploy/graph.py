@@ -140,6 +140,9 @@ class _Owners:
         return ""
 
 
+_BY_SIZE = {F.pad, torch.sum, Tensor.sum}
+"""They may leave constants as they are at one size and not at another."""
+
 _MADE_LIKE = {Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor}
 """They read a tensor's dtype and device alone."""
 
@@ -235,7 +238,7 @@ class Traced(PathTensor):
         if any(found is None for found in settings) or not _follows_channels(func, args):
             raise UnsupportedOperation(f"{label(func)} moves elements between channels")
         parts = [
-            self._new(part, Moved, [self.number], copies=found[0], uniform=found[1])
+            self._new(part, Moved, [self.number], copies=found[0], uniform=found[1] and func not in _BY_SIZE)
             for part, found in zip(true if several else [true], settings, strict=True)
             if found is not None
         ]

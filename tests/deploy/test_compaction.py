@@ -180,6 +180,25 @@ def test_a_constant_of_zero_needs_nothing() -> None:
     assert not isinstance(small.last, Narrow)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4)),
+        lambda x: x[..., ::8, ::8].sum((2, 3), keepdim=True),
+    ],
+    ids=["padded to a multiple", "summed"],
+)
+def test_what_does_nothing_at_one_size_may_do_something_at_another(function) -> None:
+    net = unsettled(Body(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)).append(nn.ReLU())))
+    inner, net.function = net.function, nn.Identity()
+    net.inner = inner
+    net.function = lambda x: function(inner(x))
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}
+    masks["inner.1.weight"][1:3] = False
+    small = px_seg.compact(net, masks, (3, 8, 8))
+    assert_same(masked(net, masks), small, torch.randn(2, 3, 21, 18, dtype=torch.float64))
+
+
 def test_no_masks_stand_for_the_zeros_among_the_weights() -> None:
     torch.manual_seed(0)
     model = unsettled(px_seg.build_classifier("resnet18", classes=3, weights=None))
