@@ -1,6 +1,6 @@
 """A pruned network as a smaller dense one."""
 
-import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.deploy.channels import Channels, constant_taps, needed_channels
-from px_seg.deploy.graph import Graph, Mapped, Normed, Weighted, record
+from px_seg.deploy.checks import check_model, check_same, copied, random_images
+from px_seg.deploy.graph import Graph, Mapped, Normed, Weighted
+from px_seg.deploy.recording import record
 from px_seg.models.narrow import Constants, Narrow, cut_channels, cut_layer, ones_layer, with_layer
-from px_seg.pruning.masks import check_fit
 
 _WORTH = 64
 """Multiplications for one element that is copied, from which on a layer reads or makes fewer channels than it could."""
@@ -33,33 +34,37 @@ def compact(
 
     `masks` by parameter name; None takes the zeros among the weights for pruned. `shape` (C, H, W) is that of an image
     that the model takes; the new one takes others as well. Both return the same in eval mode and in training, where
-    dropout is off, up to rounding. The model comes back as it was.
+    dropout is off, up to rounding: this is checked on random images. The model comes back as it was. What is not
+    known to be safe to shrink stays as it is, and a warning names it.
 
-    Raises InputError for masks that do not fit, and UnsupportedOperation for a network whose operations cannot be
-    followed at all; what is merely not known to be safe to shrink stays as it is.
+    Raises InputError for masks that do not fit, for a model that has been compacted before, cannot be copied or does
+    not run on such an image, and UnsupportedOperation where the two do not return the same.
     """
-    return shrink(model, masks, shape).model
+    found = shrink(model, masks, shape)
+    if found.left:
+        more = f"; and {len(found.left) - 3} more, which px_seg.deploy.shrink lists" if len(found.left) > 3 else ""
+        warnings.warn(f"not made smaller: {'; '.join(found.left[:3])}{more}", stacklevel=2)
+    return found.model
 
 
 def shrink(
     model: nn.Module, masks: Mapping[str, Tensor] | None = None, shape: Sequence[int] = (3, 64, 64)
 ) -> Compaction:
     """What `compact` does, with masks for the smaller network and what was left as it is."""
-    parameters = dict(model.named_parameters())
-    check_fit(masks or {}, parameters)
-    small = copy.deepcopy(model)
+    check_model(model, masks)
+    dense = copied(model)
     with torch.no_grad():
-        for name, parameter in small.named_parameters():
-            if masks is not None and name in masks:
-                parameter.mul_(masks[name].to(parameter))
-        like = next(small.parameters())
-        sample = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
-        graph = record(small, sample)
+        for name, mask in (masks or {}).items():
+            parameter = dense.get_parameter(name)
+            parameter.mul_(mask.to(parameter))
+        images = random_images(dense, shape)
+        graph = record(dense, images[0])
         names = {operation.module for operation in graph.of(Weighted)}
-        weights = {name: small.get_submodule(name).get_parameter("weight") for name in names}
+        weights = {name: dense.get_submodule(name).get_parameter("weight") for name in names}
         live = {name: _live(name, weight, masks) for name, weight in weights.items()}
-        channels = needed_channels(small, graph, weights, live)
-        found = _shrunk(small, graph, channels, live, masks or {})
+        channels = needed_channels(dense, graph, weights, live)
+        found = _shrunk(copied(dense), graph, channels, live, masks or {})
+    check_same(dense, found.model, images)
     return found
 
 
@@ -67,32 +72,39 @@ def _live(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tens
     """Which weights of a layer may be other than 0; one that is kept and happens to be 0 need not stay so."""
     if masks is None:
         return weight != 0
-    mask = masks.get(_weight(name))
+    mask = masks.get(_of(name, "weight"))
     return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device).bool()
 
 
-def _weight(module: str) -> str:
-    return f"{module}.weight" if module else "weight"
+def _of(module: str, parameter: str) -> str:
+    return f"{module}.{parameter}" if module else parameter
 
 
 def _shrunk(
     model: nn.Module, graph: Graph, channels: Channels, live: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> Compaction:
     """The model itself, its layers replaced."""
-    small_masks = {name: mask for name, mask in masks.items()}
+    small_masks = {name: mask.clone() for name, mask in masks.items()}
     for operation in (*graph.of(Normed), *graph.of(Mapped)):
-        if operation.module is not None and operation.module not in graph.pinned:
-            kept = channels.kept[operation.output]
-            cut_channels(model.get_submodule(operation.module), kept.nonzero()[:, 0])
+        if operation.module is None or operation.module in graph.pinned:
+            continue
+        kept = channels.kept[operation.output].nonzero()[:, 0]
+        cut_channels(model.get_submodule(operation.module), kept)
+        for name in (_of(operation.module, part) for part in ("weight", "bias")):
+            if name in small_masks:
+                small_masks[name] = small_masks[name][kept.to(small_masks[name].device)]
     for operation in graph.of(Weighted):
         if operation.module in graph.pinned:
             continue
-        narrowed = _narrowed(model.get_submodule(operation.module), operation, channels, live[operation.module])
-        mask = small_masks.pop(_weight(operation.module), None)
-        model = with_layer(model, operation.module, narrowed.layer)
-        if mask is not None:
-            name = f"{operation.module}.layer" if isinstance(narrowed.layer, Narrow) else operation.module
-            small_masks[_weight(name)] = mask[narrowed.rows.to(mask.device)][:, narrowed.columns.to(mask.device)]
+        layer, rows, columns = _narrowed(
+            model.get_submodule(operation.module), operation, channels, live[operation.module]
+        )
+        model = with_layer(model, operation.module, layer)
+        inside = _of(operation.module, "layer") if isinstance(layer, Narrow) else operation.module
+        if (mask := small_masks.pop(_of(operation.module, "weight"), None)) is not None:
+            small_masks[_of(inside, "weight")] = mask[rows.to(mask.device)][:, columns.to(mask.device)]
+        if (mask := small_masks.pop(_of(operation.module, "bias"), None)) is not None:
+            small_masks[_of(inside, "bias")] = mask[rows.to(mask.device)]
     return Compaction(model, small_masks, list(graph.left))
 
 

@@ -36,6 +36,12 @@ class Narrow(nn.Module):
         self.register_buffer("reads", reads)
         self.register_buffer("makes", makes)
         self.register_buffer("size", torch.tensor(width, device=layer.get_parameter("weight").device))
+        self.train(layer.training)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """Of the layer, as code reads it that asks for its dtype."""
+        return self.layer.get_parameter("weight")
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x if self.reads is None else x.index_select(1, self.reads))
@@ -59,6 +65,7 @@ class Constants(nn.Module):
         super().__init__()
         self.layer = layer
         self.register_buffer("difference", difference)
+        self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         ones = x.new_ones(1, 1, *x.shape[2:])
@@ -102,10 +109,12 @@ def cut_channels(module: nn.Module, kept: Tensor) -> None:
 
 
 def with_layer(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The model with another layer of that name, which may be the model itself."""
-    if not name:
-        return layer
-    model.set_submodule(name, layer)
+    """The model with another layer in place of the one of that name, under all of its names; it may be the model."""
+    old = model.get_submodule(name)
+    for other in [other for other, module in model.named_modules(remove_duplicate=False) if module is old]:
+        if not other:
+            return layer
+        model.set_submodule(other, layer)
     return model
 
 

@@ -3,23 +3,22 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers.compacting import assert_same, masked, outputs
 from helpers.networks import PIECES, Body, Drawn, drawn, unsettled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import px_seg
-from px_seg import InputError, Masks, UnsupportedOperation, prunable
+from px_seg import InputError, Masks, prunable
 from px_seg.deploy import shrink
 from px_seg.models.narrow import Constants, Narrow
-from px_seg.pruning.outputs import leaves
 
 encoder = smp.encoders.get_encoder
 
@@ -34,30 +33,6 @@ def holes(model: nn.Module, seed: int = 0, dead: float = 0.3, density: float = 0
             mask.transpose(0, dim)[gone] = False
         masks[name] = mask
     return Masks(masks)
-
-
-def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            twin.get_parameter(name).mul_(mask)
-    return twin
-
-
-def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    # Stochastic depth draws a number a sample.
-    torch.manual_seed(1)
-    return list(leaves(copy.deepcopy(model)(x)))
-
-
-def assert_same(one: nn.Module, other: nn.Module, x: Tensor, tolerance: float = 1e-12) -> None:
-    for training in (False, True):
-        # A batch's statistics divide by small variances again and again.
-        limit = tolerance * (1000 if training else 1)
-        with torch.no_grad():
-            pairs = zip(outputs(one.train(training), x), outputs(other.train(training), x), strict=True)
-        for a, b in pairs:
-            assert (a - b).norm() <= limit * a.norm()
 
 
 def size(model: nn.Module) -> int:
@@ -81,6 +56,7 @@ SLOW += ("densenet121", "xception", "dpn68", "inceptionv4", "mobileone_s0", "vgg
 SLOW += ("tu-regnety_002", "tu-mobilenetv3_small_100", "tu-convnext_atto")
 
 
+@pytest.mark.filterwarnings("ignore:not made smaller")
 @pytest.mark.parametrize("name", [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
 def test_encoders_return_the_same_features_at_any_size(name: str) -> None:
     torch.manual_seed(0)
@@ -96,6 +72,7 @@ SEGMENTERS = ("DeepLabV3Plus", "Unet", "FPN", "MAnet", "Linknet", "DeepLabV3", "
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:not made smaller")
 @pytest.mark.parametrize("scope", ["encoder", ("-segmentation_head",)])
 @pytest.mark.parametrize("name", [*SEGMENTERS, "Segformer", "PAN"])
 def test_segmenters_return_the_same(name: str, scope) -> None:
@@ -112,6 +89,7 @@ CLASSIFIERS = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:not made smaller")
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "googlenet", "regnet_y_400mf", "efficientnet_b0", "convnext_tiny"])
 @pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
 def test_classifiers_return_the_same(name: str) -> None:
@@ -180,6 +158,17 @@ def test_a_constant_of_zero_needs_nothing() -> None:
     assert not isinstance(small.last, Narrow)
 
 
+class Then(nn.Module):
+    """A module, and a function after it."""
+
+    def __init__(self, inner: nn.Module, function) -> None:
+        super().__init__()
+        self.inner, self.function = inner, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.inner(x))
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -189,12 +178,9 @@ def test_a_constant_of_zero_needs_nothing() -> None:
     ids=["padded to a multiple", "summed"],
 )
 def test_what_does_nothing_at_one_size_may_do_something_at_another(function) -> None:
-    net = unsettled(Body(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)).append(nn.ReLU())))
-    inner, net.function = net.function, nn.Identity()
-    net.inner = inner
-    net.function = lambda x: function(inner(x))
+    net = unsettled(Body(Then(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU()), function)))
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}
-    masks["inner.1.weight"][1:3] = False
+    masks["function.inner.1.weight"][1:3] = False
     small = px_seg.compact(net, masks, (3, 8, 8))
     assert_same(masked(net, masks), small, torch.randn(2, 3, 21, 18, dtype=torch.float64))
 
@@ -330,57 +316,6 @@ def test_an_exported_program_runs_without_px_seg_at_other_sizes(tmp_path) -> Non
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), small(x), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("function", "named"),
-    [
-        (lambda x: torch.fft.fft2(x).real, "the model: torch's fft_fft2"),
-        (lambda x: x[:, [1, 0, 3, 2]], "the model: torch's __getitem__"),
-        (lambda x: x * torch.arange(1.0, 5)[:, None, None], "the model: torch's mul"),
-        (lambda x: x.reshape(2, 4, -1).reshape(x.shape), "the model: torch's reshape"),
-    ],
-)
-def test_what_cannot_be_shrunk_stays_and_is_named(function, named: str) -> None:
-    torch.manual_seed(0)
-    net = Body(function)
-    masks = {name: mask.clone() for name, mask in Masks.ones(net).items()}
-    masks["first.weight"][1] = False
-    found = shrink(net, Masks(masks), (3, 8, 8))
-    assert named in found.left
-    assert found.model.last.weight.shape[1] == 4
-    x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(found.model(x), masked(net, masks)(x))
-
-
-def test_a_layer_that_is_used_twice_stays() -> None:
-    net = Body(lambda x: x)
-    net.function = nn.Sequential(twice := nn.Conv2d(4, 4, 1), nn.ReLU(), twice)
-    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}
-    masks["function.0.weight"][1] = False
-    found = shrink(net, masks, (3, 8, 8))
-    assert found.left == ["function.0: used more than once"]
-    x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(found.model(x), masked(net, masks)(x))
-
-
-def test_a_weight_that_is_read_without_its_layer_stays() -> None:
-    net = Body(lambda x: x)
-    net.other = nn.Conv2d(4, 4, 1)
-    net.function = lambda x: F.conv2d(x, net.other.weight, net.other.bias)
-    masks = {name: mask.clone() for name, mask in Masks.ones(net).items()}
-    masks["other.weight"][1:] = False
-    assert shrink(net, masks, (3, 8, 8)).left == ["the model: torch's conv2d"]
-
-
-def test_what_cannot_be_followed_at_all_is_refused_by_name() -> None:
-    def aside(x: Tensor) -> Tensor:
-        part = x[:, :, :2]
-        part += 1
-        return x
-
-    with pytest.raises(UnsupportedOperation, match="in place on memory that other tensors"):
-        px_seg.compact(Body(aside), None, (3, 8, 8))
 
 
 def test_masks_of_another_network_are_refused() -> None:

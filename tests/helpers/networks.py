@@ -136,7 +136,7 @@ def unsettled(model: nn.Module) -> nn.Module:
     """In float64, with norms of no special value, and nothing random in training that depends on the width."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.3, 2, generator=generator)
             module.weight.data.uniform_(-1.5, 1.5, generator=generator)

@@ -14,18 +14,19 @@ from px_seg.pruning.paths.rules import GATES, RULES, product, structural
 from px_seg.pruning.paths.scaled import Scaled
 from px_seg.pruning.paths.weights import Weights
 
-_METADATA = {
+METADATA = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
     *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_contiguous, Tensor.is_floating_point),
     *(getattr(Tensor, name).__get__ for name in ("requires_grad", "is_nested")),
 }
+"""What asks for a tensor's shape or kind, and not for its elements."""
 
-
-_SHAPED_AS: dict[Function, Function] = {
+SHAPED_AS: dict[Function, Function] = {
     Tensor.expand_as: Tensor.expand,
     Tensor.view_as: Tensor.view,
     Tensor.reshape_as: Tensor.reshape,
 }
+"""Functions of a tensor and the shape of another, by those of a tensor and a shape."""
 
 
 class Shell(torch.Tensor):
@@ -48,15 +49,15 @@ class Shell(torch.Tensor):
         cls, func: Function, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _METADATA:
+        if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
         if "axis" in kwargs:
             kwargs["dim"] = kwargs.pop("axis")
-        if func in _SHAPED_AS:
-            func, args = _SHAPED_AS[func], (args[0], args[1].shape)
+        if func in SHAPED_AS:
+            func, args = SHAPED_AS[func], (args[0], args[1].shape)
             if not isinstance(args[0], Shell):
                 return func(*args)
         return cls.interpreted(func, args, kwargs)
