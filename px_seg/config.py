@@ -179,6 +179,7 @@ class RunConfig:
             dense network first; or reconstruct, kept weights refitted to the dense layers' outputs
         recalibrate_rounds: repair the network after every round of pruning as well, so that each round scores what the
             weights kept so far have become
+        compact: train, save and evaluate the pruned network without the channels that nothing needs
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
@@ -221,6 +222,7 @@ class RunConfig:
     reinit: bool = False
     recalibrate: str = "none"
     recalibrate_rounds: bool = False
+    compact: bool = False
     freeze_bn: bool = False
     evaluate_first: bool = False
     evaluate_every: int = 1

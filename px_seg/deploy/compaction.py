@@ -129,9 +129,9 @@ def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, live: 
     layer = cut_layer(module, rows.nonzero()[:, 0], columns.nonzero()[:, 0])
     constants = _constants(module, taps[:, rows]) if bool(taps[:, rows].any()) else None
     reads = None if bool((columns == inputs).all()) else columns[inputs].nonzero()[:, 0]
-    makes = None if bool((rows == outputs).all()) else rows[outputs].nonzero()[:, 0]
-    if reads is not None or makes is not None or constants is not None:
-        layer = Narrow(layer, int(outputs.count_nonzero()), reads, makes, constants)
+    places = None if bool((rows == outputs).all()) else _places(rows[outputs])
+    if reads is not None or places is not None or constants is not None:
+        layer = Narrow(layer, reads, places, constants)
     return _Narrowed(layer, rows.nonzero()[:, 0], columns.nonzero()[:, 0])
 
 
@@ -151,6 +151,11 @@ def _used(module: nn.Module, wired: Tensor, inputs: Tensor, outputs: Tensor, tap
     if spared < _WORTH * int(outputs.sum()):
         rows = outputs
     return rows, columns
+
+
+def _places(made: Tensor) -> Tensor:
+    """For every channel its number among those that are made, and the number after the last for those that are not."""
+    return torch.where(made, made.cumsum(0) - 1, made.count_nonzero())
 
 
 def _first(mask: Tensor) -> Tensor:

@@ -4,38 +4,39 @@ import copy
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+COMPACT = "compact.safetensors"
+"""The file of a network that was made smaller; libraries' own functions would read it wrongly under the usual name."""
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """What can be cut in both directions of its weight."""
 
 
 class Narrow(nn.Module):
-    """A convolution or linear layer that reads some channels of its input, and makes some of its output's `width`.
+    """A convolution or linear layer that reads some channels of its input, and makes some of its output's.
 
-    `reads` and `makes` are their places, all where None; what it does not make is 0. `constants` adds what channels
-    contribute that are the same everywhere and for every image, and so are not computed at all.
+    `reads` are the places of the channels that it reads, all where None. `places` say for every channel of the output
+    which of the layer's it is, those from the last on being 0; all in their order where None. `constants` adds what
+    channels contribute that are the same everywhere and for every image, and so are not computed at all.
     """
 
     reads: Tensor | None
-    makes: Tensor | None
-    size: Tensor
-    """`width`, for files."""
+    places: Tensor | None
 
     def __init__(
         self,
         layer: nn.Module,
-        width: int,
         reads: Tensor | None = None,
-        makes: Tensor | None = None,
+        places: Tensor | None = None,
         constants: "Constants | None" = None,
     ) -> None:
         super().__init__()
-        self.layer, self.width, self.constants = layer, width, constants
+        self.layer, self.constants = layer, constants
         self.register_buffer("reads", reads)
-        self.register_buffer("makes", makes)
-        self.register_buffer("size", torch.tensor(width, device=layer.get_parameter("weight").device))
+        self.register_buffer("places", places)
         self.train(layer.training)
 
     @property
@@ -44,12 +45,20 @@ class Narrow(nn.Module):
         return self.layer.get_parameter("weight")
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x if self.reads is None else x.index_select(1, self.reads))
+        y = self.layer(x if self.reads is None else _picked(x, self.reads))
         if self.constants is not None:
             y = y + self.constants(x)
-        if self.makes is None:
+        if self.places is None:
             return y
-        return y.new_zeros(y.shape[0], self.width, *y.shape[2:]).index_copy(1, self.makes, y)
+        return _picked(F.pad(y, (*[0, 0] * (y.dim() - 2), 0, 1)), self.places)
+
+
+def _picked(x: Tensor, channels: Tensor) -> Tensor:
+    """These channels of a tensor, in its memory format."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).index_select(1, channels)
+        return rows.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+    return x.index_select(1, channels)
 
 
 class Constants(nn.Module):
@@ -68,7 +77,7 @@ class Constants(nn.Module):
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        ones = x.new_ones(1, 1, *x.shape[2:])
+        ones = torch.ones((1, 1, *x.shape[2:]), dtype=self.difference.dtype, device=self.difference.device)
         y = self.layer(ones)
         if self.training:
             return y
@@ -147,8 +156,7 @@ def _sized(module: nn.Module, name: str, state: Mapping[str, Tensor]) -> nn.Modu
     constants = None
     if difference is not None:
         constants = Constants(ones_layer(module, difference), torch.zeros_like(difference))
-    places = {part: state.get(f"{name}.{part}") for part in ("reads", "makes")}
-    return Narrow(layer, int(state[f"{name}.size"]), places["reads"], places["makes"], constants)
+    return Narrow(layer, state.get(f"{name}.reads"), state.get(f"{name}.places"), constants)
 
 
 def _replace(module: nn.Module, name: str, values: Tensor) -> None:

@@ -1,25 +1,58 @@
-"""Models that runs saved."""
+"""Models that are saved and read back."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from safetensors.torch import load_file
 from safetensors.torch import load_model as load_weights
-from torch import nn
+from torch import Tensor, nn
 
 from px_seg.errors import InputError, one_line
 from px_seg.models.classifier import Classifier
-from px_seg.models.narrow import cut_to
+from px_seg.models.narrow import COMPACT, cut_to
+
+WEIGHTS = "model.safetensors"
+"""The file that libraries' own functions read."""
+
+_CARD = """# A compacted network
+
+```python
+import px_seg
+
+model = px_seg.load_model(folder)
+```
+"""
+
+
+def save_model(model: nn.Module, folder: str | Path, **card: Any) -> None:
+    """Write a segmenter or classifier to a folder that `load_model` reads; `card` is for its description.
+
+    The library's own `from_pretrained` reads it as well, except where `px_seg.compact` made it smaller.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, COMPACT):
+        (folder / name).unlink(missing_ok=True)
+    model.save_pretrained(folder, **card)  # type: ignore[operator]
+    with torch.random.fork_rng(devices=[]):
+        built = _built(json.loads((folder / "config.json").read_text()))
+    if _is_cut(built, model.state_dict()):
+        (folder / WEIGHTS).rename(folder / COMPACT)
+        (folder / "README.md").write_text(_CARD)
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights that `save_model` wrote."""
+    return folder / COMPACT if (folder / COMPACT).is_file() else folder / WEIGHTS
 
 
 def load_model(folder: str | Path) -> nn.Module:
     """The segmenter or classifier of a run, from its folder or the `model` folder in it, in eval mode.
 
-    Also one that `px_seg.compact` made smaller, whose `save_pretrained` wrote it.
-
-    Raises InputError when there is none, or its files are damaged.
+    Also one that `px_seg.compact` made smaller. Raises InputError when there is none, or its files are damaged.
     """
     inside = Path(folder) / "model"
     folder = inside if inside.is_dir() else Path(folder)
@@ -27,21 +60,29 @@ def load_model(folder: str | Path) -> nn.Module:
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")
     try:
-        return _loaded(json.loads(config.read_text()), folder / "model.safetensors")
+        return _loaded(json.loads(config.read_text()), weights_in(folder))
     except Exception as error:
         # Damaged files fail in whatever reads them first.
         raise InputError(f"the model in {folder} cannot be read: {one_line(error, 200)}") from error
 
 
-def _loaded(config: dict[str, Any], weights: Path) -> nn.Module:
-    settings = {name: value for name, value in config.items() if not name.startswith("_")}
-    # segmentation-models-pytorch notes which of its classes to build.
-    if "_model_class" in config:
-        model = getattr(smp, config["_model_class"])(**{**settings, "encoder_weights": None})
-    else:
-        model = Classifier(**settings)
-    sizes, state = {name: tensor.shape for name, tensor in model.state_dict().items()}, load_file(weights)
-    if any(sizes.get(name) != tensor.shape for name, tensor in state.items()):
+def _loaded(config: Mapping[str, Any], weights: Path) -> nn.Module:
+    model, state = _built(config), load_file(weights)
+    if _is_cut(model, state):
         model = cut_to(model, state)
     load_weights(model, weights)
     return model.eval()
+
+
+def _built(config: Mapping[str, Any]) -> nn.Module:
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    # segmentation-models-pytorch notes which of its classes to build.
+    if "_model_class" in config:
+        return getattr(smp, config["_model_class"])(**{**settings, "encoder_weights": None})
+    return Classifier(**settings)
+
+
+def _is_cut(built: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether these are not the tensors that the network has as it is built."""
+    sizes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    return any(sizes.get(name) != tensor.shape for name, tensor in state.items())

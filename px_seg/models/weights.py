@@ -20,6 +20,7 @@ from px_seg.identity import digest
 from px_seg.models import efficientnet
 from px_seg.models.encoders import check_timms_tag, timms_tags
 from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
+from px_seg.models.narrow import COMPACT
 from px_seg.models.packaged import packaged_file
 from px_seg.models.torchscript import is_torchscript, read_torchscript
 from px_seg.pruning import prunable
@@ -237,6 +238,10 @@ def file_of(weights: str) -> Path:
         for file in (path / "model.safetensors", path / "model" / "model.safetensors"):
             if file.is_file():
                 return file
+        if any((path / place / COMPACT).is_file() for place in (".", "model")):
+            raise InputError(
+                f"--weights {weights} holds a compacted network, which fits no other: give a run without --compact"
+            )
         raise InputError(f"--weights {weights} is a folder without a model: give that of a finished run, or a file")
     if not path.is_file():
         raise InputError(f"--weights takes {NAMES}; there is no file {weights}")

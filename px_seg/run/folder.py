@@ -42,6 +42,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.masks = path / "masks.safetensors"
         self.partial = path / "masks.partial.safetensors"
+        self.compact_masks = path / "masks.compact.safetensors"
         self.checkpoint = path / "checkpoint"
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
@@ -151,7 +152,7 @@ class RunFolder:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        for path in (self.config, self.masks, self.partial, self.metrics, self.results):
+        for path in (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results):
             path.unlink(missing_ok=True)
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
@@ -208,6 +209,7 @@ def default_folder(task: str, config: RunConfig) -> Path:
         config.reinit and "reinit",
         config.recalibrate != "none" and config.recalibrate,
         config.recalibrate_rounds and "rounds",
+        config.compact and "compact",
     ]
     method = "-".join([config.method, *(change for change in changes if change)])
     return Path("runs") / task / data / encoder / method / f"{config.sparsity:g}" / f"seed{config.seed}"

@@ -18,13 +18,14 @@ from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import main_only
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
-from px_seg.models import zero_scales
+from px_seg.models import weights_in, zero_scales
 from px_seg.pruning import Masks
 from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in
+from px_seg.run.compacting import compacted, compacted_as_in
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
-from px_seg.run.results import collect, described, pruned_by, scores_in, table
+from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
@@ -44,8 +45,9 @@ def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = t
     this = Run(set_up(task_type, config), say)
     masks = this.prune()
     start = this.repair(masks)
-    trained = this.fine_tune(masks, start)
-    return this.record(masks, start, trained)
+    held, start = this.compact(masks, start)
+    trained = this.fine_tune(held, start)
+    return this.record(masks, held, start, trained)
 
 
 class Trained(NamedTuple):
@@ -84,6 +86,7 @@ class Run:
             for note in self.notes:
                 say(note)
         self.model.to(self.accelerator.device)
+        self.whole = whole(self.model, task)
         task.fit_head(self.model, self.accelerator)
         if config.channels_last:
             # torch 2.11 does not say that a module takes it.
@@ -110,8 +113,25 @@ class Run:
             return start
         return repair(self.accelerator, self.model, self.task, masks, self.config)
 
+    def compact(self, masks: Masks, start: Start) -> tuple[Masks, Start]:
+        """Make the pruned network smaller if that is asked for; the masks of what is trained, and what is known of it.
+
+        Where a training goes on, it is made as small as it was.
+        """
+        if not self.config.compact:
+            return masks, start
+        checkpoint = self._checkpoint()
+        if checkpoint is None:
+            small = compacted(self.accelerator, self.model, self.task, masks, self.folder)
+        else:
+            small = compacted_as_in(checkpoint, self.model, start.left, self.folder)
+        self.model = small.model
+        for what in small.left if self.main else []:
+            self.say(f"not made smaller: {what}")
+        return small.masks, start._replace(left=small.left)
+
     def fine_tune(self, masks: Masks, start: Start) -> Trained:
-        """Train under the masks, logging and checkpointing after every epoch and evaluating as often as configured.
+        """Train under its masks, logging and checkpointing after every epoch and evaluating as often as configured.
 
         With no epoch to train, the pruned network is evaluated as it is.
         """
@@ -155,7 +175,7 @@ class Run:
         }
         return Trained(history, scores, also)
 
-    def record(self, masks: Masks, start: Start, trained: Trained) -> dict[str, Any] | None:
+    def record(self, masks: Masks, held: Masks, start: Start, trained: Trained) -> dict[str, Any] | None:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
         if not self.main:
             return None
@@ -163,9 +183,9 @@ class Run:
         history, scores, also = trained
         card = {score.name: scores[score.name] for score in scores_in(task, scores)}
         task.save(self.model, folder.model, {"method": config.method, "sparsity": config.sparsity, **card})
-        file = folder.model / "model.safetensors"
+        file = weights_in(folder.model)
         saved = load_file(file)
-        if revived := masks.revived(saved):
+        if revived := held.revived(saved):
             raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
         device = self.accelerator.device
         drawn = self.setup.source.drawn if isinstance(self.setup.source, Pruning) else []
@@ -193,7 +213,9 @@ class Run:
             "train": sum(line.get("train_seconds", 0.0) for line in history),
             "evaluate": sum(line.get("evaluate_seconds", 0.0) for line in history),
         }
-        results = collect(task, config, scores, saved, self.model, seconds, environment, file)
+        if config.compact:
+            environment["compacted"] = compacted_sizes(self.model, task) | {"left": list(start.left)}
+        results = collect(task, config, scores, saved, self.model, self.whole, seconds, environment, file)
         summary = table(task, results, folder.path)
         self._draw(masks, history, results)
         folder.finish(results)

@@ -31,6 +31,8 @@ class Start(NamedTuple):
     """Of the repair."""
     images: int
     """That the repair was given; 0 where there was none."""
+    left: tuple[str, ...] = ()
+    """What could not be made smaller, in words, where the network was to be."""
 
     def as_plain(self) -> dict[str, Any]:
         """As a JSON file keeps it."""
@@ -41,7 +43,7 @@ class Start(NamedTuple):
     def from_plain(cls, plain: Mapping[str, Any]) -> "Start":
         """What `as_plain` returned."""
         preserved, repaired = (own and Preservation(**own) for own in (plain["preserved"], plain["repaired"]))
-        return cls(preserved, repaired, plain["seconds"], plain["images"])
+        return cls(preserved, repaired, plain["seconds"], plain["images"], tuple(plain.get("left", ())))
 
 
 def check_named(recalibration: str) -> None:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -27,12 +27,33 @@ REPAIRED = {
 PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
 
 
+class Whole(NamedTuple):
+    """Sizes of a network with everything in it."""
+
+    backbone: int
+    """Weights of the backbone's convolutions."""
+    weights: int
+    """Of all convolutions and linear layers."""
+    parameters: int
+    flops: int
+    """Of one image."""
+
+
+def whole(model: nn.Module, task: Task) -> Whole:
+    """The sizes of a run's network before anything of it is left out."""
+    image, _ = task.train[0, 0]
+    scoped, every = (sum(weight.numel() for weight in prunable(model, part).values()) for part in (task.scope, None))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Whole(scoped, every, parameters, count_flops(model, prunable(model), image.shape).total)
+
+
 def collect(
     task: Task,
     config: RunConfig,
     scores: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     model: nn.Module,
+    dense: Whole,
     seconds: Mapping[str, float],
     environment: Mapping[str, Any],
     saved: Path,
@@ -40,22 +61,24 @@ def collect(
     """The contents of results.json.
 
     Sparsities and operations are counted on `weights`, the state dict in the file `saved`, over the convolution and
-    linear weights of `model`; `environment` is added as it is.
+    linear weights of `model`, as shares of those of the network before it was compacted; `environment` is added as it
+    is.
     """
     image, _ = task.train[0, 0]
-    backbone, whole = _count(weights, model, task.scope), _count(weights, model, None)
+    backbone = {"kept": _kept(weights, model, task.scope), "total": dense.backbone}
+    every = {"kept": _kept(weights, model, None), "total": dense.weights}
     return {
         "task": task.name,
         "method": config.method,
         "sparsity": config.sparsity,
         "backbone_sparsity": 1 - backbone["kept"] / backbone["total"],
-        "model_sparsity": 1 - whole["kept"] / whole["total"],
-        "effective_sparsity": _effective_sparsity(weights, model, task.scope, image.shape),
+        "model_sparsity": 1 - every["kept"] / every["total"],
+        "effective_sparsity": _effective_sparsity(weights, model, backbone, task.scope, image.shape),
         **scores,
         "backbone_weights": backbone,
-        "model_weights": whole,
-        "parameters": _parameters(weights, model),
-        "flops": count_flops(model, weights, image.shape)._asdict(),
+        "model_weights": every,
+        "parameters": {"kept": _kept_parameters(weights, model), "total": dense.parameters},
+        "flops": {"kept": count_flops(model, weights, image.shape).kept, "total": dense.flops},
         "checkpoint_bytes": {"file": saved.stat().st_size, "compressed": _compressed_bytes(saved)},
         "seed": config.seed,
         "data": {
@@ -102,20 +125,23 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "reinit": config.reinit,
         "recalibrate": config.recalibrate,
         "recalibrate_rounds": made.repaired is not None,
+        "compact": config.compact,
         "freeze_bn": config.freeze_bn,
     }
 
 
-def _count(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> dict[str, int]:
-    names = prunable(model, scope)
-    return {
-        "kept": sum(int(weights[name].count_nonzero()) for name in names),
-        "total": sum(weights[name].numel() for name in names),
-    }
+def compacted_sizes(model: nn.Module, task: Task) -> dict[str, int]:
+    """What a network that was made smaller takes as it is, zeros among its weights included."""
+    sizes = whole(model, task)
+    return {"parameters": sizes.parameters, "flops": sizes.flops}
+
+
+def _kept(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> int:
+    return sum(int(weights[name].count_nonzero()) for name in prunable(model, scope))
 
 
 def _effective_sparsity(
-    weights: Mapping[str, Tensor], model: nn.Module, scope: Scope, shape: Sequence[int]
+    weights: Mapping[str, Tensor], model: nn.Module, count: Mapping[str, int], scope: Scope, shape: Sequence[int]
 ) -> float | None:
     """The share of the weights in scope that are 0 or, for images of this shape, lie on no path.
 
@@ -127,15 +153,13 @@ def _effective_sparsity(
         stranded = collapse(model, live, shape).stranded
     except UnsupportedOperation:
         return None
-    count = _count(weights, model, scope)
     return 1 - count["kept"] / count["total"] * (1 - stranded)
 
 
-def _parameters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, int]:
-    """Of all parameters, norms and biases included, those that were not pruned, and all."""
+def _kept_parameters(weights: Mapping[str, Tensor], model: nn.Module) -> int:
+    """Of all parameters, norms and biases included, those that were not pruned."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    pruned = sum(weights[name].numel() - int(weights[name].count_nonzero()) for name in prunable(model))
-    return {"kept": total - pruned, "total": total}
+    return total - sum(weights[name].numel() - int(weights[name].count_nonzero()) for name in prunable(model))
 
 
 def _compressed_bytes(file: Path) -> int:

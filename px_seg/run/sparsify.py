@@ -47,7 +47,7 @@ SAVE_EVERY = 60.0
 
 IDLE_WHEN_DENSE = (
     *("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning"),
-    *("recalibrate", "recalibrate_rounds"),
+    *("recalibrate", "recalibrate_rounds", "compact"),
 )
 """Settings that make no difference to a network that is not pruned."""
 
@@ -79,7 +79,7 @@ def without_idle_settings(config: C) -> C:
         return config
     if config.sparsity == 0 and config.masks is None:
         check_named(config.recalibrate)
-        config = replace(config, recalibrate="none", recalibrate_rounds=False)
+        config = replace(config, recalibrate="none", recalibrate_rounds=False, compact=False)
     return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
 
 

@@ -18,6 +18,7 @@ from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
 from px_seg.data.loaders import Loader
 from px_seg.devices import copy_from_main
 from px_seg.errors import InputError, TrainingDiverged
+from px_seg.models.narrow import Constants
 from px_seg.progress import bar
 from px_seg.pruning import Masks
 from px_seg.tasks import Task
@@ -176,7 +177,7 @@ def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: 
 
 def _freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm | Constants):
             module.eval()
 
 

@@ -21,7 +21,7 @@ from px_seg.data.transforms import Transform, classifier_evaluation, classifier_
 from px_seg.errors import InputError
 from px_seg.losses import squared
 from px_seg.metrics import Score, classification_scores
-from px_seg.models import Classifier, check_encoder, normalisation_of
+from px_seg.models import Classifier, check_encoder, normalisation_of, save_model
 from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
 from px_seg.plots import classifications
 from px_seg.pruning.distributed import all_reduce
@@ -180,8 +180,8 @@ class Classification:
         return [f"  {title}", *(f"    {name:<20}{share:>8.2%}" for name, share in known.items())]
 
     def save(self, model: Classifier, folder: Path, card: Mapping[str, Any]) -> None:
-        """For `px_seg.Classifier.from_pretrained`, and its images' for albumentations."""
-        model.save_pretrained(folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
+        """For `px_seg.load_model`, and its images' for albumentations."""
+        save_model(model, folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
         self.val.transform.save(folder)
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:

@@ -23,7 +23,7 @@ from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation,
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.metrics import Score, segmentation_scores
-from px_seg.models import build_segmenter, check_segmenter, normalisation_of
+from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model
 from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
 
@@ -139,8 +139,8 @@ class Segmentation:
         return ["  IoU by class", *rows]
 
     def save(self, model: DeepLabV3Plus, folder: Path, card: Mapping[str, Any]) -> None:
-        """For `segmentation_models_pytorch.from_pretrained`, and its images' for albumentations."""
-        model.save_pretrained(folder, dataset=self.config.data.name, metrics=dict(card))
+        """For `px_seg.load_model` or `segmentation_models_pytorch.from_pretrained`; its images' for albumentations."""
+        save_model(model, folder, dataset=self.config.data.name, metrics=dict(card))
         self.val.transform.save(folder)
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:

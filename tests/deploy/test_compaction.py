@@ -211,8 +211,8 @@ def test_a_branch_that_makes_few_channels_is_added_to_a_stream_that_has_more() -
     small = px_seg.compact(model, Masks(gone))
     layer = small.layer1[1].conv2
     assert isinstance(layer, Narrow)
-    assert layer.makes.tolist() == list(range(8))
-    assert (layer.layer.weight.shape[0], layer.width) == (8, 64)
+    assert layer.places.tolist() == [*range(8), *[8] * 56]
+    assert layer.layer.weight.shape[0] == 8
     # The norm behind it gives the other channels their constants, so it is whole.
     assert small.layer1[1].bn2.num_features == 64
 

@@ -205,6 +205,7 @@ RULES: dict[Function, Function] = {
     **dict.fromkeys((torch.permute, Tensor.permute, torch.transpose, Tensor.transpose), structural),
     **dict.fromkeys((torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze, Tensor.expand), structural),
     **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.__getitem__), structural),
+    **dict.fromkeys((torch.index_select, Tensor.index_select), structural),
     **dict.fromkeys((Tensor.contiguous, Tensor.clone, torch.clone), structural),
     **dict.fromkeys((torch.detach, Tensor.detach), detached),
     F.interpolate: interpolate,
