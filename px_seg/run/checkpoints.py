@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.files import flush, flush_tree
@@ -81,6 +83,14 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
         # Truncated files surface as whatever the format's reader stumbles over.
         raise InputError(f"{_damaged(folder)} ({type(error).__name__})") from error
     return _progress(folder)["epoch"]
+
+
+def weights_in_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """The state dict of the model that `save_checkpoint` saved. InputError when it is damaged."""
+    try:
+        return load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise InputError(_damaged(folder)) from error
 
 
 def start_in(folder: Path) -> Start | None:

@@ -1,16 +1,13 @@
 """The pruned network of a run made smaller before it is trained, and found again where a training goes on."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from px_seg.deploy import shrink
 from px_seg.devices import copy_from_main, main_only
-from px_seg.errors import InputError
 from px_seg.models.narrow import cut_to
 from px_seg.pruning import Masks
 from px_seg.run.folder import RunFolder
@@ -37,13 +34,10 @@ def compacted(accelerator: Accelerator, model: nn.Module, task: Task, masks: Mas
     return small
 
 
-def compacted_as_in(checkpoint: Path, model: nn.Module, left: tuple[str, ...], folder: RunFolder) -> Compacted:
-    """The model in the smaller tensors of a checkpoint, whose values are still to be loaded.
+def compacted_as(state: Mapping[str, Tensor], model: nn.Module, left: tuple[str, ...], folder: RunFolder) -> Compacted:
+    """The model in the smaller tensors of a state dict, whose values are still to be loaded.
 
-    Raises InputError where files are damaged.
+    Raises InputError where the masks in the folder do not fit.
     """
-    try:
-        small = cut_to(model, load_file(checkpoint / "model.safetensors"))
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"the checkpoint {checkpoint} is damaged: start again with --overwrite") from error
+    small = cut_to(model, state)
     return Compacted(small, Masks.load(folder.compact_masks, small), left)

@@ -20,8 +20,8 @@ from px_seg.errors import InputError, TrainingDiverged
 from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
 from px_seg.pruning import Masks
-from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in
-from px_seg.run.compacting import compacted, compacted_as_in
+from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in, weights_in_checkpoint
+from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
@@ -124,7 +124,7 @@ class Run:
         if checkpoint is None:
             small = compacted(self.accelerator, self.model, self.task, masks, self.folder)
         else:
-            small = compacted_as_in(checkpoint, self.model, start.left, self.folder)
+            small = compacted_as(weights_in_checkpoint(checkpoint), self.model, start.left, self.folder)
         self.model = small.model
         for what in small.left if self.main else []:
             self.say(f"not made smaller: {what}")

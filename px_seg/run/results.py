@@ -200,6 +200,14 @@ def _before(results: Mapping[str, Any], score: Score) -> str:
     return f"  (before training {score.text(results['before_training'][score.name])})"
 
 
+def _smaller(results: Mapping[str, Any]) -> list[str]:
+    if "compacted" not in results:
+        return []
+    shares = ((key, results["compacted"][key], results[key]["total"]) for key in ("parameters", "flops"))
+    lines = [f"    {key:<20}{size / whole:>8.2%}  {size:,} of {whole:,}" for key, size, whole in shares]
+    return ["  compacted, zeros included", *lines]
+
+
 def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
     """What a run came to, for a terminal."""
     parts = {"backbone": results["backbone_weights"], "whole model": results["model_weights"]}
@@ -220,6 +228,7 @@ def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
             f"    {name:<20}{part['kept'] / part['total']:>8.2%}  {part['kept']:,} of {part['total']:,}"
             for name, part in parts.items()
         ),
+        *_smaller(results),
         "  seconds",
         *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
     ]
