@@ -9,6 +9,7 @@ from typing import NamedTuple
 from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
+from px_seg.deploy.command import LATENCY, measure
 from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, InputError, one_line_errors
 from px_seg.files import user_path
@@ -88,6 +89,12 @@ def preservation(argv: Sequence[str]) -> None:
         compare_methods(*read_request(argv, PRESERVATION))
 
 
+def measure_latency(argv: Sequence[str]) -> None:
+    """Measure the networks of finished runs."""
+    with one_line_errors():
+        measure(argv)
+
+
 class Command(NamedTuple):
     """One command."""
 
@@ -103,6 +110,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),
     "preservation": Command(PRESERVATION, preservation),
+    "latency": Command(LATENCY, measure_latency),
 }
 
 

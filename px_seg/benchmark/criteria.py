@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from px_seg.analysis.layer_collapse import collapse
-from px_seg.benchmark.cost import peak_bytes, seconds
 from px_seg.benchmark.px import SCOPE, Case, Setting, device_name
+from px_seg.cost import peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.models import load_model

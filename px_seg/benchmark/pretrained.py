@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
-from px_seg.benchmark.cost import clock
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
+from px_seg.cost import clock
 from px_seg.data.transforms import centre_crop_to_stride
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError, one_line

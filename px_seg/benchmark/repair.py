@@ -9,8 +9,8 @@ import torch
 
 from px_seg.analysis import preservation
 from px_seg.benchmark import pretrained
-from px_seg.benchmark.cost import peak_bytes, seconds
 from px_seg.benchmark.px import SCOPE, Case, Setting
+from px_seg.cost import peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.pruning import Masks, Random, prune
 from px_seg.repair import REPAIRS, recalibrate

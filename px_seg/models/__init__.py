@@ -3,7 +3,7 @@
 from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.normalisations import normalisation_of
-from px_seg.models.saved import load_model, save_model, weights_in
+from px_seg.models.saved import built_as, is_compacted, load_model, save_model, weights_in
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
 from px_seg.models.weights import Loaded, check_weights, load_encoder
 
@@ -14,9 +14,11 @@ __all__ = [
     "build_classifier",
     "build_encoder",
     "build_segmenter",
+    "built_as",
     "check_encoder",
     "check_segmenter",
     "check_weights",
+    "is_compacted",
     "load_encoder",
     "load_model",
     "normalisation_of",

@@ -49,13 +49,28 @@ def weights_in(folder: Path) -> Path:
     return folder / COMPACT if (folder / COMPACT).is_file() else folder / WEIGHTS
 
 
+def is_compacted(folder: str | Path) -> bool:
+    """Whether the network in a folder that `load_model` reads was made smaller."""
+    return (_model_folder(folder) / COMPACT).is_file()
+
+
+def built_as(folder: str | Path) -> nn.Module:
+    """The network of a folder that `load_model` reads, dense and with new weights, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        return _built(json.loads((_model_folder(folder) / "config.json").read_text())).eval()
+
+
+def _model_folder(folder: str | Path) -> Path:
+    inside = Path(folder) / "model"
+    return inside if inside.is_dir() else Path(folder)
+
+
 def load_model(folder: str | Path) -> nn.Module:
     """The segmenter or classifier of a run, from its folder or the `model` folder in it, in eval mode.
 
     Also one that `px_seg.compact` made smaller. Raises InputError when there is none, or its files are damaged.
     """
-    inside = Path(folder) / "model"
-    folder = inside if inside.is_dir() else Path(folder)
+    folder = _model_folder(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")

@@ -1,0 +1,68 @@
+"""Time and peak memory of a piece of work, measured next to a reference in the same process."""
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.autograd.profiler import profile
+
+Work = Callable[[], Any]
+
+
+def clock(device: torch.device, work: Work) -> tuple[float, Any]:
+    """Seconds that the work takes, a GPU's included, and what it returns."""
+    synchronise(device)
+    started = time.perf_counter()
+    result = work()
+    synchronise(device)
+    return time.perf_counter() - started, result
+
+
+def timings(device: torch.device, works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+    """Seconds of `repeats` runs of each work, taken in turns after one warm-up run of each.
+
+    In turns, so that a machine that slows down or speeds up does so for all.
+    """
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(clock(device, work)[0])
+    return times
+
+
+def seconds(device: torch.device, works: Mapping[str, Work], repeats: int) -> dict[str, float]:
+    """The shortest of each work's `timings`."""
+    return {name: min(measured) for name, measured in timings(device, works, repeats).items()}
+
+
+def peak_bytes(device: torch.device, work: Work) -> int:
+    """Peak memory that torch holds during the work beyond what it held before, after one warm-up run.
+
+    On a CPU it is summed from the allocations that torch's profiler sees at the ends of operators;
+    what an operator allocates and frees internally is not included.
+    """
+    work()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(profile_memory=True) as recorded:
+        work()
+    changes = sorted(
+        (event.time_range.end, event.cpu_memory_usage if event.name == "[memory]" else event.self_cpu_memory_usage)
+        for event in recorded.function_events
+    )
+    return max(itertools.accumulate(change for _, change in changes))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

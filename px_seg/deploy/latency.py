@@ -1,0 +1,62 @@
+"""What networks cost where they run: milliseconds and memory, measured in turns in one process."""
+
+import statistics
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from px_seg.analysis.flops import count_flops
+from px_seg.cost import peak_bytes, timings
+from px_seg.errors import InputError
+from px_seg.pruning import prunable
+from px_seg.pruning.modes import evaluating
+
+
+class Cost(NamedTuple):
+    """What a network costs for one batch."""
+
+    milliseconds: float
+    """The median over all repeats."""
+    quartiles: tuple[float, float]
+    """The first and the third of the milliseconds."""
+    peak_bytes: int
+    """The most memory that its forward pass holds beyond weights and images."""
+    parameters: int
+    flops: int
+    """Of one image, as dense kernels carry them out."""
+
+
+def latency(
+    networks: Mapping[str, nn.Module], images: Tensor, repeats: int = 30, compiled: bool = False
+) -> dict[str, Cost]:
+    """The cost of a forward pass of each network in eval mode on `images`, (N, C, H, W), all on one device.
+
+    They are run in turns, after a warm-up, so that a machine that slows down does so for all; with `compiled`, by
+    torch.compile. The networks come back as they were.
+
+    Raises InputError for fewer than three repeats.
+    """
+    if repeats < 3:
+        raise InputError(f"a median and quartiles take at least 3 repeats, got {repeats}")
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for network in networks.values():
+            stack.enter_context(evaluating(network))
+        works = {
+            name: partial(torch.compile(network) if compiled else network, images) for name, network in networks.items()
+        }
+        spent = timings(images.device, works, repeats)
+        peaks = {name: peak_bytes(images.device, work) for name, work in works.items()}
+    return {name: _cost(network, images, spent[name], peaks[name]) for name, network in networks.items()}
+
+
+def _cost(network: nn.Module, images: Tensor, seconds: list[float], peak: int) -> Cost:
+    first, median, third = (1000 * cut for cut in statistics.quantiles(seconds, n=4, method="inclusive"))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(
+        median, (first, third), peak, parameters, count_flops(network, prunable(network), images.shape[1:]).total
+    )
