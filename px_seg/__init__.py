@@ -2,7 +2,7 @@
 
 from px_seg.deploy import compact
 from px_seg.errors import InputError
-from px_seg.models import Classifier, build_classifier, build_segmenter, load_model
+from px_seg.models import Classifier, build_classifier, build_segmenter, load_model, save_model
 from px_seg.pruning import (
     IMP,
     NTKSAP,
@@ -63,4 +63,5 @@ __all__ = [
     "prune",
     "recalibrate",
     "register",
+    "save_model",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from px_seg import plots
 from px_seg.analysis.mask_agreement import agreement
-from px_seg.benchmark.breakdown import breakdown
+from px_seg.benchmark.operators import breakdown
 from px_seg.cost import clock, peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.models import build_segmenter, check_segmenter, load_model

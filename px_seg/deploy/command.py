@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from px_seg.deploy.compaction import shrink
-from px_seg.deploy.latency import Cost, latency
+from px_seg.deploy.latency import Cost, network_costs
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path, write_text
 from px_seg.models import built_as, is_compacted, load_model
@@ -39,9 +39,9 @@ def measure(argv: Sequence[str]) -> None:
     for folder, results in runs.items():
         networks = {name: network.to(device) for name, network in _networks(Path(folder)).items()}
         side = asked.size or results["data"]["size"]
-        images = torch.randn(asked.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
         try:
-            costs = latency(networks, images, asked.repeats, asked.compile)
+            images = torch.randn(asked.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+            costs = network_costs(networks, images, asked.repeats, asked.compile)
         except InputError:
             raise
         except RuntimeError as error:

@@ -30,7 +30,7 @@ class Cost(NamedTuple):
     """Of one image, as dense kernels carry them out."""
 
 
-def latency(
+def network_costs(
     networks: Mapping[str, nn.Module], images: Tensor, repeats: int = 30, compiled: bool = False
 ) -> dict[str, Cost]:
     """The cost of a forward pass of each network in eval mode on `images`, (N, C, H, W), all on one device.

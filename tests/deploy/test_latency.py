@@ -1,0 +1,97 @@
+"""What networks cost: measured in turns, and printed for runs."""
+
+import json
+import time
+
+import pytest
+import torch
+from helpers.runs import go
+from torch import Tensor, nn
+
+import px_seg
+from px_seg import InputError
+from px_seg.commands import main
+from px_seg.deploy.latency import network_costs
+
+
+class Waits(nn.Module):
+    """Takes that many seconds, and that much memory."""
+
+    def __init__(self, seconds: float, floats: int) -> None:
+        super().__init__()
+        self.layer, self.seconds, self.floats = nn.Conv2d(3, 2, 1), seconds, floats
+        self.order: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        self.order.append(time.perf_counter())
+        time.sleep(self.seconds)
+        torch.zeros(self.floats)
+        return self.layer(x)
+
+
+def test_networks_are_measured_in_turns_in_eval_mode_and_come_back_as_they_were() -> None:
+    slow, fast = Waits(0.03, 2**20).train(), Waits(0.0, 0).train()
+    costs = network_costs({"slow": slow, "fast": fast}, torch.randn(2, 3, 4, 4), repeats=5)
+    assert 30 <= costs["slow"].quartiles[0] <= costs["slow"].milliseconds <= costs["slow"].quartiles[1]
+    assert costs["fast"].milliseconds < 25
+    assert costs["slow"].peak_bytes >= 4 * 2**20 > 2**20 > costs["fast"].peak_bytes
+    # By hand: three channels to two, 16 places, a multiplication and an addition each.
+    assert (costs["slow"].parameters, costs["slow"].flops) == (8, 3 * 2 * 16 * 2)
+    assert slow.training
+    # After the warm-up of each the runs alternate.
+    starts = sorted([(t, "slow") for t in slow.order[1:6]] + [(t, "fast") for t in fast.order[1:6]])
+    assert [name for _, name in starts] == ["slow", "fast"] * 5
+
+
+def test_a_median_takes_three_repeats() -> None:
+    with pytest.raises(InputError, match="at least 3 repeats, got 2"):
+        network_costs({"one": nn.Conv2d(3, 2, 1)}, torch.randn(1, 3, 4, 4), repeats=2)
+
+
+def measured(*words: object) -> None:
+    main(["latency", *map(str, words), "--device", "cpu"])
+
+
+def test_the_command_measures_runs_as_they_are_and_compacted(tiny, tmp_path, capsys) -> None:
+    flags = ("--config", tiny, "--sparsity", 0.97, "--rounds", 5, "--epochs", 0)
+    go(*flags, "--output_dir", tmp_path / "masked")
+    go(*flags, "--compact", "--output_dir", tmp_path / "compact")
+    capsys.readouterr()
+    out = tmp_path / "latency.json"
+    measured(
+        tmp_path / "masked", tmp_path / "compact", "--repeats", 3, "--batch_size", 2, "--size", 64, "--output", out
+    )
+    held = json.loads(out.read_text())
+    masked, compact = (held["runs"][str(tmp_path / name)] for name in ("masked", "compact"))
+    assert list(masked) == ["dense", "masked", "compacted"]
+    assert list(compact) == ["dense", "compacted"]
+    assert masked["dense"]["flops"] == masked["masked"]["flops"] > masked["compacted"]["flops"]
+    model = px_seg.load_model(tmp_path / "compact")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert compact["compacted"]["parameters"] == masked["compacted"]["parameters"] == parameters
+    assert (held["setting"]["batch_size"], held["setting"]["device"]) == (2, "cpu")
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'masked'}: 2 images of 64x64, cpu" in printed
+    assert f"{parameters:,}" in printed
+
+
+def test_bad_input_is_one_line(tiny, tmp_path, capsys) -> None:
+    def refused(*words: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            measured(*words)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "there is no finished run in" in refused(tmp_path)
+    out = tmp_path / "out"
+    go("--config", tiny, "--sparsity", 0.5, "--method", "magnitude", "--epochs", 0, "--output_dir", out)
+    capsys.readouterr()
+    assert "7x7 pixels: lower --batch_size or give another --size" in refused(out, "--size", 7)
+    assert "--batch_size or give another --size" in refused(out, "--size", 10**7)
+    assert "at least 3 repeats" in refused(out, "--repeats", 1)
+    assert "--batch_size: 0 is not at least 1" in refused(out, "--batch_size", 0)
+    (out / "model" / "config.json").unlink()
+    assert "there is no model in" in refused(out)
+    (out / "results.json").write_text("{")
+    assert "results.json is damaged" in refused(out)
