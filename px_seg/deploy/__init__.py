@@ -1,5 +1,5 @@
-"""After training: a pruned network smaller and faster."""
+"""A pruned network at work: smaller, and measured."""
 
-from px_seg.deploy.compaction import Compaction, compact, shrink
+from px_seg.pruning.compaction.shrinking import Compaction, compact, shrink
 
 __all__ = ["Compaction", "compact", "shrink"]

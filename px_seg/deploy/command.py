@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from px_seg.deploy.compaction import shrink
 from px_seg.deploy.latency import Cost, network_costs
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path, write_text
 from px_seg.models import built_as, is_compacted, load_model
+from px_seg.pruning.compaction.shrinking import shrink
 
 LATENCY = """Measure what the networks of finished runs cost: dense, with zeros for pruned weights, and compacted.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError, one_line
 from px_seg.models.classifier import Classifier
-from px_seg.models.narrow import COMPACT, cut_to
+from px_seg.pruning.compaction.narrow import COMPACT, cut_to
 
 WEIGHTS = "model.safetensors"
 """The file that libraries' own functions read."""

@@ -20,10 +20,10 @@ from px_seg.identity import digest
 from px_seg.models import efficientnet
 from px_seg.models.encoders import check_timms_tag, timms_tags
 from px_seg.models.formats import CLIP_ENCODER, counted, mapped, some
-from px_seg.models.narrow import COMPACT
 from px_seg.models.packaged import packaged_file
 from px_seg.models.torchscript import is_torchscript, read_torchscript
 from px_seg.pruning import prunable
+from px_seg.pruning.compaction.narrow import COMPACT
 
 PUBLISHED: dict[str, str] = {
     "mocov2": "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",

@@ -18,9 +18,9 @@ from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
 from px_seg.data.loaders import Loader
 from px_seg.devices import copy_from_main
 from px_seg.errors import InputError, TrainingDiverged
-from px_seg.models.narrow import Constants
 from px_seg.progress import bar
 from px_seg.pruning import Masks
+from px_seg.pruning.compaction.narrow import Constants
 from px_seg.tasks import Task
 
 CHECK_EVERY = 20

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from px_seg.deploy.channels import Channels, constant_taps, needed_channels
-from px_seg.deploy.checks import check_model, check_same, copied, random_images
-from px_seg.deploy.graph import Graph, Mapped, Normed, Weighted
-from px_seg.deploy.recording import record
-from px_seg.models.narrow import Constants, Narrow, cut_channels, cut_layer, ones_layer, with_layer
+from px_seg.pruning.compaction.channels import Channels, constant_taps, needed_channels
+from px_seg.pruning.compaction.checks import check_model, check_same, copied, random_images
+from px_seg.pruning.compaction.graph import Graph, Mapped, Normed, Weighted
+from px_seg.pruning.compaction.narrow import Constants, Narrow, cut_channels, cut_layer, ones_layer, with_layer
+from px_seg.pruning.compaction.recording import record
 
 _WORTH = 64
 """Multiplications for one element that is copied, from which on a layer reads or makes fewer channels than it could."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError, Masks, prunable
 from px_seg.deploy import shrink
-from px_seg.models.narrow import Constants, Narrow
+from px_seg.pruning.compaction.narrow import Constants, Narrow
 
 encoder = smp.encoders.get_encoder
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from px_seg.errors import InputError, one_line
-from px_seg.models.narrow import Constants, Narrow
+from px_seg.pruning.compaction.narrow import Constants, Narrow
 from px_seg.pruning.masks import check_fit
 from px_seg.pruning.modes import batch_statistics, evaluating, undisturbed
 from px_seg.pruning.outputs import leaves

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from px_seg.deploy.graph import (
+from px_seg.pruning.compaction.graph import (
     Added,
     Graph,
     Joined,

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from px_seg.deploy.graph import (
+from px_seg.pruning.compaction.graph import (
     Added,
     Graph,
     Joined,
@@ -28,7 +28,7 @@ from px_seg.deploy.graph import (
     Operation,
     Weighted,
 )
-from px_seg.models.narrow import LAYERS
+from px_seg.pruning.compaction.narrow import LAYERS
 from px_seg.pruning.modes import all_training, undisturbed
 from px_seg.pruning.outputs import leaves
 from px_seg.pruning.paths.operations import BatchNorm, Function, UnsupportedOperation, label
