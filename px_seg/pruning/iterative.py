@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.pruning.batches import Batches, checked_batches
+from px_seg.pruning.batches import Batches, checked_batches, sample_shape
+from px_seg.pruning.compaction.rounds import Shrinking
 from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.distributed import Group, broadcast_masks, run_on_all_ranks
 from px_seg.pruning.masks import Masks
@@ -81,6 +82,8 @@ def carry_out(
     if not plan.densities:
         return masks
     batches = list(checked_batches(batches))
+    # A repair changes the network in every round.
+    shrinking = Shrinking(model, partial(sample_shape, batches, group)) if criterion.by_paths and not repair else None
     done = 0
     if start is not None:
         done = _rounds_done(start, masks, plan.densities)
@@ -90,8 +93,13 @@ def carry_out(
         network = model
         if repair is not None and masks.density < 1:
             repair(network := copy.deepcopy(model), masks)
+
+        def score(network: nn.Module, masks: Masks) -> Mapping[str, Tensor]:
+            return scored(criterion, network, batches, masks, scope, group)
+
         # The scores are not kept: they would lie beside those of the next round.
-        return masks.keep_top(scored(criterion, network, batches, masks, scope, group), density, plan.keep)
+        scores = score(network, masks) if shrinking is None else shrinking.scores(masks, score)
+        return masks.keep_top(scores, density, plan.keep)
 
     for number, density in enumerate(plan.densities[done:], done + 1):
         masks = broadcast_masks(group, run_on_all_ranks(group, partial(next_masks, density)))

@@ -29,7 +29,7 @@ from px_seg.pruning.compaction.graph import (
     Weighted,
 )
 from px_seg.pruning.compaction.narrow import LAYERS
-from px_seg.pruning.modes import all_training, undisturbed
+from px_seg.pruning.modes import undisturbed
 from px_seg.pruning.outputs import leaves
 from px_seg.pruning.paths.operations import BatchNorm, Function, UnsupportedOperation, label
 from px_seg.pruning.paths.rules import RULES, dropout, product, total
@@ -54,10 +54,10 @@ _MADE_LIKE = {Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_fu
 
 
 def record(model: nn.Module, sample: Tensor) -> Graph:
-    """The operations of the model in training on `sample`, (N, C, ...), with N of 2 or more.
+    """The operations of the model, in the modes that its modules have, on `sample`, (N, C, ...), with N of 2 or more.
 
-    In eval mode a network does the same or less: dropout is off, as are heads for training alone. The model and torch's
-    random state stay as they are.
+    In eval mode most networks do the same as in training, or less: dropout is off, as are heads for training alone. The
+    model and torch's random state stay as they are.
 
     What `px_seg.pruning.paths.rules` has no rule for is noted as `Opaque`, and so is the innermost module around an
     operation that cannot be noted so, such as one that writes into part of a tensor. Raises UnsupportedOperation for a
@@ -66,7 +66,7 @@ def record(model: nn.Module, sample: Tensor) -> Graph:
     model = copy.deepcopy(model)
     recording = _Recording(model)
     devices = [sample.device] if sample.device.type == "cuda" else []
-    with all_training(model), undisturbed(sample.device), torch.no_grad(), torch.random.fork_rng(devices), recording:
+    with undisturbed(sample.device), torch.no_grad(), torch.random.fork_rng(devices), recording:
         for out in leaves(model(Traced.of(sample, recording))):
             if isinstance(out, Traced):
                 recording.graph.outputs.append(out.number)
@@ -279,7 +279,9 @@ class Traced(PathTensor):
         return self._new(norm.by_batch(self.true), Normed, [self.number], module=name, norm=norm)
 
     def _exactly(self, run: Map) -> Map:
-        return lambda values: run(values.to(self.dtype)).double()
+        # Not the tensor itself, whose elements the graph would keep.
+        dtype = self.dtype
+        return lambda values: run(values.to(dtype)).double()
 
     def rectified(self, run):
         return self._new(run(self.true), Mapped, [self.number], constants=self._exactly(run))

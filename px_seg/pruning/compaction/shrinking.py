@@ -12,9 +12,19 @@ from px_seg.pruning.compaction.checks import check_model, check_same, copied, ra
 from px_seg.pruning.compaction.graph import Graph, Mapped, Normed, Weighted
 from px_seg.pruning.compaction.narrow import Constants, Narrow, cut_channels, cut_layer, ones_layer, with_layer
 from px_seg.pruning.compaction.recording import record
+from px_seg.pruning.modes import all_training
 
 _WORTH = 64
 """Multiplications for one element that is copied, from which on a layer reads or makes fewer channels than it could."""
+
+
+class Place(NamedTuple):
+    """Where a smaller weight lies in the wide one."""
+
+    name: str
+    """Of the wide one."""
+    rows: Tensor
+    columns: Tensor
 
 
 class Compaction(NamedTuple):
@@ -25,6 +35,8 @@ class Compaction(NamedTuple):
     """Of its weights, by their new names, for the weights that were masked before."""
     left: list[str]
     """What could not be shrunk, in words."""
+    places: dict[str, Place]
+    """Of the weights that were cut, by their new names."""
 
 
 def compact(
@@ -52,20 +64,35 @@ def shrink(
 ) -> Compaction:
     """What `compact` does, with masks for the smaller network and what was left as it is."""
     check_model(model, masks)
+    dense = masked_copy(model, masks)
+    images = random_images(dense, shape)
+    with all_training(dense):
+        graph = record(dense, images[0])
+    found = cut(copied(dense), graph, masks)
+    check_same(dense, found.model, images)
+    return found
+
+
+def masked_copy(model: nn.Module, masks: Mapping[str, Tensor] | None) -> nn.Module:
+    """A copy of the model in which pruned weights are 0. Raises InputError if it cannot be copied."""
     dense = copied(model)
     with torch.no_grad():
         for name, mask in (masks or {}).items():
             parameter = dense.get_parameter(name)
             parameter.mul_(mask.to(parameter))
-        images = random_images(dense, shape)
-        graph = record(dense, images[0])
-        names = {operation.module for operation in graph.of(Weighted)}
-        weights = {name: dense.get_submodule(name).get_parameter("weight") for name in names}
-        live = {name: _live(name, weight, masks) for name, weight in weights.items()}
-        channels = needed_channels(dense, graph, weights, live)
-        found = _shrunk(copied(dense), graph, channels, live, masks or {})
-    check_same(dense, found.model, images)
-    return found
+    return dense
+
+
+@torch.no_grad()
+def cut(model: nn.Module, graph: Graph, masks: Mapping[str, Tensor] | None) -> Compaction:
+    """The model itself, its pruned weights being 0, without the channels that nothing needs; `graph` is of its making.
+
+    Nothing is checked.
+    """
+    names = {operation.module for operation in graph.of(Weighted)}
+    weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
+    live = {name: _live(name, weight, masks) for name, weight in weights.items()}
+    return _shrunk(model, graph, needed_channels(model, graph, weights, live), live, masks or {})
 
 
 def _live(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
@@ -85,6 +112,7 @@ def _shrunk(
 ) -> Compaction:
     """The model itself, its layers replaced."""
     small_masks = {name: mask.clone() for name, mask in masks.items()}
+    places = {}
     for operation in (*graph.of(Normed), *graph.of(Mapped)):
         if operation.module is None or operation.module in graph.pinned:
             continue
@@ -101,11 +129,12 @@ def _shrunk(
         )
         model = with_layer(model, operation.module, layer)
         inside = _of(operation.module, "layer") if isinstance(layer, Narrow) else operation.module
+        places[_of(inside, "weight")] = Place(_of(operation.module, "weight"), rows, columns)
         if (mask := small_masks.pop(_of(operation.module, "weight"), None)) is not None:
             small_masks[_of(inside, "weight")] = mask[rows.to(mask.device)][:, columns.to(mask.device)]
         if (mask := small_masks.pop(_of(operation.module, "bias"), None)) is not None:
             small_masks[_of(inside, "bias")] = mask[rows.to(mask.device)]
-    return Compaction(model, small_masks, list(graph.left))
+    return Compaction(model, small_masks, list(graph.left), places)
 
 
 class _Narrowed(NamedTuple):

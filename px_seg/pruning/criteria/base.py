@@ -39,6 +39,14 @@ class Criterion(ABC):
     needs_data: ClassVar[bool] = False
     """Whether `score` reads the batches; one that does not is given none."""
 
+    @property
+    def by_paths(self) -> bool:
+        """Whether weights that lie on no path from images to outputs score 0, and make no difference to other scores.
+
+        Such a criterion may be given a smaller network that has the same paths.
+        """
+        return False
+
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InputError(f"{type(self).__name__}: seed must be a whole number, got {self.seed!r}")

@@ -61,6 +61,11 @@ class PX(ConservingCriterion):
         if self.precision is not None and self.precision not in list(PRECISIONS):
             raise InputError(f"PX has no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
 
+    @property
+    def by_paths(self) -> bool:
+        """Other readings of BatchNorm look at values that constants have, too."""
+        return self.bn == "fold" and self.statistics == "own"
+
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
     ) -> Scores:

@@ -1,0 +1,75 @@
+"""A network that is made smaller while it is pruned, for criteria that score by paths."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from px_seg.pruning.compaction.graph import Graph
+from px_seg.pruning.compaction.recording import record
+from px_seg.pruning.compaction.shrinking import Place, cut, masked_copy
+from px_seg.pruning.masks import Masks
+from px_seg.pruning.modes import evaluating
+from px_seg.pruning.paths.operations import UnsupportedOperation
+
+_AGAIN = 0.7
+"""The share of the weights kept at the last cut below which the network is cut again."""
+
+
+class Smaller(NamedTuple):
+    """A network without the channels that nothing needed under some masks."""
+
+    model: nn.Module
+    places: dict[str, Place]
+    """Of its weights, by their names, in the weights of the whole network."""
+    kept: int
+    """Weights that those masks kept."""
+
+
+class Shrinking:
+    """Scores a network under masks by a smaller one that has the same paths.
+
+    A weight on no path scores 0, as `Criterion.by_paths` says.
+    """
+
+    def __init__(self, model: nn.Module, shape: Callable[[], torch.Size]) -> None:
+        """`shape()` is that of one image, (C, H, W), asked for once something is pruned."""
+        self._model, self._shape = model, shape
+        self._smaller: Smaller | None = None
+
+    @cached_property
+    def _graph(self) -> Graph | None:
+        like = next(self._model.parameters())
+        try:
+            with evaluating(self._model):
+                return record(self._model, torch.zeros((2, *self._shape()), dtype=like.dtype, device=like.device))
+        except UnsupportedOperation:
+            # Paths may still be defined: they are walked in the whole network.
+            return None
+
+    def scores(self, masks: Masks, score: Callable[[nn.Module, Masks], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """What `score(network, masks)` returns for the whole network under the masks."""
+        if masks.kept == masks.total or self._graph is None:
+            return score(self._model, masks)
+        if self._smaller is None or masks.kept < _AGAIN * self._smaller.kept:
+            found = cut(masked_copy(self._model, masks), self._graph, masks)
+            self._smaller = Smaller(found.model, found.places, masks.kept)
+        places = self._smaller.places
+        narrow = {name: _narrowed(masks[place.name], place) for name, place in places.items() if place.name in masks}
+        own = {name: mask for name, mask in masks.items() if name not in {place.name for place in places.values()}}
+        scores = score(self._smaller.model, Masks({**own, **narrow}))
+        return {name: scores[name] for name in own} | {
+            places[name].name: _widened(scores[name], masks[places[name].name], places[name]) for name in narrow
+        }
+
+
+def _narrowed(mask: Tensor, place: Place) -> Tensor:
+    return mask[place.rows.to(mask.device)][:, place.columns.to(mask.device)]
+
+
+def _widened(score: Tensor, mask: Tensor, place: Place) -> Tensor:
+    wide = score.new_zeros(mask.shape)
+    wide[place.rows[:, None], place.columns] = score
+    return wide
