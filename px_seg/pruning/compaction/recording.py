@@ -369,7 +369,7 @@ def _by_channel(x: Traced, slopes: Tensor) -> Traced:
 
 def _dropped(func: Function, x: Traced, p: float = 0.5, training: bool = True, inplace: bool = False) -> Traced:
     """In training it makes one thing of a constant channel here and another there."""
-    dropped = x._new(x.true, Moved, [x.number], copies=1, uniform=p == 0)
+    dropped = x._new(x.true, Moved, [x.number], copies=1, uniform=p == 0 or not training)
     return _instead(x, dropped, func, {"inplace": inplace})
 
 

@@ -1,0 +1,81 @@
+"""Rounds of pruning walk a smaller network, and keep the same weights."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from helpers.networks import LINEAR_PIECES, Drawn, drawn, images, unsettled
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import px_seg
+from px_seg import PX, Masks, PXConserved, prune
+from px_seg.pruning import NoPathLeft
+from px_seg.pruning.compaction.rounds import Shrinking
+
+
+def pruned_whole(monkeypatch: pytest.MonkeyPatch, *args, **settings) -> Masks:
+    with monkeypatch.context() as patch:
+        patch.setattr(PX, "by_paths", False)
+        return prune(*args, **settings)
+
+
+NETWORKS = {
+    "segmenter": lambda: px_seg.build_segmenter("resnet18", classes=5, weights=None),
+    "bottlenecks": lambda: px_seg.build_classifier("tu-test_resnet", classes=5, weights=None),
+    "depthwise": lambda: px_seg.build_segmenter("tu-tf_efficientnet_lite0", classes=5, weights=None),
+    "concatenations": lambda: smp.Unet("mobilenet_v2", encoder_weights=None, classes=5),
+}
+
+
+@pytest.mark.parametrize("criterion", [PX(), PXConserved()], ids=["px", "px_conserved"])
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_the_masks_are_those_of_the_whole_network_bit_by_bit(build, criterion: PX, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = unsettled(build()).float()
+    batches = [torch.randn(3, 3, 64, 64), torch.randn(2, 3, 64, 64)]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    masks = prune(model, batches, 0.97, criterion, "encoder", rounds=8)
+    assert masks == pruned_whole(monkeypatch, model, batches, 0.97, criterion, "encoder", rounds=8)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@settings(max_examples=25, deadline=None)
+@given(net=drawn(LINEAR_PIECES), seed=st.integers(0, 2**16))
+def test_scores_are_those_of_the_whole_network(net: Drawn, seed: int) -> None:
+    batches = images(seed, 3)
+    generator = torch.Generator().manual_seed(seed)
+    masks = Masks.ones(unsettled(net))
+    masks = Masks({name: torch.rand(mask.shape, generator=generator) < 0.5 for name, mask in masks.items()})
+    try:
+        wanted = PX().score(net, batches, masks)
+    except NoPathLeft:
+        reject()
+    shrinking = Shrinking(net, lambda: batches[0].shape[1:])
+    found = shrinking.scores(masks, lambda network, own: PX().score(network, batches, own))
+    assert found.keys() == wanted.keys()
+    for name, score in wanted.items():
+        torch.testing.assert_close(found[name], score, rtol=1e-9, atol=0)
+
+
+def test_later_rounds_are_given_a_smaller_network(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = px_seg.build_segmenter("resnet18", classes=5, weights=None)
+    sizes, score = [], PX.score
+
+    def counted(self, network: nn.Module, *args, **kwargs):
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        return score(self, network, *args, **kwargs)
+
+    monkeypatch.setattr(PX, "score", counted)
+    prune(model, [torch.randn(2, 3, 64, 64)], 0.98, PX(), "encoder", rounds=6)
+    assert sizes[0] == sum(parameter.numel() for parameter in model.parameters())
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.4 * sizes[0]
+
+
+def test_readings_that_look_at_constants_walk_the_whole_network() -> None:
+    assert PX().by_paths
+    assert not PX(bn="released").by_paths
+    assert not PX(statistics="batches").by_paths
+    assert not px_seg.SNIP().by_paths
