@@ -39,15 +39,14 @@ class Channels(NamedTuple):
 
 
 def needed_channels(
-    model: nn.Module, graph: Graph, weights: Mapping[str, Tensor], live: Mapping[str, Tensor]
+    model: nn.Module, graph: Graph, weights: Mapping[str, Tensor], wired: Mapping[str, Tensor]
 ) -> Channels:
     """The channels of every tensor that a smaller network must compute to return the same.
 
     A channel is needed where it varies and something reads it. Channels that operations tie together, as a sum its
-    operands', are kept or left out together. `weights` are the weights in force by the name of their module, and `live`
-    says which of them may be other than 0.
+    operands', are kept or left out together. `weights` are the weights in force by the name of their module, and
+    `wired` says which channels they connect, (out, in / groups) bool.
     """
-    wired = {name: _wired(weight) for name, weight in live.items()}
     constants = _constants(model, graph, weights, wired)
     read = _read(graph, wired)
     kept = [c.varies & r for c, r in zip(constants, read, strict=True)]
@@ -60,11 +59,6 @@ def needed_channels(
                 kept[number][:] = True
     _close(graph, kept)
     return Channels(constants, kept)
-
-
-def _wired(weight: Tensor) -> Tensor:
-    """(out, in / groups): whether any weight leads from one channel to the other."""
-    return (weight != 0).reshape(*weight.shape[:2], -1).any(2)
 
 
 def _inputs(wired: Tensor, groups: int, channels: Tensor) -> Tensor:
@@ -131,8 +125,12 @@ def _constants_after(
 
 def constant_taps(weight: Tensor, groups: int, values: Tensor) -> Tensor:
     """(2, out, taps): every output channel's weights for one input channel of ones in place of all constant ones."""
-    wide = weight.detach().double().reshape(*weight.shape[:2], -1)
-    return torch.einsum("oit,soi->sot", wide, _inputs(wide, groups, values))
+    weight = weight.detach().reshape(*weight.shape[:2], -1)
+    if groups == 1:
+        # Most channels vary, and wide layers are large.
+        constant = values.any(0).nonzero()[:, 0]
+        return torch.einsum("oit,si->sot", weight.index_select(1, constant).double(), values[:, constant])
+    return torch.einsum("oit,soi->sot", weight.double(), _inputs(weight, groups, values))
 
 
 def _normed(norm: BatchNorm, values: Tensor) -> Tensor:

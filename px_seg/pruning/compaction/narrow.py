@@ -88,11 +88,16 @@ def cut_layer(module: nn.Module, rows: Tensor, columns: Tensor, groups: int = 1)
     """A copy of a convolution or linear layer with some rows (output channels) and columns of its weight."""
     layer, weight, bias = copy.copy(module), module.get_parameter("weight"), module.bias
     layer._parameters = dict(module._parameters)
-    _replace(layer, "weight", weight[rows][:, columns])
+    _replace(layer, "weight", cut_weight(weight.detach(), rows, columns))
     if isinstance(bias, Tensor):
         _replace(layer, "bias", bias[rows])
     _set_sizes(layer, len(columns) * groups, len(rows), groups)
     return layer
+
+
+def cut_weight(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Some rows and columns of a layer's weight, or of its mask."""
+    return weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
 
 
 def ones_layer(module: nn.Module, weight: Tensor) -> nn.Module:

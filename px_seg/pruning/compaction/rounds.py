@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.pruning.compaction.graph import Graph
+from px_seg.pruning.compaction.narrow import cut_weight
 from px_seg.pruning.compaction.recording import record
 from px_seg.pruning.compaction.shrinking import Place, cut, masked_copy
 from px_seg.pruning.masks import Masks
@@ -57,16 +58,17 @@ class Shrinking:
             found = cut(masked_copy(self._model, masks), self._graph, masks)
             self._smaller = Smaller(found.model, found.places, masks.kept)
         places = self._smaller.places
-        narrow = {name: _narrowed(masks[place.name], place) for name, place in places.items() if place.name in masks}
-        own = {name: mask for name, mask in masks.items() if name not in {place.name for place in places.values()}}
-        scores = score(self._smaller.model, Masks({**own, **narrow}))
-        return {name: scores[name] for name in own} | {
+        cut_names = {place.name for place in places.values()}
+        whole = {name: mask for name, mask in masks.items() if name not in cut_names}
+        narrow = {
+            name: cut_weight(masks[place.name], place.rows, place.columns)
+            for name, place in places.items()
+            if place.name in masks
+        }
+        scores = score(self._smaller.model, Masks({**whole, **narrow}))
+        return {name: scores[name] for name in whole} | {
             places[name].name: _widened(scores[name], masks[places[name].name], places[name]) for name in narrow
         }
-
-
-def _narrowed(mask: Tensor, place: Place) -> Tensor:
-    return mask[place.rows.to(mask.device)][:, place.columns.to(mask.device)]
 
 
 def _widened(score: Tensor, mask: Tensor, place: Place) -> Tensor:

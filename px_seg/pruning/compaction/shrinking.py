@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from px_seg.pruning.compaction.channels import Channels, constant_taps, needed_channels
 from px_seg.pruning.compaction.checks import check_model, check_same, copied, random_images
 from px_seg.pruning.compaction.graph import Graph, Mapped, Normed, Weighted
-from px_seg.pruning.compaction.narrow import Constants, Narrow, cut_channels, cut_layer, ones_layer, with_layer
+from px_seg.pruning.compaction.narrow import (
+    Constants,
+    Narrow,
+    cut_channels,
+    cut_layer,
+    cut_weight,
+    ones_layer,
+    with_layer,
+)
 from px_seg.pruning.compaction.recording import record
 from px_seg.pruning.modes import all_training
 
@@ -91,16 +99,19 @@ def cut(model: nn.Module, graph: Graph, masks: Mapping[str, Tensor] | None) -> C
     """
     names = {operation.module for operation in graph.of(Weighted)}
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
-    live = {name: _live(name, weight, masks) for name, weight in weights.items()}
-    return _shrunk(model, graph, needed_channels(model, graph, weights, live), live, masks or {})
+    wired = {name: _wired(name, weight, masks) for name, weight in weights.items()}
+    return _shrunk(model, graph, needed_channels(model, graph, weights, wired), wired, masks or {})
 
 
-def _live(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
-    """Which weights of a layer may be other than 0; one that is kept and happens to be 0 need not stay so."""
-    if masks is None:
-        return weight != 0
-    mask = masks.get(_of(name, "weight"))
-    return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask.to(weight.device).bool()
+def _wired(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
+    """(out, in / groups): whether a weight leads from one channel to the other that may be other than 0.
+
+    One that is kept and happens to be 0 need not stay so.
+    """
+    mask = weight != 0 if masks is None else masks.get(_of(name, "weight"))
+    if mask is None:
+        return weight.new_ones(weight.shape[:2], dtype=torch.bool)
+    return mask.to(weight.device).bool().reshape(*weight.shape[:2], -1).any(2)
 
 
 def _of(module: str, parameter: str) -> str:
@@ -108,10 +119,10 @@ def _of(module: str, parameter: str) -> str:
 
 
 def _shrunk(
-    model: nn.Module, graph: Graph, channels: Channels, live: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    model: nn.Module, graph: Graph, channels: Channels, wired: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> Compaction:
     """The model itself, its layers replaced."""
-    small_masks = {name: mask.clone() for name, mask in masks.items()}
+    small_masks = dict(masks)
     places = {}
     for operation in (*graph.of(Normed), *graph.of(Mapped)):
         if operation.module is None or operation.module in graph.pinned:
@@ -125,13 +136,13 @@ def _shrunk(
         if operation.module in graph.pinned:
             continue
         layer, rows, columns = _narrowed(
-            model.get_submodule(operation.module), operation, channels, live[operation.module]
+            model.get_submodule(operation.module), operation, channels, wired[operation.module]
         )
         model = with_layer(model, operation.module, layer)
         inside = _of(operation.module, "layer") if isinstance(layer, Narrow) else operation.module
         places[_of(inside, "weight")] = Place(_of(operation.module, "weight"), rows, columns)
         if (mask := small_masks.pop(_of(operation.module, "weight"), None)) is not None:
-            small_masks[_of(inside, "weight")] = mask[rows.to(mask.device)][:, columns.to(mask.device)]
+            small_masks[_of(inside, "weight")] = cut_weight(mask, rows, columns)
         if (mask := small_masks.pop(_of(operation.module, "bias"), None)) is not None:
             small_masks[_of(inside, "bias")] = mask[rows.to(mask.device)]
     return Compaction(model, small_masks, list(graph.left), places)
@@ -144,7 +155,7 @@ class _Narrowed(NamedTuple):
     """Of its weight, the rows and columns of the wide one."""
 
 
-def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, live: Tensor) -> _Narrowed:
+def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, wired: Tensor) -> _Narrowed:
     inputs, outputs = channels.kept[operation.inputs[0]], channels.kept[operation.output]
     weight = module.get_parameter("weight")
     if operation.groups > 1:
@@ -153,7 +164,6 @@ def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, live: 
         return _Narrowed(cut_layer(module, rows, columns, groups), rows, columns)
     folded = torch.where(inputs, 0.0, channels.constants[operation.inputs[0]].values)
     taps = constant_taps(weight, 1, folded)
-    wired = live.reshape(*live.shape[:2], -1).any(2)
     rows, columns = _used(module, wired, inputs, outputs, taps)
     layer = cut_layer(module, rows.nonzero()[:, 0], columns.nonzero()[:, 0])
     constants = _constants(module, taps[:, rows]) if bool(taps[:, rows].any()) else None

@@ -23,8 +23,8 @@ def pruned_whole(monkeypatch: pytest.MonkeyPatch, *args, **settings) -> Masks:
 NETWORKS = {
     "segmenter": lambda: px_seg.build_segmenter("resnet18", classes=5, weights=None),
     "bottlenecks": lambda: px_seg.build_classifier("tu-test_resnet", classes=5, weights=None),
-    "depthwise": lambda: px_seg.build_segmenter("tu-tf_efficientnet_lite0", classes=5, weights=None),
-    "concatenations": lambda: smp.Unet("mobilenet_v2", encoder_weights=None, classes=5),
+    "depthwise": lambda: px_seg.build_segmenter("tu-test_efficientnet", classes=5, weights=None),
+    "concatenations": lambda: smp.Unet("tu-test_resnet", encoder_weights=None, classes=5, decoder_channels=(16,) * 5),
 }
 
 
@@ -32,12 +32,22 @@ NETWORKS = {
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
 def test_the_masks_are_those_of_the_whole_network_bit_by_bit(build, criterion: PX, monkeypatch) -> None:
     torch.manual_seed(0)
-    model = unsettled(build()).float()
-    batches = [torch.randn(3, 3, 64, 64), torch.randn(2, 3, 64, 64)]
+    model = unsettled(build()).double()
+    batches = [torch.randn(3, 3, 32, 32).double(), torch.randn(2, 3, 32, 32).double()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    masks = prune(model, batches, 0.97, criterion, "encoder", rounds=8)
-    assert masks == pruned_whole(monkeypatch, model, batches, 0.97, criterion, "encoder", rounds=8)
+    masks = prune(model, batches, 0.97, criterion, "encoder", rounds=4)
+    assert masks == pruned_whole(monkeypatch, model, batches, 0.97, criterion, "encoder", rounds=4)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_in_float32_they_differ_where_its_rounding_decides_alone(monkeypatch) -> None:
+    # Convolutions of other shapes add in another order.
+    torch.manual_seed(0)
+    model = unsettled(NETWORKS["segmenter"]()).float()
+    batches = [torch.randn(3, 3, 64, 64), torch.randn(2, 3, 64, 64)]
+    masks = prune(model, batches, 0.97, PXConserved(), "encoder", rounds=8)
+    whole = pruned_whole(monkeypatch, model, batches, 0.97, PXConserved(), "encoder", rounds=8)
+    assert sum(int((masks[name] != mask).sum()) for name, mask in whole.items()) <= 1e-4 * whole.kept
 
 
 @settings(max_examples=25, deadline=None)
