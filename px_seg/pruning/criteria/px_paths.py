@@ -29,6 +29,10 @@ class PXPaths(ConservingCriterion):
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
 
+    @property
+    def by_paths(self) -> bool:
+        return True
+
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
     ) -> Scores:

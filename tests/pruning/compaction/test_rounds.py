@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import px_seg
-from px_seg import PX, Masks, PXConserved, prune
+from px_seg import PX, Criterion, Masks, PXConserved, PXPaths, prune
 from px_seg.pruning import NoPathLeft
 from px_seg.pruning.compaction.rounds import Shrinking
 
 
 def pruned_whole(monkeypatch: pytest.MonkeyPatch, *args, **settings) -> Masks:
     with monkeypatch.context() as patch:
-        patch.setattr(PX, "by_paths", False)
+        for kind in (PX, PXPaths):
+            patch.setattr(kind, "by_paths", False)
         return prune(*args, **settings)
 
 
@@ -28,9 +29,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("criterion", [PX(), PXConserved()], ids=["px", "px_conserved"])
+@pytest.mark.parametrize("criterion", [PX(), PXConserved(), PXPaths()], ids=["px", "px_conserved", "px_paths"])
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
-def test_the_masks_are_those_of_the_whole_network_bit_by_bit(build, criterion: PX, monkeypatch) -> None:
+def test_the_masks_are_those_of_the_whole_network_bit_by_bit(build, criterion: Criterion, monkeypatch) -> None:
     torch.manual_seed(0)
     model = unsettled(build()).double()
     batches = [torch.randn(3, 3, 32, 32).double(), torch.randn(2, 3, 32, 32).double()]
@@ -50,19 +51,20 @@ def test_in_float32_they_differ_where_its_rounding_decides_alone(monkeypatch) ->
     assert sum(int((masks[name] != mask).sum()) for name, mask in whole.items()) <= 1e-4 * whole.kept
 
 
+@pytest.mark.parametrize("criterion", [PX(), PXPaths()], ids=["px", "px_paths"])
 @settings(max_examples=25, deadline=None)
 @given(net=drawn(LINEAR_PIECES), seed=st.integers(0, 2**16))
-def test_scores_are_those_of_the_whole_network(net: Drawn, seed: int) -> None:
+def test_scores_are_those_of_the_whole_network(criterion: Criterion, net: Drawn, seed: int) -> None:
     batches = images(seed, 3)
     generator = torch.Generator().manual_seed(seed)
     masks = Masks.ones(unsettled(net))
     masks = Masks({name: torch.rand(mask.shape, generator=generator) < 0.5 for name, mask in masks.items()})
     try:
-        wanted = PX().score(net, batches, masks)
+        wanted = criterion.score(net, batches, masks)
     except NoPathLeft:
         reject()
     shrinking = Shrinking(net, lambda: batches[0].shape[1:])
-    found = shrinking.scores(masks, lambda network, own: PX().score(network, batches, own))
+    found = shrinking.scores(masks, lambda network, own: criterion.score(network, batches, own))
     assert found.keys() == wanted.keys()
     for name, score in wanted.items():
         torch.testing.assert_close(found[name], score, rtol=1e-9, atol=0)
@@ -86,6 +88,7 @@ def test_later_rounds_are_given_a_smaller_network(monkeypatch) -> None:
 
 def test_readings_that_look_at_constants_walk_the_whole_network() -> None:
     assert PX().by_paths
+    assert PXPaths().by_paths
     assert not PX(bn="released").by_paths
     assert not PX(statistics="batches").by_paths
     assert not px_seg.SNIP().by_paths
