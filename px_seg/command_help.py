@@ -15,7 +15,7 @@ from px_seg.files import read_yaml
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "what is pruned, and by which method": (
-        *("sparsity", "method", "rounds", "ranking", "pattern", "keep_dense", "pruning", "criteria"),
+        *("sparsity", "method", "rounds", "ranking", "pattern", "granularity", "keep_dense", "pruning", "criteria"),
         *("masks", "shuffle_masks", "reinit", "recalibrate", "recalibrate_rounds", "compact"),
     ),
     "network": ("encoder", "weights", "output_stride", "ridge"),

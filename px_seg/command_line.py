@@ -71,7 +71,7 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:
-        for key in ("rounds", "ranking", "pruning.settings"):
+        for key in ("rounds", "ranking", "granularity", "pruning.settings"):
             if any(re.match(rf"--{key}\b", word) for word in argv):
                 raise InputError(f"nothing is pruned with masks {config.masks}: leave --{key} out")
         source = origin(Masks.load(file := mask_file(config.masks)), file)
@@ -79,7 +79,8 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.pattern is not None:
         if config.method == "dense":
             raise InputError(f"dense prunes nothing: leave the pattern {config.pattern} out")
-        return _decided(config, argv, "pattern", sparsity=Pattern.parse(config.pattern).sparsity)
+        if (sparsity := Pattern.parse(config.pattern).sparsity) is not None:
+            return _decided(config, argv, "pattern", sparsity=sparsity)
     if config.method == "dense":
         return _decided(config, argv, "method", sparsity=0.0)
     return config

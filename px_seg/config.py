@@ -169,7 +169,10 @@ class RunConfig:
         batch_size: training images per batch, on each process
         ranking: which weights compete: global for all, or those of each layer, with density uniform or erk; by default
             the method's own, usually global
-        pattern: n:m, such as 2:4, keeps exactly n of every m input channels; the sparsity is then 1 - n/m
+        pattern: n:m, such as 2:4, keeps exactly n of every m input channels; the sparsity is then 1 - n/m. "at-most
+            2:4" keeps no more, at any sparsity that allows it, in layers of 256 input and output channels or more;
+            "at-most 2:4 from 64" in layers of 64
+        granularity: what is kept or pruned whole: weight, kernel or filter, by the sum of the scores in it
         keep_dense: parts of the backbone that are not pruned, such as encoder.conv1 or encoder.layer4
         masks: use the masks in this file, or of the run in this folder, of the same backbone, instead of pruning
         shuffle_masks: ablation: permute the mask of each layer
@@ -216,6 +219,7 @@ class RunConfig:
     rounds: int | None = None
     ranking: str | None = None
     pattern: str | None = None
+    granularity: str = "weight"
     keep_dense: list[str] = field(default_factory=list)
     masks: str | None = None
     shuffle_masks: bool = False

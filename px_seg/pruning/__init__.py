@@ -10,6 +10,7 @@ from px_seg.pruning.criteria.px import PX, PXConserved
 from px_seg.pruning.criteria.px_paths import PXPaths
 from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
 from px_seg.pruning.density_schedule import exponential
+from px_seg.pruning.granularity import GRANULARITIES, largest_unit
 from px_seg.pruning.iterative import NothingToRank, Repair, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.paths.operations import UnsupportedOperation
@@ -22,6 +23,7 @@ from px_seg.pruning.scope import prunable
 
 __all__ = [
     "CRITERIA",
+    "GRANULARITIES",
     "IMP",
     "NTKSAP",
     "PX",
@@ -54,6 +56,7 @@ __all__ = [
     "check_ranking",
     "criterion",
     "exponential",
+    "largest_unit",
     "plan_pruning",
     "prunable",
     "prune",

@@ -1,7 +1,7 @@
 """Iterative pruning: rounds of scoring and keeping the top."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NoReturn, TypeAlias
 
@@ -33,6 +33,7 @@ def prune(
     group: Group = None,
     ranking: str | None = None,
     pattern: str | None = None,
+    granularity: str = "weight",
     start: Masks | None = None,
     repair: Repair | None = None,
 ) -> Masks:
@@ -45,7 +46,11 @@ def prune(
 
     `ranking` is "global", "uniform" or "erk" (`px_seg.pruning.rankings`). `pattern`, such as "2:4",
     keeps exactly 2 of every 4 input channels of each layer (`px_seg.pruning.pattern`); the sparsity is
-    then the pattern's, here 0.5, and rounds before the last keep at least 2.
+    then the pattern's, here 0.5, and rounds before the last keep at least 2. "at-most 2:4" keeps no more than 2, at
+    any sparsity that allows it, in layers of 256 input and output channels or more.
+
+    `granularity` is "weight", "kernel" or "filter" (`px_seg.pruning.granularity`): kernels and filters are kept or
+    pruned whole, as many as have no more weights than asked for.
 
     `repair` is called before every round but the first with a copy of the model and the masks so far, and changes the
     copy in place: the round scores what it leaves. `lambda network, masks: px_seg.recalibrate(network, batches,
@@ -60,9 +65,10 @@ def prune(
 
     Raises InputError for a sparsity outside [0, 1) or one that keeps no weight, fewer than one round, an
     empty scope, for a pattern that is malformed, has another sparsity, comes with a ranking of
-    layers, or does not divide a layer's input channels, and for a `start` that belongs to another pruning.
+    layers or units, or does not divide a layer's input channels, for weights that fill no unit, and for a `start` that
+    belongs to another pruning.
     """
-    plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern)
+    plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern, granularity)
     return carry_out(plan, model, batches, criterion, on_round=on_round, group=group, start=start, repair=repair)
 
 
@@ -86,7 +92,7 @@ def carry_out(
     shrinking = Shrinking(model, partial(sample_shape, batches, group)) if criterion.by_paths and not repair else None
     done = 0
     if start is not None:
-        done = _rounds_done(start, masks, plan.densities)
+        done = _rounds_done(start, masks, plan)
         masks = Masks({name: start[name] for name in masks}, masks.provenance).beside(model)
 
     def next_masks(density: float) -> Masks:
@@ -144,17 +150,19 @@ def scored(
     return scores
 
 
-def _rounds_done(start: Masks, ones: Masks, densities: Sequence[float]) -> int:
-    """After how many rounds a pruning of these densities has the masks `start`."""
-    counts = [round(density * ones.total) for density in densities]
+def _rounds_done(start: Masks, ones: Masks, plan: Plan) -> int:
+    """After how many rounds a pruning has the masks `start`."""
+    counts = [round(density * ones.total) for density in plan.densities]
     if not isinstance(start, Masks):
         raise InputError(f"start must be Masks, as on_round sees them; got {type(start).__name__}")
     shapes = [{name: mask.shape for name, mask in masks.items()} for masks in (start, ones)]
-    if shapes[0] != shapes[1] or start.kept not in counts:
+    # A round changes nothing where no more live than it keeps.
+    done = sum(count >= start.kept for count in counts)
+    if shapes[0] != shapes[1] or not done or counts[done - 1] - start.kept >= plan.unit:
         raise InputError(
             "the masks to start from belong to another pruning: no round of this one keeps as many weights"
         )
     if key := start.provenance.differs(ones.provenance):
         was, asked = getattr(start.provenance, key), getattr(ones.provenance, key)
         raise InputError(f"the masks to start from belong to another pruning: its {key} was {was}, not {asked}")
-    return len(counts) - counts[::-1].index(start.kept)
+    return done

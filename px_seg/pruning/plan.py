@@ -9,10 +9,11 @@ from torch import nn
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.density_schedule import exponential
+from px_seg.pruning.granularity import by_units, check_granularity, largest_unit
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.provenance import Provenance
-from px_seg.pruning.rankings import Ranking
+from px_seg.pruning.rankings import Ranking, check_ranking_name
 from px_seg.pruning.rankings import ranking as ranking_named
 from px_seg.pruning.scope import Scope, as_list
 
@@ -31,6 +32,9 @@ class Plan(NamedTuple):
 
     scope: str | list[str] | None
 
+    unit: int = 1
+    """The most weights that are kept or pruned together: a round may keep fewer than asked for by less than that."""
+
 
 def plan_pruning(
     model: nn.Module,
@@ -40,6 +44,7 @@ def plan_pruning(
     rounds: int | None = None,
     ranking: str | None = None,
     pattern: str | None = None,
+    granularity: str = "weight",
 ) -> Plan:
     """What `prune` does with these arguments. Raises the InputErrors that `prune` raises before it scores.
 
@@ -49,9 +54,9 @@ def plan_pruning(
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
     exponential(_density(sparsity), 1)
-    check_ranking(sparsity, ranking, pattern)
+    check_ranking(sparsity, ranking, pattern, granularity)
     # Not as given: a count that is off by one would break the pattern.
-    sparsity = sparsity if pattern is None else Pattern.parse(pattern).sparsity
+    sparsity = (Pattern.parse(pattern).sparsity if pattern else None) or sparsity
     rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
     densities = exponential(1 - sparsity, rounds)
     settings = criterion.settings()
@@ -70,12 +75,27 @@ def plan_pruning(
         scope=() if scope is None else (scope,) if isinstance(scope, str) else tuple(scope),
         ranking=None if pattern else ranking or criterion.ranking,
         pattern=pattern,
+        granularity=granularity,
     )
     masks = Masks(Masks.ones(model, scope), provenance)
     if sparsity and round(densities[-1] * masks.total) == 0:
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
-    keep = _ranking(model, scope, ranking or criterion.ranking, pattern)
-    return Plan(masks, densities if sparsity else [], keep, scope)
+    if pattern and sparsity:
+        _check_room(Pattern.parse(pattern).most(model, scope), pattern, masks.total, round(densities[-1] * masks.total))
+    if granularity == "weight":
+        keep, unit = _ranking(model, scope, ranking or criterion.ranking, pattern), 1
+    else:
+        keep = by_units(granularity, ranking or criterion.ranking, model, scope)
+        unit = largest_unit([mask.shape for mask in masks.values()], granularity)
+    return Plan(masks, densities if sparsity else [], keep, scope, unit)
+
+
+def _check_room(most: int, pattern: str, total: int, kept: int) -> None:
+    if kept > most:
+        raise InputError(
+            f"the pattern {pattern} leaves at most {most} of the {total} weights in scope: ask for a sparsity of "
+            f"{1 - most / total:.4f} or more"
+        )
 
 
 def _density(sparsity: float) -> float:
@@ -84,16 +104,19 @@ def _density(sparsity: float) -> float:
     return 1 - sparsity
 
 
-def check_ranking(sparsity: float, ranking: str | None, pattern: str | None) -> None:
-    """Raise InputError for a ranking or a pattern that does not exist, and for one that contradicts the rest."""
+def check_ranking(sparsity: float, ranking: str | None, pattern: str | None, granularity: str = "weight") -> None:
+    """Raise InputError for a ranking, pattern or granularity that does not exist or contradicts the rest."""
     if ranking is not None:
-        ranking_named(ranking)
+        check_ranking_name(ranking)
+    check_granularity(granularity)
     if pattern is None:
         return
-    if ranking not in (None, "global"):
-        raise InputError(f"the pattern {pattern} fixes the density of every layer: leave the ranking {ranking} out")
     own = Pattern.parse(pattern).sparsity
-    if abs(sparsity - own) > 1e-6:
+    if granularity != "weight":
+        raise InputError(f"the pattern {pattern} is one of single weights: leave the granularity {granularity} out")
+    if ranking not in (None, "global"):
+        raise InputError(f"the pattern {pattern} ranks all layers together: leave the ranking {ranking} out")
+    if own is not None and abs(sparsity - own) > 1e-6:
         raise InputError(
             f"the pattern {pattern} has a sparsity of {own:g}, not {sparsity:g}: give that sparsity, or no pattern"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from px_seg.errors import InputError
+from px_seg.pruning.granularity import check_granularity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Provenance:
         scope: module-name prefixes that were pruned; empty for the whole model
         ranking: which weights competed: a name in `px_seg.pruning.RANKINGS`
         pattern: n:m, in place of a ranking
+        granularity: what is kept or pruned whole: a name in `px_seg.pruning.GRANULARITIES`
         method: name of the criterion on the command line
         seed: of the run
         encoder: backbone, as the run named it
@@ -42,6 +44,7 @@ class Provenance:
     scope: tuple[str, ...] | None = None
     ranking: str | None = None
     pattern: str | None = None
+    granularity: str | None = None
 
     method: str | None = None
     seed: int | None = None
@@ -81,7 +84,7 @@ class Provenance:
 
     def differs(self, other: "Provenance") -> str | None:
         """The name of a field in which another pruning was asked for, if both know it; None where there is none."""
-        for name in ("criterion", "settings", "sparsity", "rounds", "scope", "ranking", "pattern"):
+        for name in ("criterion", "settings", "sparsity", "rounds", "scope", "ranking", "pattern", "granularity"):
             own, its = getattr(self, name), getattr(other, name)
             if own is not None and its is not None and own != its:
                 return name
@@ -123,6 +126,11 @@ def _name(text: str) -> str:
     return text
 
 
+def _granularity(text: str) -> str:
+    check_granularity(text)
+    return text
+
+
 def _truth(text: str) -> bool:
     if text != "true":
         raise ValueError(text)
@@ -133,6 +141,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("criterion", "ranking", "pattern", "encoder", "weights", "repaired", "given"), str),
     **{"settings": _settings, "sparsity": float, "rounds": _count, "scope": _scope},
     **{"method": _name, "seed": _count, "seconds": _seconds, "shuffled": _truth},
+    "granularity": _granularity,
 }
 """How the text of each key is read. Its order is that of the header."""
 

@@ -39,6 +39,21 @@ def top(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> list[Te
     return kept
 
 
+def top_units(scores: Sequence[Tensor], live: Sequence[Tensor], sizes: Sequence[int], count: int) -> list[Tensor]:
+    """The highest scores at live places, as many as there are until their sizes would add up to more than `count`.
+
+    `sizes` are those of one element of each tensor. Ties go as in `top`.
+    """
+    flat = torch.cat([score[mask] for score, mask in zip(scores, live, strict=True)])
+    lengths = torch.tensor([int(mask.count_nonzero()) for mask in live], device=flat.device)
+    each = torch.tensor(sizes, device=flat.device).repeat_interleave(lengths)
+    order = flat.sort(descending=True, stable=True).indices
+    kept = torch.zeros_like(flat, dtype=torch.bool)
+    kept[order[each[order].cumsum(0) <= count]] = True
+    parts = torch.split(kept, lengths.tolist())
+    return [mask.masked_scatter(mask, part) for mask, part in zip(live, parts, strict=True)]
+
+
 def _bracket(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
     """A lower and an upper guess at the `count`-th highest live score."""
     step = max(1, sum(score.numel() for score in scores) // _SAMPLE)

@@ -204,7 +204,8 @@ def default_folder(task: str, config: RunConfig) -> Path:
     changes = [
         config.masks and f"from-{_stem(config.masks)}",
         config.ranking,
-        config.pattern and config.pattern.replace(":", "of"),
+        config.pattern and config.pattern.replace(":", "of").replace(" ", "-"),
+        config.granularity != "weight" and config.granularity,
         config.shuffle_masks and "shuffled",
         config.reinit and "reinit",
         config.recalibrate != "none" and config.recalibrate,

@@ -8,7 +8,7 @@ from torch import nn
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.pruning import CRITERIA, Masks, prunable
+from px_seg.pruning import CRITERIA, Masks, largest_unit, prunable
 from px_seg.tasks import Task
 
 
@@ -33,8 +33,9 @@ def origin(masks: Masks, path: Path) -> Origin:
     by_class = {kind.__name__: name for name, kind in CRITERIA.items()}
     criterion = made.criterion or "given"
     sparsity = masks.sparsity if made.sparsity is None else made.sparsity
-    # A pattern's n:m, and a count rounded to a whole weight, are within one weight a layer.
-    if not abs(masks.kept - (1 - sparsity) * masks.total) <= len(masks):
+    # A pattern's n:m, and a count rounded to a whole weight, are within one weight a layer; whole units within one.
+    unit = largest_unit([mask.shape for mask in masks.values()], made.granularity or "weight")
+    if not abs(masks.kept - (1 - sparsity) * masks.total) <= len(masks) + unit:
         raise InputError(
             f"{path} says that {sparsity:.4%} of the weights are pruned, but {masks.sparsity:.4%} are: it is damaged"
         )
@@ -80,6 +81,8 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
     if config.shuffle_masks:
         if made.pattern is not None:
             raise InputError(f"shuffled masks would not keep the pattern {made.pattern}: leave shuffle_masks out")
+        if made.granularity not in (None, "weight"):
+            raise InputError(f"shuffled masks would not keep whole {made.granularity}s: leave shuffle_masks out")
         masks = masks.shuffled(config.seed).with_provenance(shuffled=True)
     return masks.with_provenance(seconds=0.0, given=str(path))
 

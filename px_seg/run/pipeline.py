@@ -27,7 +27,7 @@ from px_seg.run.given_masks import notes_on
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
 from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
-from px_seg.run.sparsify import equip, find_masks, reinitialise, resumed_masks, try_out
+from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
 from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
 from px_seg.tasks import Task
 
@@ -76,8 +76,9 @@ class Run:
         self.notes = main_only(self.accelerator, task.check_data) or []
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
-        check_shapes(self.model, task, config)
         source = setup.source
+        self.notes += notes_on_pattern(self.model, source.plan) if isinstance(source, Pruning) else []
+        check_shapes(self.model, task, config)
         check_layers(self.model, task, source.plan.start if isinstance(source, Pruning) else source, config)
         if self.main:
             say(f"weights: {setup.loaded or 'none, the backbone is initialised at random'}")

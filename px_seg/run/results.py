@@ -111,6 +111,7 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "rounds": made.rounds or 0,
         "ranking": made.ranking,
         "pattern": made.pattern,
+        "granularity": made.granularity,
         "masks": config.masks,
         "keep_dense": made.kept_dense,
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
@@ -186,6 +187,8 @@ def described(results: Mapping[str, Any]) -> str:
         parts.append(results["pattern"])
     elif results["method"] in CRITERIA and results["ranking"] != CRITERIA[results["method"]].ranking:
         parts.append(f"ranked {results['ranking']}")
+    if results["granularity"] not in (None, "weight"):
+        parts.append(f"by {results['granularity']}s")
     if kept := results["keep_dense"]:
         parts.append(f"{kept[0] if len(kept) == 1 else f'{len(kept)} parts'} kept dense")
     parts += ["masks shuffled"] if results["shuffle_masks"] else []

@@ -46,7 +46,7 @@ SAVE_EVERY = 60.0
 
 
 IDLE_WHEN_DENSE = (
-    *("rounds", "ranking", "pattern", "keep_dense", "shuffle_masks", "pruning"),
+    *("rounds", "ranking", "pattern", "granularity", "keep_dense", "shuffle_masks", "pruning"),
     *("recalibrate", "recalibrate_rounds", "compact"),
 )
 """Settings that make no difference to a network that is not pruned."""
@@ -60,7 +60,7 @@ def idle_when_dense(key: str) -> bool:
 def as_dense(config: C) -> C:
     """The same run with nothing pruned."""
     dense = replace(config, method="dense", sparsity=0.0, rounds=None, ranking=None)
-    return without_idle_settings(replace(dense, pattern=None, keep_dense=[], shuffle_masks=False))
+    return without_idle_settings(replace(dense, pattern=None, granularity="weight", keep_dense=[], shuffle_masks=False))
 
 
 def without_idle_settings(config: C) -> C:
@@ -80,7 +80,9 @@ def without_idle_settings(config: C) -> C:
     if config.sparsity == 0 and config.masks is None:
         check_named(config.recalibrate)
         config = replace(config, recalibrate="none", recalibrate_rounds=False, compact=False)
-    return replace(config, rounds=None, ranking=None, pruning=replace(config.pruning, settings={}))
+    return replace(
+        config, rounds=None, ranking=None, granularity="weight", pruning=replace(config.pruning, settings={})
+    )
 
 
 def check_pruning(config: RunConfig) -> Criterion | None:
@@ -100,9 +102,11 @@ def check_pruning(config: RunConfig) -> Criterion | None:
     exponential(1 - config.sparsity, 1)
     rounds = criterion.rounds_to(config.sparsity) if config.rounds is None else config.rounds
     exponential(1 - config.sparsity, rounds)
-    check_ranking(config.sparsity, config.ranking, config.pattern)
+    check_ranking(config.sparsity, config.ranking, config.pattern, config.granularity)
     if config.pattern and config.shuffle_masks:
         raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
+    if config.granularity != "weight" and config.shuffle_masks:
+        raise InputError(f"shuffled masks would not keep whole {config.granularity}s: leave one of the two out")
     if isinstance(criterion, TrainingCriterion) and config.sparsity and not (criterion.epochs or config.epochs):
         raise InputError(
             f"{config.method} trains before it prunes: give --pruning.settings.epochs, or --epochs above 0"
@@ -128,7 +132,23 @@ def make_plan(model: nn.Module, task: Task, criterion: Criterion, config: RunCon
     prunable(model, scope)
     if config.pattern is not None:
         Pattern.parse(config.pattern).check(model, scope, "keep them dense with --keep_dense '[{}]'")
-    return plan_pruning(model, config.sparsity, criterion, scope, config.rounds, config.ranking, config.pattern)
+    return plan_pruning(
+        model, config.sparsity, criterion, scope, config.rounds, config.ranking, config.pattern, config.granularity
+    )
+
+
+def notes_on_pattern(model: nn.Module, plan: Plan) -> list[str]:
+    """Which layers the plan's pattern leaves out, for a reader."""
+    if plan.start.provenance.pattern is None:
+        return []
+    pattern = Pattern.parse(plan.start.provenance.pattern)
+    exempt = pattern.exempt(model, plan.scope)
+    if not exempt:
+        return []
+    return [
+        f"{len(exempt)} of {len(plan.start)} layers have fewer than {pattern.channels} input or output channels, or "
+        f"none that {pattern.m} divides, and need not keep the pattern {pattern}: {', '.join(exempt)}"
+    ]
 
 
 def draw_batches(task: Task, criterion: Criterion | None, config: RunConfig) -> list[list[Key]]:

@@ -9,7 +9,7 @@ from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.pruning import CRITERIA
+from px_seg.pruning import CRITERIA, Pattern
 from px_seg.run.folder import OPERATIONAL
 from px_seg.run.setup import check_settings, set_up
 from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
@@ -164,7 +164,7 @@ def _felt(combination: Combination, method: Method) -> Combination:
 def _sparsities(request: Request, base: RunConfig, method: Method) -> tuple[float, ...]:
     if method.criterion == DENSE:
         return (0.0,)
-    if base.pattern is None:
+    if base.pattern is None or Pattern.parse(base.pattern).sparsity is None:
         if not request.sparsities:
             raise InputError("no sparsity to prune to: give --sparsities, for example paper for the paper's nine")
         return request.sparsities

@@ -101,7 +101,14 @@ def test_a_file_gives_the_same_masks_back(net: nn.Module, tmp_path) -> None:
         == masks.provenance
         == Provenance(
             **{"criterion": "Random", "settings": {"seed": 7}, "sparsity": 0.5, "rounds": 1, "scope": ("0", "3")},
-            **{"ranking": "global", "seconds": 1.5, "shuffled": True, "seed": 3, "notes": {"data": "none"}},
+            **{
+                "ranking": "global",
+                "granularity": "weight",
+                "seconds": 1.5,
+                "shuffled": True,
+                "seed": 3,
+                "notes": {"data": "none"},
+            },
         )
     )
     assert path.stat().st_size < masks.total / 8 + 1000

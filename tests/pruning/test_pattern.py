@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from px_seg import PX, InputError, Magnitude, Masks, prune
+from px_seg import PX, InputError, Magnitude, Masks, prunable, prune
 from px_seg.pruning import Pattern
 
 
@@ -79,3 +79,68 @@ def test_patterns_that_cannot_be_are_refused(net: nn.Module) -> None:
             InputError, match=r"has a sparsity of 0\.5, not 0\.6|leave the ranking|no ranking 'layerwise'"
         ):
             prune(net, (), **{"sparsity": 0.5, "criterion": Magnitude(), "pattern": "2:4"} | asked)
+
+
+def wide() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 1), nn.ConvTranspose2d(16, 8, 2))
+
+
+@pytest.mark.parametrize("sparsity", [0.45, 0.6, 0.9])
+def test_at_most_is_kept_by_wide_layers_and_the_rest_is_the_best(sparsity: float) -> None:
+    torch.manual_seed(0)
+    net = wide()
+    masks = prune(net, (), sparsity, Magnitude(), pattern="at-most 2:4 from 8")
+    assert masks.kept == round((1 - sparsity) * masks.total)
+    assert masks.provenance.pattern == "at-most 2:4 from 8"
+    allowed, size = [], []
+    for name, weight in prunable(net).items():
+        weight, mask = weight.detach(), masks[name]
+        if name.startswith("3."):
+            weight, mask = weight.transpose(0, 1), mask.transpose(0, 1)
+        if weight.shape[1] >= 8:
+            assert mask.unflatten(1, (-1, 4)).sum(2).max() <= 2
+            groups = weight.abs().unflatten(1, (-1, 4))
+            second = groups.sort(dim=2, descending=True).values[:, :, 1:2]
+            allowed.append((groups >= second).flatten(1, 2).flatten())
+        else:
+            allowed.append(torch.ones(weight.numel(), dtype=torch.bool))
+        size.append(weight.abs().flatten())
+    size, allowed = torch.cat(size), torch.cat(allowed)
+    kept = torch.cat([(m.transpose(0, 1) if n.startswith("3.") else m).flatten() for n, m in masks.items()])
+    assert size[kept].min() >= size[allowed & ~kept].max()
+
+
+def test_at_most_is_reached_in_rounds_from_a_denser_network() -> None:
+    net, seen = wide(), []
+    x = [torch.randn(2, 3, 8, 8)]
+    masks = prune(
+        net, x, 0.7, PX(), rounds=5, pattern="at-most 1:4 from 8", on_round=lambda _, masks: seen.append(masks)
+    )
+    assert [found.kept for found in seen] == [round(0.3 ** (n / 5) * masks.total) for n in range(1, 6)]
+    for before, after in itertools.pairwise(seen):
+        assert not any((after[name] & ~before[name]).any() for name in after)
+    assert masks["2.weight"].unflatten(1, (-1, 4)).sum(2).max() == 1
+
+
+def test_layers_that_gain_nothing_are_exempt_from_at_most() -> None:
+    net = wide()
+    assert Pattern.parse("at-most 2:4").exempt(net) == ["0", "1", "2", "3"]
+    assert Pattern.parse("at-most 2:4 from 16").exempt(net) == ["0", "1", "3"]
+    assert Pattern.parse("at-most 2:4 from 8").exempt(net) == ["0"]
+    assert Pattern.parse("at-most 2:3 from 3").exempt(net) == ["1", "2", "3"]
+    assert Pattern.parse("2:4").exempt(net) == []
+    grouped = nn.Sequential(nn.Conv2d(16, 32, 1, groups=4), nn.ConvTranspose2d(16, 32, 1, groups=4))
+    assert Pattern.parse("at-most 2:4 from 4").exempt(grouped) == []
+    assert Pattern.parse("at-most 2:4 from 5").exempt(grouped) == ["0", "1"]
+
+
+def test_at_most_asks_for_a_sparsity_that_it_can_have() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    with pytest.raises(InputError, match=r"leaves at most 48 of the 80 weights .* a sparsity of 0\.4000 or more"):
+        prune(net, (), 0.3, Magnitude(), pattern="at-most 2:4 from 8")
+    assert prune(net, (), 0.4, Magnitude(), pattern="at-most 2:4 from 8").kept == 48
+    for text in ("2:4 from 8", "at-most 4:4", "at-most", "at-most 2:4 from", "at most 2:4"):
+        with pytest.raises(InputError, match="a pattern is n:m with n below m"):
+            Pattern.parse(text)
+    for text in ("2:4", "at-most 2:4", "at-most 1:4 from 64"):
+        assert str(Pattern.parse(text)) == text

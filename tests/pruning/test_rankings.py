@@ -9,7 +9,7 @@ from torch import nn
 
 from px_seg import PX, Magnitude, Masks, RandomERK, prunable, prune
 from px_seg.pruning import RANKINGS
-from px_seg.pruning.rankings import uniform
+from px_seg.pruning.rankings import ranking
 
 
 def erk_by_bisection(shapes: list[torch.Size], count: int) -> list[float]:
@@ -69,13 +69,15 @@ def test_what_rounding_leaves_goes_to_the_largest_fractions() -> None:
     """Of 6 weights in layers of 4 and 6 there are 2.4 and 3.6 to keep, of 5 in layers of 3 and 7 1.5 and 3.5."""
     for sizes, count, expected in (((4, 6), 6, [2, 4]), ((6, 4), 4, [2, 2]), ((3, 7), 5, [2, 3])):
         masks = Masks({str(n): torch.ones(size, dtype=torch.bool) for n, size in enumerate(sizes)})
-        kept = masks.keep_top({name: torch.rand(len(mask)) for name, mask in masks.items()}, count / 10, uniform)
+        kept = masks.keep_top(
+            {name: torch.rand(len(mask)) for name, mask in masks.items()}, count / 10, ranking("uniform")
+        )
         assert [int(mask.sum()) for mask in kept.values()] == expected
 
 
 def test_a_layer_with_little_left_keeps_no_more_than_that() -> None:
     masks = Masks({"a": torch.tensor([True, False, False, False]), "b": torch.ones(8, dtype=torch.bool)})
-    kept = masks.keep_top({"a": torch.ones(4), "b": torch.ones(8)}, 9 / 12, uniform)
+    kept = masks.keep_top({"a": torch.ones(4), "b": torch.ones(8)}, 9 / 12, ranking("uniform"))
     assert [mask.sum().item() for mask in kept.values()] == [1, 8]
 
 
