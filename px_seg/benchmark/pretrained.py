@@ -28,6 +28,7 @@ from px_seg.pruning import (
     LossCriterion,
     Masks,
     TrainingCriterion,
+    check_granularity,
     criterion,
     prunable,
     prune,
@@ -139,6 +140,7 @@ class Asked:
     criterion: Criterion
     ranking: str | None
     rounds: int | None
+    granularity: str = "weight"
 
 
 def report_preservation(
@@ -146,8 +148,8 @@ def report_preservation(
 ) -> None:
     """Compare pruned networks with the dense one, row by row into preservation.csv; then a table and a figure.
 
-    A method is written as in a sweep and may have rounds, a ranking and settings of its criterion: `magnitude`,
-    `ntk_trace+ranking=erk+rounds=10`, `px+pruning.settings.conserve=0.5`. Rows that are there are not measured again.
+    A method is written as in a sweep and may have rounds, a ranking, a granularity and settings of its criterion:
+    `magnitude`, `ntk_trace+ranking=erk+rounds=10`, `px+granularity=filter`, `px+pruning.settings.conserve=0.5`. Rows that are there are not measured again.
     """
     named = all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
@@ -290,25 +292,29 @@ def _named(text: str, seed: int) -> Asked:
     """A method of a sweep as one criterion of this seed. InputError for what cannot be compared here."""
     method = Method.of(text)
     settings: dict[str, Any] = {}
-    rounds, ranking = None, None
+    rounds, ranking, granularity = None, None, "weight"
     for key, value in method.settings:
         if key == "rounds":
             rounds = _rounds(text, value)
         elif key == "ranking":
             ranking = value
+        elif key == "granularity":
+            check_granularity(granularity := value)
         elif key == f"{OF_CRITERION}seed":
             raise InputError(f"{text}: give --trained.seed instead, for all methods")
         elif key.startswith(OF_CRITERION):
             settings[key.removeprefix(OF_CRITERION)] = _value(value)
         else:
-            raise InputError(f"{text}: {key} is not varied here, but rounds, ranking and {OF_CRITERION}KEY are")
+            raise InputError(
+                f"{text}: {key} is not varied here, but rounds, ranking, granularity and {OF_CRITERION}KEY are"
+            )
     if ranking not in (None, *RANKINGS):
         raise InputError(f"{text}: there is no ranking {ranking!r}: choose one of {', '.join(RANKINGS)}")
     method.check()
     found = criterion(method.criterion, seed=seed, **settings)
     if isinstance(found, TrainingCriterion) or method.criterion == DENSE:
         raise InputError(f"{method.criterion} cannot be compared without training")
-    return Asked(found, ranking, rounds)
+    return Asked(found, ranking, rounds, granularity)
 
 
 def _rounds(text: str, value: str) -> int:
@@ -336,6 +342,7 @@ def pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: A
         [setting.scope],
         method.rounds,
         ranking=method.ranking,
+        granularity=method.granularity,
     )
 
 

@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
         (case, ["px", "px"], "--methods has a value twice"),
         (case, ["px+rounds=2+ranking=erk", "px+ranking=erk+rounds=2"], "--methods has a value twice"),
         (case, ["px+pruning.settings.seed=3"], "settings.seed=3: give --trained.seed instead"),
-        (case, ["px+recalibrate=statistics"], "recalibrate is not varied here, but rounds, ranking and"),
+        (case, ["px+recalibrate=statistics"], "recalibrate is not varied here, but rounds, ranking, granularity and"),
         (case, ["magnitude", "px+ranking=foo"], r"px\+ranking=foo: there is no ranking 'foo'"),
         (case, ["magnitude", "px+rounds=0"], r"px\+rounds=0: rounds must be a whole number of at least 1"),
         (replace(case, stages=("layer1",)), ["px"], "has no part 'layer1': give --trained.head and --trained.stages"),

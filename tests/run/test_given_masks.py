@@ -114,6 +114,7 @@ class TestGivenMasks:
             (("--keep_dense", "[encoder.conv1]"), "leave pattern and keep_dense out"),
             (("--rounds", 7), "leave --rounds out"),
             (("--ranking=erk",), "leave --ranking out"),
+            (("--granularity", "filter"), "leave --granularity out"),
             (("--pruning.settings.bn", "batch"), "leave --pruning.settings out"),
         ],
     )

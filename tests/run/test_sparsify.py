@@ -9,8 +9,9 @@ import torch
 from helpers.runs import TWO, go, script
 from safetensors.torch import load_file
 
-from px_seg import Criterion, Magnitude, Masks, prune
+from px_seg import Criterion, InputError, Magnitude, Masks, prune
 from px_seg.pruning import CRITERIA
+from px_seg.run.results import described
 from px_seg.run.training import train_under
 
 METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
@@ -129,3 +130,38 @@ def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet
         assert int((weights[name] != 0).unflatten(1, (-1, 4)).sum(2).max()) == 2
     again = go("--config", tmp_path / "o" / "config.yaml", "--output_dir", tmp_path / "again")
     assert again["miou"] == results["miou"]
+
+
+@pytest.mark.slow
+def test_filters_stay_whole_through_training_and_as_given_masks(tiny_resnet18, tmp_path) -> None:
+    flags = ("--config", tiny_resnet18, "--method", "magnitude", "--sparsity", 0.6, "--granularity", "filter")
+    results = go(*flags, "--output_dir", tmp_path / "o")
+    assert (results["granularity"], results["sparsity"]) == ("filter", 0.6)
+    assert 0.6 <= results["backbone_sparsity"] < 0.601
+    weights = load_file(tmp_path / "o/model/model.safetensors")
+    for name, mask in Masks.load(tmp_path / "o" / "masks.safetensors").items():
+        filters = mask.flatten(1)
+        assert torch.equal(filters.any(1), filters.all(1))
+        assert not weights[name][~filters.any(1)].any()
+    again = go("--config", tiny_resnet18, "--masks", tmp_path / "o", "--epochs", 0, "--output_dir", tmp_path / "again")
+    assert (again["granularity"], again["backbone_sparsity"]) == ("filter", results["backbone_sparsity"])
+    with pytest.raises(InputError, match="shuffled masks would not keep whole filters"):
+        go("--config", tiny_resnet18, "--masks", tmp_path / "o", "--shuffle_masks", "--output_dir", tmp_path / "no")
+    assert "by filters" in described(results)
+
+
+@pytest.mark.slow
+def test_layers_that_a_pattern_leaves_out_are_listed(tiny_resnet18, tmp_path) -> None:
+    flags = ("--config", tiny_resnet18, "--method", "magnitude", "--pattern", "at-most 2:4", "--sparsity", 0.9)
+    results = go(*flags, "--epochs", 0, "--output_dir", tmp_path / "o")
+    assert (results["sparsity"], results["pattern"]) == (0.9, "at-most 2:4")
+    (note,) = [note for note in results["notes"] if "at-most 2:4" in note]
+    exempt = note.partition("pattern at-most 2:4: ")[2].split(", ")
+    assert note.startswith("12 of 20 layers have fewer than 256 input or output channels")
+    for name, mask in Masks.load(tmp_path / "o" / "masks.safetensors").items():
+        groups = mask.unflatten(1, (-1, 4)) if mask.shape[1] % 4 == 0 else None
+        if name.removesuffix(".weight") in exempt:
+            assert min(mask.shape[:2]) < 256
+        else:
+            assert groups is not None
+            assert groups.sum(2).max() == 2
