@@ -149,7 +149,8 @@ def report_preservation(
     """Compare pruned networks with the dense one, row by row into preservation.csv; then a table and a figure.
 
     A method is written as in a sweep and may have rounds, a ranking, a granularity and settings of its criterion:
-    `magnitude`, `ntk_trace+ranking=erk+rounds=10`, `px+granularity=filter`, `px+pruning.settings.conserve=0.5`. Rows that are there are not measured again.
+    `magnitude`, `ntk_trace+ranking=erk+rounds=10`, `px+granularity=filter`, `px+pruning.settings.conserve=0.5`.
+    Rows that are there are not measured again.
     """
     named = all_named(methods, case.seed, sparsities)
     setting = Setting.of(case)
