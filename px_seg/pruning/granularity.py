@@ -35,7 +35,7 @@ def largest_unit(shapes: Sequence[Sequence[int]], name: str) -> int:
 def by_units(name: str, ranking: str, model: nn.Module, scope: Scope = None) -> Ranking:
     """The ranking of that name, of units of weights in place of single ones.
 
-    A unit's score is the sum of its live weights' scores (Mao et al., CVPR workshops 2017, for magnitudes). The highest
+    A unit's score is the sum of its weights' scores (Mao et al., CVPR workshops 2017, for magnitudes). The highest
     units are kept as long as all of their weights are no more than asked for: at most one unit too few.
     """
     check_granularity(name)
@@ -44,9 +44,7 @@ def by_units(name: str, ranking: str, model: nn.Module, scope: Scope = None) -> 
     layers = [_Units.of(modules[id(weight)], dims) for weight in prunable(model, scope).values()]
 
     def keep(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> list[Tensor]:
-        sums = [
-            units.sums(score.masked_fill(~mask, 0)) for units, score, mask in zip(layers, scores, live, strict=True)
-        ]
+        sums = [units.sums(score) for units, score in zip(layers, scores, strict=True)]
         alive = [units.sums(mask) > 0 for units, mask in zip(layers, live, strict=True)]
         kept = of_units(ranking, sums, alive, count, [mask.shape for mask in live])
         if count and not any(bool(part.any()) for part in kept):
