@@ -2,12 +2,16 @@
 
 import gc
 import itertools
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.autograd.profiler import profile
+
+# The profiler otherwise writes lines of its own beside what is printed.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 Work = Callable[[], Any]
 
