@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
+from px_seg.benchmark.photographs import STRIDE, photographs
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
 from px_seg.cost import clock
-from px_seg.data.transforms import centre_crop_to_stride
-from px_seg.data.voc import VOC
 from px_seg.errors import InputError, one_line
 from px_seg.identity import digest
 from px_seg.models import build_segmenter, efficientnet, normalisation_of
@@ -35,9 +34,6 @@ from px_seg.pruning import (
 )
 from px_seg.pruning.modes import evaluating
 from px_seg.sweep.methods import DENSE, Method
-from px_seg.tasks.base import spread
-
-STRIDE = 32
 
 OF_CRITERION = "pruning.settings."
 """Where a run keeps the settings of its criterion."""
@@ -119,13 +115,12 @@ class Setting:
             for part in (case.head, *case.stages):
                 if part not in dict(model.named_modules()):
                     raise InputError(f"{case.network} has no part {part!r}: give --trained.head and --trained.stages")
-        images = partial(_photographs, case)
-        return cls(
-            model.to(case.dtype).eval(),
-            "encoder" if case.segmenter else f"-{case.head}",
-            images("train", case.prune_images),
-            images("val", case.judge_images),
+        look = normalisation_of(f"tu-{case.network}", case.weights)
+        prune_by, judge_by = (
+            [images.to(case.dtype) for images in photographs(case.root, split, count, case.side, case.batch_size, look)]
+            for split, count in (("train", case.prune_images), ("val", case.judge_images))
         )
+        return cls(model.to(case.dtype).eval(), "encoder" if case.segmenter else f"-{case.head}", prune_by, judge_by)
 
     def labelled(self) -> list[tuple[Tensor, Tensor]]:
         """The images to prune by with the dense network's own predictions as labels, for criteria that use a loss."""
@@ -374,12 +369,3 @@ def _classifier(name: str, weights: str) -> nn.Module:
     except (InputError, RuntimeError) as error:
         raise InputError(f"--trained.weights {weights} cannot be read into timm's {name}: {one_line(error)}") from None
     return model
-
-
-def _photographs(case: Case, split: str, count: int) -> list[Tensor]:
-    data, normalisation = VOC(case.root, split), normalisation_of(f"tu-{case.network}", case.weights)
-    transform = centre_crop_to_stride(case.side, STRIDE, normalisation)
-    if len(data) < count:
-        raise InputError(f"{case.root} has {len(data)} images in {split}, fewer than the {count} asked for")
-    images = [transform(data[index], 0)[0] for index in spread(len(data), count)]
-    return list(torch.stack(images).to(case.dtype).split(case.batch_size))

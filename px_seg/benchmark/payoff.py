@@ -1,0 +1,240 @@
+"""What pruning pays: networks dense, masked and compacted, in parameters, megabytes, operations and milliseconds."""
+
+import copy
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from px_seg.analysis.flops import count_flops
+from px_seg.benchmark.photographs import photographs
+from px_seg.benchmark.pretrained import Setting, all_named, pruned
+from px_seg.cost import timings
+from px_seg.deploy.latency import network_costs
+from px_seg.errors import InputError, one_line
+from px_seg.files import replacing
+from px_seg.models import build_segmenter, check_segmenter, normalisation_of
+from px_seg.pruning import Masks, prunable
+from px_seg.pruning.compaction.shrinking import shrink
+from px_seg.pruning.modes import undisturbed
+from px_seg.repair import recalibrate
+
+FILE = "payoff.csv"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A DeepLabV3+ whose backbone is pruned, and what its forward pass and its training step are measured on.
+
+    Args:
+        encoder: backbone, as segmentation-models-pytorch names it
+        weights: of the backbone, as --weights names them; with none, BatchNorm's statistics are those of the
+            photographs that prune
+        root: folder of a dataset laid out like VOC2012, whose training images prune
+        output_stride: 8 or 16
+        side: height and width of the images, a multiple of 32
+        batch_size: images of a forward pass
+        train_batch_size: images of a training step
+        prune_images: photographs to prune by
+        repeats: forward passes and steps of each network; the median counts
+        threads: CPU threads
+        seed: of random weights and criteria
+    """
+
+    encoder: str = "resnet50"
+    weights: str = "none"
+    root: str = "data/photo"
+    output_stride: int = 16
+    side: int = 256
+    batch_size: int = 1
+    train_batch_size: int = 8
+    prune_images: int = 16
+    repeats: int = 15
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one pruned network costs, beside the dense one; times are medians."""
+
+    encoder: str
+    weights: str
+    side: int
+    batch_size: int
+    train_batch_size: int
+    threads: int
+    method: str
+    sparsity: float
+    effective_sparsity: float
+    """Of the backbone: weights that are pruned or on no path."""
+    parameters: float
+    """Of the compacted network, zeros included, as a share of the dense one's; so are the next four."""
+    megabytes: float
+    flops: float
+    milliseconds: float
+    step: float
+    masked: float
+    """Milliseconds of the network with zeros, as a share of the dense one's."""
+    dense_milliseconds: float
+    dense_step_milliseconds: float
+    dense_megabytes: float
+    dense_gflops: float
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What was measured, and how."""
+        return tuple(getattr(self, field.name) for field in fields(self)[:8])
+
+
+def report_payoff(
+    case: Case, methods: Sequence[str], sparsities: Sequence[float], output: Path, say: Callable[[str], Any] = print
+) -> list[Row]:
+    """Measure every method at every sparsity, row by row into payoff.csv in `output`; rows that are there stay.
+
+    Methods are written as `px_seg.benchmark.pretrained.report_preservation` reads them. Returns all rows of the file.
+    """
+    named = all_named(methods, case.seed, sparsities)
+    setting = _setting(case)
+    rows = {row.key: row for row in read_rows(output)}
+    batches = setting.labelled()
+    for method, own in named.items():
+        for sparsity in sparsities:
+            key = (case.encoder, case.weights, case.side, case.batch_size, case.train_batch_size, case.threads)
+            if (*key, method, sparsity) in rows:
+                continue
+            masks = pruned(setting, batches, own, sparsity)
+            row = Row(*key, method, sparsity, **_measured(case, setting.model, masks))
+            rows = {found.key: found for found in read_rows(output)} | {row.key: row}
+            _write(output, rows.values())
+            say(
+                f"{case.encoder} {method} {sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of the "
+                f"milliseconds, {row.step:.2f} of a training step's"
+            )
+    return list(rows.values())
+
+
+def _setting(case: Case) -> Setting:
+    """Raises InputError for what cannot be built, and for too few images."""
+    for name in ("batch_size", "train_batch_size", "prune_images", "threads"):
+        if getattr(case, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(case, name)}")
+    if case.side < 32 or case.side % 32:
+        raise InputError(f"side must be a multiple of 32, got {case.side}")
+    check_segmenter(case.encoder, case.output_stride)
+    torch.set_num_threads(case.threads)
+    torch.manual_seed(case.seed)
+    model = build_segmenter(case.encoder, classes=21, weights=case.weights, output_stride=case.output_stride).eval()
+    images = photographs(
+        case.root, "train", case.prune_images, case.side, 4, normalisation_of(case.encoder, case.weights)
+    )
+    if case.weights == "none":
+        recalibrate(model, images)
+    return Setting(model, "encoder", images, [])
+
+
+def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
+    found = shrink(dense, masks, (3, 64, 64))
+    small = found.model
+    with undisturbed(torch.device("cpu")):
+        masked = _masked(dense, masks)
+        draws = torch.Generator().manual_seed(case.seed)
+        images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
+        costs = network_costs({"dense": dense, "masked": masked, "compacted": small}, images, case.repeats)
+        steps = _steps(case, {"dense": (dense, Masks({})), "compacted": (small, Masks(found.masks))})
+    flops = [count_flops(network, prunable(network), images.shape[1:]).total for network in (dense, small)]
+    megabytes = [_megabytes(network) for network in (dense, small)]
+    ms = {name: cost.milliseconds for name, cost in costs.items()}
+    live = sum(int(mask.count_nonzero()) for mask in found.masks.values())
+    return {
+        "effective_sparsity": 1 - live / masks.total,
+        "parameters": costs["compacted"].parameters / costs["dense"].parameters,
+        "megabytes": megabytes[1] / megabytes[0],
+        "flops": flops[1] / flops[0],
+        "milliseconds": ms["compacted"] / ms["dense"],
+        "step": steps["compacted"] / steps["dense"],
+        "masked": ms["masked"] / ms["dense"],
+        "dense_milliseconds": ms["dense"],
+        "dense_step_milliseconds": 1000 * steps["dense"],
+        "dense_megabytes": megabytes[0],
+        "dense_gflops": flops[0] / 1e9,
+    }
+
+
+def _masked(dense: nn.Module, masks: Masks) -> nn.Module:
+    masked = copy.deepcopy(dense)
+    masks.apply(masked)
+    return masked
+
+
+def _steps(case: Case, networks: Mapping[str, tuple[nn.Module, Masks]]) -> dict[str, float]:
+    """Seconds of a training step of each network under its masks, on random images and labels."""
+    draws = torch.Generator().manual_seed(case.seed)
+    images = torch.randn(case.train_batch_size, 3, case.side, case.side, generator=draws)
+    labels = torch.randint(0, 21, (case.train_batch_size, case.side, case.side), generator=draws)
+    with ExitStack() as stack:
+        works = {}
+        for name, (network, masks) in networks.items():
+            network = copy.deepcopy(network).train()
+            optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+            stack.enter_context(masks.hold(network, optimizer))
+            works[name] = partial(_step, network, optimizer, images, labels)
+        measured = timings(images.device, works, max(3, case.repeats // 3))
+    return {name: statistics.median(seconds) for name, seconds in measured.items()}
+
+
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    nn.functional.cross_entropy(network(images), labels).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _megabytes(network: nn.Module) -> float:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) / 1e6
+
+
+def read_rows(output: Path) -> list[Row]:
+    """The rows of payoff.csv in the folder, none where there is no file. InputError for a file of another kind."""
+    file = output / FILE
+    if not file.exists():
+        return []
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Row)}
+    try:
+        with file.open(newline="") as lines:
+            return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in csv.DictReader(lines)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} cannot be read as rows of this benchmark: {one_line(error)}") from None
+
+
+def _write(output: Path, rows: Iterable[Row]) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with replacing(output / FILE) as fresh, fresh.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, [field.name for field in fields(Row)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(r).items()} for r in rows)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written to ({error.strerror}): give another --output") from None
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table of the rows, everything as a share of the dense network's."""
+    lines = [
+        "| network | method | pruned | effective | parameters | MB | FLOPs | ms | ms, masked | step |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        shares = (row.parameters, row.megabytes, row.flops, row.milliseconds, row.masked, row.step)
+        lines.append(
+            f"| {row.encoder} | `{row.method}` | {row.sparsity:.0%} | {row.effective_sparsity:.1%} | "
+            + " | ".join(f"{share:.2f}" for share in shares)
+            + " |"
+        )
+    return "\n".join(lines)
