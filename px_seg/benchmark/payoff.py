@@ -103,22 +103,21 @@ def report_payoff(
     """
     named = all_named(methods, case.seed, sparsities)
     setting = _setting(case)
-    rows = {row.key: row for row in read_rows(output)}
+    known = {row.key for row in read_rows(output)}
     batches = setting.labelled()
     for method, own in named.items():
         for sparsity in sparsities:
             key = (case.encoder, case.weights, case.side, case.batch_size, case.train_batch_size, case.threads)
-            if (*key, method, sparsity) in rows:
+            if (*key, method, sparsity) in known:
                 continue
             masks = pruned(setting, batches, own, sparsity)
             row = Row(*key, method, sparsity, **_measured(case, setting.model, masks))
-            rows = {found.key: found for found in read_rows(output)} | {row.key: row}
-            _write(output, rows.values())
+            _write(output, [*read_rows(output), row])
             say(
                 f"{case.encoder} {method} {sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of the "
                 f"milliseconds, {row.step:.2f} of a training step's"
             )
-    return list(rows.values())
+    return read_rows(output)
 
 
 def _setting(case: Case) -> Setting:

@@ -1,0 +1,60 @@
+"""What pruning pays, row by row."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.runs import make_voc
+
+import px_seg
+from px_seg import InputError
+from px_seg.benchmark.payoff import Case, read_rows, report_payoff, table
+
+METHODS = ["magnitude", "magnitude+granularity=filter"]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    sizes = {"side": 32, "train_batch_size": 2, "prune_images": 2, "repeats": 3}
+    return Case(encoder="tu-test_efficientnet", root=str(make_voc(tmp_path / "data")), **sizes)
+
+
+def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = report_payoff(case, METHODS[:1], [0.5], tmp_path / "out", said.append)
+    assert rows == report_payoff(case, METHODS[:1], [0.5], tmp_path / "out", said.append)
+    assert len(said) == 1
+    rows = report_payoff(case, METHODS, [0.5, 0.9], tmp_path / "out", said.append)
+    assert [(row.method, row.sparsity) for row in rows] == [(m, s) for m in METHODS for s in (0.5, 0.9)]
+    assert len(said) == 4
+    single, filters = rows[1], rows[3]
+    assert filters.flops < 0.9 * single.flops
+    assert filters.parameters < 0.9 * single.parameters
+    assert filters.megabytes < 0.9 * single.megabytes
+    assert single.sparsity <= single.effective_sparsity < filters.effective_sparsity
+    dense = px_seg.build_segmenter(case.encoder, classes=21, weights=None)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in dense.state_dict().values()) / 1e6
+    assert single.dense_megabytes == pytest.approx(size, rel=1e-4)
+    assert all(row.milliseconds > 0 and row.step > 0 and row.dense_milliseconds > 0 for row in rows)
+    lines = table(rows).splitlines()
+    assert len(lines) == 6
+    assert lines[5].startswith(f"| {case.encoder} | `magnitude+granularity=filter` | 90% |")
+    other = report_payoff(replace(case, train_batch_size=3), METHODS[:1], [0.5], tmp_path / "out", said.append)
+    assert len(other) == 5
+    assert other == read_rows(tmp_path / "out")
+
+
+def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"side": 48}, "side must be a multiple of 32, got 48"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"prune_images": 500}, "fewer than the 500 asked for"),
+        ({"repeats": 2}, "at least 3 repeats, got 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            report_payoff(replace(case, **changes), METHODS[:1], [0.5], tmp_path / "out", print)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "payoff.csv").write_text("encoder,side\nresnet18,large\n")
+    with pytest.raises(InputError, match=r"payoff.csv cannot be read as rows of this benchmark"):
+        report_payoff(case, METHODS[:1], [0.5], tmp_path / "out", print)
