@@ -10,7 +10,7 @@ from px_seg.pruning.criteria.px import PX, PXConserved
 from px_seg.pruning.criteria.px_paths import PXPaths
 from px_seg.pruning.criteria.synflow import SynFlow, SynFlowL2
 from px_seg.pruning.density_schedule import exponential
-from px_seg.pruning.granularity import GRANULARITIES, check_granularity, largest_unit
+from px_seg.pruning.granularity import GRANULARITIES, check_granularity, check_whole, largest_unit
 from px_seg.pruning.iterative import NothingToRank, Repair, carry_out, prune, scored
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.paths.operations import UnsupportedOperation
@@ -55,6 +55,7 @@ __all__ = [
     "carry_out",
     "check_granularity",
     "check_ranking",
+    "check_whole",
     "criterion",
     "exponential",
     "largest_unit",

@@ -1,8 +1,9 @@
 """Units of weights that are kept or pruned together: single weights, kernels and filters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,35 +24,60 @@ def check_granularity(name: str) -> None:
 
 
 def largest_unit(shapes: Sequence[Sequence[int]], name: str) -> int:
-    """The most weights that a unit of tensors of these shapes can have, whichever of two dimensions is the output."""
-    sizes = {
+    """The most weights that a unit of tensors of these shapes may have, where their layers are not known."""
+    sizes: dict[str, Callable[[Sequence[int]], int]] = {
         "weight": lambda shape: 1,
         "kernel": lambda shape: math.prod(shape[2:]),
-        "filter": lambda shape: math.prod(shape) // max(1, min(shape[:2])),
+        # Which of two dimensions is the output's is not known, but one of a single channel is no filter's.
+        "filter": lambda shape: math.prod(shape) // max(1, shape[0] if shape[1] == 1 else min(shape[:2])),
     }
-    return max(map(sizes[name], shapes), default=1)
+    return max((sizes[name](shape) for shape in shapes if len(shape) > 1), default=1)
 
 
-def by_units(name: str, ranking: str, model: nn.Module, scope: Scope = None) -> Ranking:
-    """The ranking of that name, of units of weights in place of single ones.
+class ByUnits(NamedTuple):
+    """A ranking of units of weights in place of single ones."""
 
-    A unit's score is the sum of its weights' scores (Mao et al., CVPR workshops 2017, for magnitudes). The highest
-    units are kept as long as all of their weights are no more than asked for: at most one unit too few.
+    keep: Ranking
+    largest: int
+    """Weights of the largest unit."""
+
+
+def by_units(name: str, ranking: str, model: nn.Module, scope: Scope = None) -> ByUnits:
+    """The ranking of that name, of the units of that granularity.
+
+    A unit's score is the sum of its weights' scores (Mao et al., CVPR workshops 2017, for magnitudes). Where units of
+    all layers compete, it is divided by their number: what keeping the unit costs. The highest are kept as long as all
+    of their weights are no more than asked for, which is less than a unit too few. `largest` weights must be asked for
+    at least.
     """
+    layers = _units(name, model, scope)
+
+    def keep(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> list[Tensor]:
+        sums = [units.sums(score) for units, score in zip(layers.values(), scores, strict=True)]
+        alive = [units.sums(mask) > 0 for units, mask in zip(layers.values(), live, strict=True)]
+        kept = of_units(ranking, sums, alive, count, [mask.shape for mask in live])
+        return [units.spread(part, mask) for units, part, mask in zip(layers.values(), kept, live, strict=True)]
+
+    weights = prunable(model, scope)
+    return ByUnits(keep, max(weights[n].numel() // units.sums(weights[n]).numel() for n, units in layers.items()))
+
+
+def check_whole(masks: Mapping[str, Tensor], name: str, model: nn.Module) -> None:
+    """Raise InputError naming the first layer whose units are not kept or pruned whole."""
+    if GRANULARITIES[name] is None:
+        return
+    for layer, units in _units(name, model).items():
+        if layer in masks:
+            live, size = units.sums(masks[layer]), masks[layer].numel()
+            if not bool(((live == 0) | (live == size // live.numel())).all()):
+                raise InputError(f"not all {name}s of {layer} are kept or pruned whole")
+
+
+def _units(name: str, model: nn.Module, scope: Scope = None) -> dict[str, "_Units"]:
     check_granularity(name)
     dims, modules = GRANULARITIES[name], owners(model)
     assert dims is not None
-    layers = [_Units.of(modules[id(weight)], dims) for weight in prunable(model, scope).values()]
-
-    def keep(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> list[Tensor]:
-        sums = [units.sums(score) for units, score in zip(layers, scores, strict=True)]
-        alive = [units.sums(mask) > 0 for units, mask in zip(layers, live, strict=True)]
-        kept = of_units(ranking, sums, alive, count, [mask.shape for mask in live])
-        if count and not any(bool(part.any()) for part in kept):
-            raise InputError(f"{count} weights are less than one {name}: ask for a lower sparsity")
-        return [units.spread(part, mask) for units, part, mask in zip(layers, kept, live, strict=True)]
-
-    return keep
+    return {weight: _Units.of(modules[id(value)], dims) for weight, value in prunable(model, scope).items()}
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class _Units:
 
     def sums(self, values: Tensor) -> Tensor:
         """(out,) or (out, in / groups) of values that are shaped as the weight."""
-        values = self._turned(values)
+        values = self._turned(values.detach())
         return values.flatten(self.dims).sum(-1, dtype=torch.float64) if values.dim() > self.dims else values.double()
 
     def spread(self, kept: Tensor, live: Tensor) -> Tensor:

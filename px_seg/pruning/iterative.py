@@ -37,7 +37,7 @@ def prune(
     start: Masks | None = None,
     repair: Repair | None = None,
 ) -> Masks:
-    """Masks that keep round((1 - sparsity) * n) of the n weights in scope.
+    """Masks that keep round((1 - sparsity) * n) of the n weights in scope, or with a granularity as many whole units.
 
     The model is not changed: `masks.apply(model)` prunes it. `batches` are read once and
     walked in every round; `rounds` and `ranking` default to the criterion's own. `on_round` is
@@ -96,6 +96,9 @@ def carry_out(
         masks = Masks({name: start[name] for name in masks}, masks.provenance).beside(model)
 
     def next_masks(density: float) -> Masks:
+        if plan.unit > 1 and masks.kept <= round(density * masks.total):
+            # The last unit that did not fit brought it this far already.
+            return masks
         network = model
         if repair is not None and masks.density < 1:
             repair(network := copy.deepcopy(model), masks)

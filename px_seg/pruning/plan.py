@@ -1,6 +1,7 @@
 """What a pruning will do, decided and checked before anything is scored."""
 
 import json
+import math
 from numbers import Real
 from typing import NamedTuple
 
@@ -9,13 +10,13 @@ from torch import nn
 from px_seg.errors import InputError
 from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.density_schedule import exponential
-from px_seg.pruning.granularity import by_units, check_granularity, largest_unit
+from px_seg.pruning.granularity import by_units, check_granularity
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.rankings import Ranking, check_ranking_name
 from px_seg.pruning.rankings import ranking as ranking_named
-from px_seg.pruning.scope import Scope, as_list
+from px_seg.pruning.scope import Scope, as_list, prunable
 
 
 class Plan(NamedTuple):
@@ -80,21 +81,42 @@ def plan_pruning(
     masks = Masks(Masks.ones(model, scope), provenance)
     if sparsity and round(densities[-1] * masks.total) == 0:
         raise InputError(f"a sparsity of {sparsity} keeps none of the {masks.total} weights in scope: ask for less")
-    if pattern and sparsity:
-        _check_room(Pattern.parse(pattern).most(model, scope), pattern, masks.total, round(densities[-1] * masks.total))
+    own, kept, unit = ranking or criterion.ranking, round(densities[-1] * masks.total), 1
+    if pattern:
+        _check_pattern(Pattern.parse(pattern), model, scope, criterion, own)
+        _check_room(Pattern.parse(pattern), model, scope, masks.total, kept)
     if granularity == "weight":
-        keep, unit = _ranking(model, scope, ranking or criterion.ranking, pattern), 1
+        keep = _ranking(model, scope, own, pattern)
     else:
-        keep = by_units(granularity, ranking or criterion.ranking, model, scope)
-        unit = largest_unit([mask.shape for mask in masks.values()], granularity)
+        keep, unit = by_units(granularity, own, model, scope)
+        if kept < unit:
+            raise InputError(
+                f"a sparsity of {sparsity} keeps {kept} weights, fewer than the {unit} of one {granularity}: ask for "
+                "less, or for a finer granularity"
+            )
     return Plan(masks, densities if sparsity else [], keep, scope, unit)
 
 
-def _check_room(most: int, pattern: str, total: int, kept: int) -> None:
-    if kept > most:
+def _check_pattern(pattern: Pattern, model: nn.Module, scope: Scope, criterion: Criterion, ranking: str) -> None:
+    if not pattern.at_most:
+        return
+    if ranking != "global":
+        raise InputError(
+            f"the pattern {pattern} ranks all layers together, and {type(criterion).__name__} fixes their densities "
+            f"({ranking}): choose another method"
+        )
+    if len(pattern.exempt(model, scope)) == len(prunable(model, scope)):
+        raise InputError(
+            f"no layer in scope has {pattern.channels} input and output channels, so that the pattern {pattern} would "
+            f"change nothing: give a smaller number, as in 'at-most {pattern.n}:{pattern.m} from 64'"
+        )
+
+
+def _check_room(pattern: Pattern, model: nn.Module, scope: Scope, total: int, kept: int) -> None:
+    if kept > (most := pattern.most(model, scope)):
         raise InputError(
             f"the pattern {pattern} leaves at most {most} of the {total} weights in scope: ask for a sparsity of "
-            f"{1 - most / total:.4f} or more"
+            f"{math.ceil((1 - most / total) * 1e4) / 1e4} or more"
         )
 
 
@@ -112,6 +134,8 @@ def check_ranking(sparsity: float, ranking: str | None, pattern: str | None, gra
     if pattern is None:
         return
     own = Pattern.parse(pattern).sparsity
+    if own is None and not sparsity:
+        raise InputError(f"a sparsity of 0 prunes nothing: leave the pattern {pattern} out")
     if granularity != "weight":
         raise InputError(f"the pattern {pattern} is one of single weights: leave the granularity {granularity} out")
     if ranking not in (None, "global"):

@@ -77,7 +77,7 @@ def of_units(name: str, scores: Sequence[Tensor], live: Sequence[Tensor], count:
     sizes = [math.prod(shape) // score.numel() for shape, score in zip(shapes, scores, strict=True)]
     allot = RANKINGS[name]
     if allot is None:
-        return top_units(scores, live, sizes, count)
+        return top_units([score / size for score, size in zip(scores, sizes, strict=True)], live, sizes, count)
     wanted = [weights / size for weights, size in zip(allot(shapes, count), sizes, strict=True)]
     counts = _whole(wanted, [int(mask.count_nonzero()) for mask in live], sizes, count)
     return [top([score], [mask], n)[0] for score, mask, n in zip(scores, live, counts, strict=True)]

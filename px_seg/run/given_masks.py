@@ -8,7 +8,7 @@ from torch import nn
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.pruning import CRITERIA, Masks, largest_unit, prunable
+from px_seg.pruning import CRITERIA, Masks, check_whole, largest_unit, prunable
 from px_seg.tasks import Task
 
 
@@ -62,6 +62,7 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
         )
     try:
         masks.check(model)
+        check_whole(masks, made.granularity or "weight", model)
     except InputError as error:
         raise InputError(f"{path} is not for this model: {error}") from None
     known = prunable(model)

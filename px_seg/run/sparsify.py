@@ -24,6 +24,7 @@ from px_seg.pruning import (
     Repair,
     TrainingCriterion,
     carry_out,
+    check_granularity,
     check_ranking,
     exponential,
     plan_pruning,
@@ -69,6 +70,7 @@ def without_idle_settings(config: C) -> C:
     At sparsity 0 the method is `dense`. Raises InputError for a method or a repair that does not exist, and for a
     pattern or dense layers beside given masks.
     """
+    check_granularity(config.granularity)
     if config.masks is not None:
         if config.pattern or config.keep_dense:
             raise InputError(f"the masks come from {config.masks}: leave pattern and keep_dense out")
@@ -146,8 +148,9 @@ def notes_on_pattern(model: nn.Module, plan: Plan) -> list[str]:
     if not exempt:
         return []
     return [
-        f"{len(exempt)} of {len(plan.start)} layers have fewer than {pattern.channels} input or output channels, or "
-        f"none that {pattern.m} divides, and need not keep the pattern {pattern}: {', '.join(exempt)}"
+        f"{len(exempt)} of {len(plan.start)} layers have fewer than {pattern.channels} input or output channels in a "
+        f"group, or a number of inputs that {pattern.m} does not divide, and need not keep the pattern {pattern}: "
+        f"{', '.join(exempt)}"
     ]
 
 
@@ -239,7 +242,7 @@ def find_masks(
 def resumed_masks(model: nn.Module, plan: Plan, folder: RunFolder, config: RunConfig) -> Masks:
     """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
     masks = _read(folder.masks, model, plan, config)
-    if masks.kept != round((1 - config.sparsity) * masks.total):
+    if not 0 <= round((1 - config.sparsity) * masks.total) - masks.kept < plan.unit:
         raise InputError(_foreign(folder.masks))
     return masks
 

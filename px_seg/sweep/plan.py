@@ -116,7 +116,8 @@ def plan_sweep(request: Request) -> list[Cell]:
 def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None:
     """See that the runs can be carried out, before any is: the settings of each, and data and network of some.
 
-    These are one run for each combination of varied values and of settings that methods have of their own.
+    These are one run for each combination of varied values and of settings that methods have of their own; with a
+    pattern or a granularity also those of the lowest and the highest sparsity.
 
     `processes` is how many will share a run. Raises InputError for what does not exist or fit.
     """
@@ -126,11 +127,16 @@ def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None
         same.setdefault((cell.combination, Method.of(cell.method).settings), []).append(cell)
     for (combination, _), members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
-        cell = next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])
-        data = replace(cell.config.data, download=base_config(request, combination).data.download)
-        # Not in its own folder: another sweep may have started it since.
-        elsewhere = str(request.output_dir / NOTES / "checked")
-        set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
+        checked = [next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])]
+        if checked[0].config.pattern or checked[0].config.granularity != "weight":
+            # Patterns allow no sparsity below theirs, and whole filters none that leaves less than one.
+            pruned = [cell for cell in members if cell.config.sparsity]
+            checked += [extreme(pruned, key=lambda cell: cell.config.sparsity) for extreme in (min, max)]
+        for cell in dict.fromkeys(checked):
+            data = replace(cell.config.data, download=base_config(request, combination).data.download)
+            # Not in its own folder: another sweep may have started it since.
+            elsewhere = str(request.output_dir / NOTES / "checked")
+            set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
 
 
 def _check_differ(bases: Sequence[RunConfig]) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import px_seg
 from px_seg import PX, InputError, Magnitude, Masks, Random, prune
-from px_seg.pruning import RANKINGS
+from px_seg.pruning import RANKINGS, check_whole, largest_unit
 
 LAYERS = {
     "conv": nn.Conv2d(8, 12, 3),
@@ -84,6 +85,20 @@ def test_rounds_keep_as_many_whole_units_as_there_is_room_for(net: nn.Module, ra
         assert again == masks
 
 
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_a_hundred_rounds_are_smaller_steps_than_a_filter(net: nn.Module, ranking: str) -> None:
+    x = [torch.randn(2, 4, 8, 8)]
+    masks = prune(net, x, 0.7, PX(), ranking=ranking, granularity="filter")
+    assert 0 <= round(0.3 * masks.total) - masks.kept < 288
+
+
+def test_large_filters_are_not_kept_for_their_size() -> None:
+    torch.manual_seed(0)
+    model = px_seg.build_classifier("resnet18", classes=5, weights=None)
+    masks = prune(model, (), 0.6, Magnitude(), "encoder", granularity="filter")
+    assert all(mask.any() for mask in masks.values())
+
+
 def flow(net: nn.Module, x: list[Tensor]) -> float:
     """R, all of which goes through the last layer."""
     return float(list(PX().score(net, x).values())[-1].sum())
@@ -115,8 +130,23 @@ def test_what_cannot_be_is_refused(net: nn.Module) -> None:
         prune(net, (), 0.5, Magnitude(), granularity="channel")
     with pytest.raises(InputError, match="2:4 is one of single weights: leave the granularity filter out"):
         prune(net, (), 0.5, Magnitude(), pattern="2:4", granularity="filter")
-    with pytest.raises(InputError, match="4 weights are less than one filter: ask for a lower sparsity"):
+    with pytest.raises(InputError, match="keeps 4 weights, fewer than the 16 of one filter"):
         prune(nn.Linear(16, 8), (), 0.97, Magnitude(), granularity="filter")
     kernels = prune(net, (), 0.5, Magnitude(), granularity="kernel")
     with pytest.raises(InputError, match="belong to another pruning: its granularity was kernel, not weight"):
         prune(net, (), 1 - kernels.kept / kernels.total, Magnitude(), start=kernels.with_provenance(sparsity=None))
+
+
+def test_masks_that_are_said_to_be_of_whole_units_are_looked_at(net: nn.Module) -> None:
+    filters = prune(net, (), 0.5, Magnitude(), granularity="filter")
+    check_whole(filters, "filter", net)
+    check_whole(filters, "kernel", net)
+    check_whole(filters, "weight", net)
+    single = prune(net, (), 0.5, Magnitude())
+    check_whole(single, "weight", net)
+    for name in ("filter", "kernel"):
+        with pytest.raises(InputError, match=rf"not all {name}s of 0\.weight are kept or pruned whole"):
+            check_whole(single, name, net)
+    assert largest_unit([(), (3,), (8, 4, 3, 3)], "filter") == 72
+    assert largest_unit([(960, 1, 5, 5)], "filter") == 25
+    assert largest_unit([], "filter") == largest_unit([(8, 4, 3, 3)], "weight") == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from px_seg import PX, InputError, Magnitude, Masks, prunable, prune
+from px_seg import PX, InputError, Magnitude, Masks, RandomERK, prunable, prune
 from px_seg.pruning import Pattern
 
 
@@ -136,7 +136,7 @@ def test_layers_that_gain_nothing_are_exempt_from_at_most() -> None:
 
 def test_at_most_asks_for_a_sparsity_that_it_can_have() -> None:
     net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
-    with pytest.raises(InputError, match=r"leaves at most 48 of the 80 weights .* a sparsity of 0\.4000 or more"):
+    with pytest.raises(InputError, match=r"leaves at most 48 of the 80 weights .* a sparsity of 0\.4 or more"):
         prune(net, (), 0.3, Magnitude(), pattern="at-most 2:4 from 8")
     assert prune(net, (), 0.4, Magnitude(), pattern="at-most 2:4 from 8").kept == 48
     for text in ("2:4 from 8", "at-most 4:4", "at-most", "at-most 2:4 from", "at most 2:4"):
@@ -144,3 +144,22 @@ def test_at_most_asks_for_a_sparsity_that_it_can_have() -> None:
             Pattern.parse(text)
     for text in ("2:4", "at-most 2:4", "at-most 1:4 from 64"):
         assert str(Pattern.parse(text)) == text
+
+
+def test_at_most_is_refused_where_it_would_say_nothing_or_something_else() -> None:
+    net = wide()
+    with pytest.raises(InputError, match="a sparsity of 0 prunes nothing: leave the pattern at-most 2:4 from 8 out"):
+        prune(net, (), 0, Magnitude(), pattern="at-most 2:4 from 8")
+    with pytest.raises(InputError, match=r"no layer in scope has 256 input and output channels.*from 64"):
+        prune(net, (), 0.9, Magnitude(), pattern="at-most 2:4")
+    with pytest.raises(InputError, match=r"RandomERK fixes their densities \(erk\): choose another method"):
+        prune(net, (), 0.9, RandomERK(), pattern="at-most 2:4 from 8")
+
+
+def test_the_sparsity_that_is_advised_is_enough() -> None:
+    net = wide()
+    with pytest.raises(InputError, match="or more") as refused:
+        prune(net, (), 0.1, Magnitude(), pattern="at-most 2:4 from 8")
+    advised = float(str(refused.value).rpartition("sparsity of ")[2].split()[0])
+    masks = prune(net, (), advised, Magnitude(), pattern="at-most 2:4 from 8")
+    assert masks.kept == round((1 - advised) * masks.total)

@@ -36,6 +36,17 @@ def test_a_run_stopped_at_its_very_end_can_be_finished(tiny, tmp_path) -> None:
     assert len(lines(tmp_path / "out")) == 1
 
 
+def test_a_run_of_whole_filters_goes_on_from_its_masks(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "magnitude", "--granularity", "filter", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    masks = Masks.load(tmp_path / "out" / "masks.safetensors")
+    assert masks.kept < round((1 - masks.provenance.sparsity) * masks.total)
+    results = go(*flags, "--resume")
+    assert results["granularity"] == "filter"
+    assert Masks.load(tmp_path / "out" / "masks.safetensors") == masks
+
+
 def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
     out = tmp_path / "out"
     flags = ("--config", tiny, "--method", "random", "--output_dir", out, "--resume")

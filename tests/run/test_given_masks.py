@@ -115,6 +115,7 @@ class TestGivenMasks:
             (("--rounds", 7), "leave --rounds out"),
             (("--ranking=erk",), "leave --ranking out"),
             (("--granularity", "filter"), "leave --granularity out"),
+            (("--granularity=bogus",), "leave --granularity out"),
             (("--pruning.settings.bn", "batch"), "leave --pruning.settings out"),
         ],
     )
@@ -130,6 +131,16 @@ class TestGivenMasks:
             go("--config", tiny, "--masks", ticket, "--shuffle_masks", "--output_dir", tmp_path / "out")
         results = go("--config", tiny, "--masks", ticket, "--epochs", 0, "--output_dir", tmp_path / "out")
         assert (results["pattern"], results["keep_dense"], results["sparsity"]) == ("2:4", ["encoder.conv1"], 0.5)
+
+    def test_whole_filters_that_are_none_are_refused(self, ticket_of, tiny, tmp_path) -> None:
+        ticket = ticket_of()
+        masks = Masks.load(ticket)
+        masks.with_provenance(granularity="filter").save(ticket)
+        with pytest.raises(InputError, match=r"not all filters of encoder.* are kept or pruned whole"):
+            go("--config", tiny, "--masks", ticket, "--output_dir", tmp_path / "out")
+        Masks({"encoder.conv1.weight": torch.ones(())}, Masks.load(ticket).provenance).save(ticket)
+        with pytest.raises(InputError, match=r"damaged|shape"):
+            go("--config", tiny, "--masks", ticket, "--output_dir", tmp_path / "out")
 
     def test_a_configuration_made_in_python_is_held_to_the_file(self, ticket_of, tiny, tmp_path) -> None:
         ticket = ticket_of()

@@ -120,6 +120,26 @@ def test_settings_of_a_methods_own_are_tried_on_the_network(tmp_path) -> None:
             check_sweep(request, plan_sweep(request), 1)
 
 
+def test_sparsities_that_patterns_and_granularities_do_not_allow_are_found_before_any_run(tmp_path) -> None:
+    words = (
+        "--task",
+        "cls",
+        "--methods",
+        "magnitude",
+        "--data.train_images",
+        "40",
+        "--output_dir",
+        str(tmp_path / "o"),
+    )
+    for more, message in (
+        (("--pattern", "at-most 2:4 from 64", "--sparsities", "0.9,0.2,0.8"), "leaves at most"),
+        (("--granularity", "filter", "--sparsities", "0.5,0.9999,0.6"), "of one filter"),
+    ):
+        request = asked(*words, *more)
+        with pytest.raises(InputError, match=message):
+            check_sweep(request, plan_sweep(request), 1)
+
+
 PRESETS = {
     # methods x sparsities x seeds + dense runs, for each combination
     "criteria_scratch": 7 * 2 * 3 + 3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from px_seg.pruning.compaction.checks import copied
 from px_seg.pruning.compaction.graph import (
     Added,
     Graph,
@@ -61,9 +61,9 @@ def record(model: nn.Module, sample: Tensor) -> Graph:
 
     What `px_seg.pruning.paths.rules` has no rule for is noted as `Opaque`, and so is the innermost module around an
     operation that cannot be noted so, such as one that writes into part of a tensor. Raises UnsupportedOperation for a
-    model whose outputs are not found.
+    model whose outputs are not found, and InputError for one that cannot be copied.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     recording = _Recording(model)
     devices = [sample.device] if sample.device.type == "cuda" else []
     with undisturbed(sample.device), torch.no_grad(), torch.random.fork_rng(devices), recording:

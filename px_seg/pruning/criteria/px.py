@@ -63,8 +63,8 @@ class PX(ConservingCriterion):
 
     @property
     def by_paths(self) -> bool:
-        """Other readings of BatchNorm look at values that constants have, too."""
-        return self.bn == "fold" and self.statistics == "own"
+        """Other readings of BatchNorm look at values that constants have, and a class with a score of its own may."""
+        return type(self).score is PX.score and self.bn == "fold" and self.statistics == "own"
 
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None

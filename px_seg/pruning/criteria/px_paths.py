@@ -31,7 +31,8 @@ class PXPaths(ConservingCriterion):
 
     @property
     def by_paths(self) -> bool:
-        return True
+        """A class with a score of its own may look at anything."""
+        return type(self).score is PXPaths.score
 
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None

@@ -1,15 +1,17 @@
 """Rounds of pruning walk a smaller network, and keep the same weights."""
 
+import threading
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from helpers.networks import LINEAR_PIECES, Drawn, drawn, images, unsettled
+from helpers.networks import LINEAR_PIECES, PIECES, Drawn, drawn, images, unsettled
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import px_seg
-from px_seg import PX, Criterion, Masks, PXConserved, PXPaths, prune
+from px_seg import PX, Criterion, InputError, Masks, PXConserved, PXPaths, prune
 from px_seg.pruning import NoPathLeft
 from px_seg.pruning.compaction.rounds import Shrinking
 
@@ -84,6 +86,63 @@ def test_later_rounds_are_given_a_smaller_network(monkeypatch) -> None:
     assert sizes[0] == sum(parameter.numel() for parameter in model.parameters())
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 0.4 * sizes[0]
+
+
+@pytest.mark.parametrize("criterion", [PX(), PXPaths()], ids=["px", "px_paths"])
+@settings(max_examples=15, deadline=None)
+@given(net=drawn(PIECES), seed=st.integers(0, 2**16), done=st.integers(1, 9))
+def test_a_pruning_that_is_resumed_ends_with_the_same_masks(
+    criterion: Criterion, net: Drawn, seed: int, done: int
+) -> None:
+    # Weights in a row have equal scores but for rounding, which decides here.
+    batches, seen = images(seed, 3), []
+    try:
+        masks = prune(unsettled(net), batches, 0.9, criterion, rounds=10, on_round=lambda _, masks: seen.append(masks))
+    except InputError:
+        reject()
+    assert prune(net, batches, 0.9, criterion, rounds=10, start=seen[done - 1]) == masks
+
+
+class Divided(nn.Module):
+    """Computes with its number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        return self.two(torch.relu(x / x.shape[1]))
+
+
+class Locked(nn.Conv2d):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8, 3)
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("model", [Divided, Locked])
+def test_a_network_that_cannot_be_cut_is_walked_whole(model: type[nn.Module], monkeypatch) -> None:
+    torch.manual_seed(0)
+    network, batches = model(), [torch.randn(2, 3, 8, 8)]
+    masks = prune(network, batches, 0.9, PX(), rounds=6)
+    assert masks == pruned_whole(monkeypatch, network, batches, 0.9, PX(), rounds=6)
+
+
+def test_a_criterion_with_a_score_of_its_own_is_given_the_whole_network() -> None:
+    class Mine(PX):
+        def score(self, model, *args, **kwargs):
+            return {name: score / score.numel() for name, score in super().score(model, *args, **kwargs).items()}
+
+    class MinePaths(PXPaths):
+        def score(self, *args, **kwargs):
+            return super().score(*args, **kwargs)
+
+    assert not Mine().by_paths
+    assert not MinePaths().by_paths
+    assert PXConserved().by_paths
 
 
 def test_readings_that_look_at_constants_walk_the_whole_network() -> None:
