@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
-from px_seg.benchmark.photographs import photographs
+from px_seg.benchmark.photographs import read_photographs
 from px_seg.benchmark.pretrained import Setting, all_named, pruned
 from px_seg.cost import timings
 from px_seg.deploy.latency import network_costs
@@ -131,7 +131,7 @@ def _setting(case: Case) -> Setting:
     torch.set_num_threads(case.threads)
     torch.manual_seed(case.seed)
     model = build_segmenter(case.encoder, classes=21, weights=case.weights, output_stride=case.output_stride).eval()
-    images = photographs(
+    images = read_photographs(
         case.root, "train", case.prune_images, case.side, 4, normalisation_of(case.encoder, case.weights)
     )
     if case.weights == "none":

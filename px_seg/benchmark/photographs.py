@@ -12,7 +12,7 @@ from px_seg.tasks.base import spread
 STRIDE = 32
 
 
-def photographs(
+def read_photographs(
     root: str, split: str, count: int, side: int, batch_size: int, normalisation: Normalisation
 ) -> list[Tensor]:
     """Batches (N, 3, side, side) of `count` images of a split of a dataset laid out like VOC2012, spread over it.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
-from px_seg.benchmark.photographs import STRIDE, photographs
+from px_seg.benchmark.photographs import STRIDE, read_photographs
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.rows import Row, compared
 from px_seg.cost import clock
@@ -117,7 +117,10 @@ class Setting:
                     raise InputError(f"{case.network} has no part {part!r}: give --trained.head and --trained.stages")
         look = normalisation_of(f"tu-{case.network}", case.weights)
         prune_by, judge_by = (
-            [images.to(case.dtype) for images in photographs(case.root, split, count, case.side, case.batch_size, look)]
+            [
+                images.to(case.dtype)
+                for images in read_photographs(case.root, split, count, case.side, case.batch_size, look)
+            ]
             for split, count in (("train", case.prune_images), ("val", case.judge_images))
         )
         return cls(model.to(case.dtype).eval(), "encoder" if case.segmenter else f"-{case.head}", prune_by, judge_by)
