@@ -9,11 +9,12 @@ from typing import NamedTuple
 from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
+from px_seg.deploy import measure_missing
 from px_seg.deploy.command import LATENCY, measure
 from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, InputError, one_line_errors
 from px_seg.files import user_path
-from px_seg.report import report
+from px_seg.report import read_runs, report
 from px_seg.run.pipeline import run
 from px_seg.sweep import run_sweep
 from px_seg.sweep.command_line import launcher, read
@@ -69,6 +70,8 @@ def sweep(argv: Sequence[str]) -> None:
         request, asked = read(argv, SWEEP)
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
         if outcome.done and not asked.dry_run:
+            if asked.latency:
+                measure_missing([run.folder for run in read_runs(request.output_dir)])
             report(request.output_dir)
         sys.exit(bool(outcome.unfinished))
 

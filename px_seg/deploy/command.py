@@ -3,17 +3,14 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from px_seg.deploy.latency import Cost, network_costs
-from px_seg.errors import InputError, one_line
+from px_seg.deploy.latency import Cost
+from px_seg.deploy.runs import Setting, check_finished, described, measure_run, plain, save_measured
+from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
-from px_seg.models import built_as, is_compacted, load_model
-from px_seg.pruning.compaction.shrinking import shrink
 
 LATENCY = """Measure what the networks of finished runs cost: dense, with zeros for pruned weights, and compacted.
 
@@ -29,32 +26,25 @@ def measure(argv: Sequence[str]) -> None:
     Raises InputError for what is no finished run, for flags that make no measurement, and for too little memory.
     """
     asked = _read(argv)
-    device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if asked.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda needs a GPU that torch sees: give --device cpu")
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
-    runs = {folder: _results(user_path(folder, "the run")) for folder in asked.runs}
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    setting = Setting(asked.batch_size, asked.size, asked.repeats, device, asked.compile)
+    folders = {text: user_path(text, "the run") for text in asked.runs}
+    for folder in folders.values():
+        check_finished(folder)
     rows: dict[str, Any] = {}
-    for folder, results in runs.items():
-        networks = {name: network.to(device) for name, network in _networks(Path(folder)).items()}
-        side = asked.size or results["data"]["size"]
-        try:
-            images = torch.randn(asked.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-            costs = network_costs(networks, images, asked.repeats, asked.compile)
-        except InputError:
-            raise
-        except RuntimeError as error:
-            raise InputError(
-                f"{folder} cannot be measured on {asked.batch_size} images of {side}x{side} pixels: lower --batch_size "
-                f"or give another --size ({one_line(error, 160)})"
-            ) from error
-        rows[folder] = {name: cost._asdict() for name, cost in costs.items()}
-        print(_table(folder, asked.batch_size, side, device, costs))
+    for text, folder in folders.items():
+        side, costs = measure_run(folder, setting)
+        if asked.save:
+            save_measured(folder, setting, costs)
+        rows[text] = plain(costs)
+        print(_table(text, setting, side, costs))
     if asked.output:
-        setting = {"batch_size": asked.batch_size, "size": asked.size, "device": device.type, "compile": asked.compile}
-        setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        write_text(user_path(asked.output, "--output"), json.dumps({"setting": setting, "runs": rows}, indent=2))
+        held = {"setting": described(setting), "runs": rows}
+        write_text(user_path(asked.output, "--output"), json.dumps(held, indent=2))
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
@@ -68,6 +58,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where (a GPU, if there is one)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (torch's default)")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--save", action="store_true", help="write latency.json into each run's folder, for reports")
     parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
     return parser.parse_args(argv)
 
@@ -79,27 +70,10 @@ def _positive(text: str) -> int:
     return number
 
 
-def _results(folder: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads((folder / "results.json").read_text())
-    except OSError:
-        raise InputError(f"there is no finished run in {folder}: results.json is missing") from None
-    except ValueError:
-        raise InputError(f"{folder / 'results.json'} is damaged") from None
-
-
-def _networks(folder: Path) -> dict[str, nn.Module]:
-    """The network of a run as it was dense, as it is, and compacted."""
-    saved = load_model(folder)
-    if is_compacted(folder):
-        return {"dense": built_as(folder), "compacted": saved}
-    return {"dense": built_as(folder), "masked": saved, "compacted": shrink(saved).model}
-
-
-def _table(folder: str, batch_size: int, side: int, device: torch.device, costs: Mapping[str, Cost]) -> str:
+def _table(folder: str, setting: Setting, side: int, costs: Mapping[str, Cost]) -> str:
     dense = costs["dense"].milliseconds
     lines = [
-        f"{folder}: {batch_size} images of {side}x{side}, {device.type}, {torch.get_num_threads()} threads",
+        f"{folder}: {setting.batch_size} images of {side}x{side}, {setting.device}, {torch.get_num_threads()} threads",
         f"  {'':<10} {'parameters':>12} {'GFLOPs':>8} {'ms':>9} {'quartiles':>17} {'of dense':>9} {'peak MiB':>9}",
     ]
     for name, cost in costs.items():

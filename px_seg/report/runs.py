@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from px_seg.config import flat
+from px_seg.deploy import read_measured
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA
@@ -24,6 +25,22 @@ Group = tuple[str, ...]
 """What is varied beside method, sparsity and seed, as folders are named: ("weights=dino",)."""
 
 
+class Cost(NamedTuple):
+    """What a network costs for one batch."""
+
+    milliseconds: float
+    dense: float
+    """The dense network's milliseconds, measured in turns with it."""
+    megabytes: float
+    """Of its parameters in float32."""
+    flops: float
+
+    @property
+    def share(self) -> float:
+        """Of the dense network's milliseconds."""
+        return self.milliseconds / self.dense
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run: what its folder's name, its configuration and its results say."""
@@ -35,6 +52,17 @@ class Run:
     config: dict[str, Any]
     """Settings by their dotted names."""
     results: dict[str, Any]
+    measured: Mapping[str, Any] | None = None
+    """What its networks cost, if that was measured."""
+
+    @property
+    def cost(self) -> Cost | None:
+        """Of the smallest of its networks, in milliseconds beside the dense one's of the same measurement."""
+        if self.measured is None:
+            return None
+        networks = self.measured["networks"]
+        dense, small = networks["dense"], list(networks.values())[-1]
+        return Cost(small["milliseconds"], dense["milliseconds"], 4e-6 * small["parameters"], small["flops"])
 
     @property
     def sparsity(self) -> float:
@@ -151,7 +179,7 @@ def _read(root: Path, place: Path) -> Run:
         )
     if not _sound(results):
         raise damaged
-    return Run(folder, tuple(group), method, flat(config), results)
+    return Run(folder, tuple(group), method, flat(config), results, read_measured(folder))
 
 
 NUMBER = (int, float)
@@ -280,6 +308,10 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         for key, values in launched.items():
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {key.replace('_', ' ')}: {', '.join(sorted(values))}")
+        settings = {json.dumps(run.measured["setting"], sort_keys=True) for run in members if run.measured}
+        if len(settings) > 1:
+            several = " and ".join(sorted(settings))
+            notes.append(f"{where}not all runs' milliseconds were measured in the same setting: {several}")
         wanted = {run.seed for run in members}
         for method in [*([DENSE] if panel.dense else []), *panel.methods]:
             for sparsity in [0.0] if method == DENSE else panel.sparsities:

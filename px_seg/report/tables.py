@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from px_seg.metrics import Score
+from px_seg.report.payoff import points
 from px_seg.report.runs import Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.sweep.methods import DENSE, criterion_of
@@ -54,6 +55,7 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         "model_sparsity": results["model_sparsity"],
         "effective_sparsity": results.get("effective_sparsity"),
         **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
+        **_measured(run),
         "checkpoint_bytes": results["checkpoint_bytes"]["file"],
         "compressed_bytes": results["checkpoint_bytes"]["compressed"],
         **{f"{stage}_seconds": spent for stage, spent in results["seconds"].items()},
@@ -69,6 +71,13 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         "mixed_precision": results["mixed_precision"],
         "folder": str(run.folder),
     }
+
+
+def _measured(run: Run) -> dict[str, float]:
+    if run.cost is None:
+        return {}
+    own = run.cost
+    return {"milliseconds": own.milliseconds, "dense_milliseconds": own.dense, "compacted_megabytes": own.megabytes}
 
 
 def scores(panel: Panel) -> Table:
@@ -133,9 +142,7 @@ def costs(panel: Panel) -> Table:
     stages = [stage for stage in ("prune", "repair", "train") if any(stage in r["seconds"] for r in everyone)]
     head += ["checkpoint", "compressed", *stages]
     rows = []
-    for sparsity, method in [(0.0, DENSE)] * bool(panel.dense) + [
-        (s, m) for s in panel.sparsities for m in _present(panel, s)
-    ]:
+    for sparsity, method in _cells(panel):
         several = [run.results for run in panel.of(method, sparsity)]
         rows.append(
             [
@@ -156,6 +163,28 @@ def costs(panel: Panel) -> Table:
         "saved, with its zeros, and compressed by zlib"
     )
     return Table(caption, head, rows)
+
+
+def payoff_table(panel: Panel) -> Table | None:
+    """What the smallest networks of the runs cost where they were measured; None where none was."""
+    rows = [
+        [
+            point.method,
+            f"{point.sparsity:.2%}",
+            f"{point.milliseconds:.1f}",
+            f"{point.share:.2f}",
+            f"{point.megabytes:.1f}",
+            f"{point.gflops:.3g}",
+            panel.score.number(point.score),
+        ]
+        for point in points(panel)
+    ]
+    caption = (
+        "What the networks cost, those that are pruned compacted: milliseconds of a forward pass, by the share of the "
+        "dense network's with which each was measured in turns; megabytes of parameters; operations, zeros included"
+    )
+    head = ["method", "sparsity", "ms", "of dense", "MB", "GFLOPs", panel.score.label]
+    return Table(caption, head, rows) if rows else None
 
 
 def preserved(panel: Panel) -> Table | None:
@@ -213,7 +242,7 @@ def made(panel: Panel) -> list[Table]:
     for split in panel.also:
         for table in (scores(panel.on(split)), differences(panel.on(split)), predicted(panel.on(split))):
             tables.append(table and table._replace(caption=f"On {split}: {table.caption}"))
-    tables += [preserved(panel), costs(panel)]
+    tables += [preserved(panel), costs(panel), payoff_table(panel)]
     return [table for table in tables if table is not None]
 
 
@@ -250,6 +279,11 @@ def _preserved(results: Mapping[str, Any]) -> dict[str, float]:
             columns |= {f"{prefix}_cka": last, f"{prefix}_agreement": found["agreement"]}
             columns |= {f"{prefix}_error": found["error"]}
     return columns
+
+
+def _cells(panel: Panel) -> list[tuple[float, str]]:
+    """Sparsity and method of all rows, the dense network first."""
+    return [(0.0, DENSE)] * bool(panel.dense) + [(s, m) for s in panel.sparsities for m in _present(panel, s)]
 
 
 def _present(panel: Panel, sparsity: float) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from px_seg.errors import InputError
 from px_seg.report import figures, tables
 from px_seg.report.page import write_page
+from px_seg.report.payoff import draw_payoff
 from px_seg.report.runs import Panel, Run, caveats, panels, read_runs
 from px_seg.sweep.plan import REPORT
 from px_seg.tasks import TASKS, score_by
@@ -35,27 +36,40 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
     title, facts, notes = _title(runs), _facts(runs, found), caveats(found)
     tables.tidy(target / "runs.csv", runs)
     (target / "table.md").write_text(tables.document(title, found, [*facts, *notes]), encoding="utf-8")
-    for former in (*target.glob("curves*"), *target.glob("densities*")):
+    for former in (file for kind in ("curves", "densities", "payoff") for file in target.glob(f"{kind}*")):
         former.unlink()
     shown = {}
     if all(panel.runs for panel in found):
         figures.curves(target, "curves", found, title)
         shown["Means over seeds; shaded, one standard deviation either side; dashed, the dense network"] = "curves.svg"
+    for panel in found:
+        name = _named("payoff", panel)
+        if draw_payoff(target, name, panel):
+            what = f"{panel.score.label} against what the network costs; the line joins those that none beats in both"
+            shown[f"{_where(panel)}{what}"] = f"{name}.svg"
     scope = TASKS[runs[0].results["task"]].scope
     for panel in found:
-        name = "-".join(["densities", *(re.sub(r"[^\w.=+-]", "-", part) for part in panel.group)])
+        name = _named("densities", panel)
         if not panel.runs:
             continue
-        where = f"{panel.title}: " if panel.title else ""
         try:
             figures.densities(target, name, panel, scope)
         except InputError as error:
-            notes.append(f"{where}the weights kept in every layer are not drawn: {error}")
+            notes.append(f"{_where(panel)}the weights kept in every layer are not drawn: {error}")
         else:
-            shown[f"{where}weights kept in every layer"] = f"{name}.svg"
+            shown[f"{_where(panel)}weights kept in every layer"] = f"{name}.svg"
     write_page(target / "index.html", title, facts, notes, found, shown)
     say(f"report on {len(runs)} runs: {target / 'index.html'}")
     return target
+
+
+def _named(kind: str, panel: Panel) -> str:
+    """The name of a panel's figure of that kind."""
+    return "-".join([kind, *(re.sub(r"[^\w.=+-]", "-", part) for part in panel.group)])
+
+
+def _where(panel: Panel) -> str:
+    return f"{panel.title}: " if panel.title else ""
 
 
 def _title(runs: Sequence[Run]) -> str:

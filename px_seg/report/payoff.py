@@ -1,0 +1,100 @@
+"""What the networks of a sweep cost where they run, beside what they score."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from px_seg.curves import legend_size, save, style
+from px_seg.report.runs import Panel
+from px_seg.sweep.methods import DENSE
+
+WIDTH = 9.6
+"""Inches of a figure."""
+
+
+class Point(NamedTuple):
+    """The networks of one method and sparsity: means over seeds."""
+
+    method: str
+    sparsity: float
+    score: float
+    share: float
+    """Of the dense network's milliseconds, with which each was measured in turns."""
+    milliseconds: float
+    """That share of the mean over all dense networks' milliseconds, so that a machine's drift does not order them."""
+    megabytes: float
+    gflops: float
+
+
+def points(panel: Panel) -> list[Point]:
+    """Where the networks of all seeds were measured, the dense one first."""
+    dense = [run.cost.dense for run in (*panel.dense, *panel.runs) if run.cost is not None]
+    found = []
+    for sparsity, method in [(0.0, DENSE), *((s, m) for s in panel.sparsities for m in panel.methods)]:
+        several = panel.of(method, sparsity)
+        costs = [run.cost for run in several if run.cost is not None]
+        if several and len(costs) == len(several):
+            share, megabytes = mean(cost.share for cost in costs), mean(cost.megabytes for cost in costs)
+            gflops, score = mean(cost.flops for cost in costs) / 1e9, mean(run.score for run in several)
+            found.append(Point(method, sparsity, score, share, share * mean(dense), megabytes, gflops))
+    return found
+
+
+def front(places: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """Of costs and scores those than which no other is both cheaper and better, by cost."""
+    sign = 1 if higher_is_better else -1
+    found: list[tuple[float, float]] = []
+    for cost, score in sorted(places, key=lambda place: (place[0], -sign * place[1])):
+        if not found or sign * score > sign * found[-1][1]:
+            found.append((cost, score))
+    return found
+
+
+def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
+    """Score against milliseconds and against megabytes, as NAME.png and NAME.svg, with the front of the best.
+
+    False, and nothing drawn, where no network that is pruned was measured.
+    """
+    found = points(panel)
+    methods = [method for method in panel.methods if any(point.method == method for point in found)]
+    if not methods:
+        return False
+    entries = [DENSE, *methods] if panel.dense else methods
+    columns, more = legend_size(entries, WIDTH)
+    figure = Figure(figsize=(WIDTH, 4.3 + more), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw(left, panel, found, [point.milliseconds for point in found])
+    left.set(xlabel="milliseconds of a forward pass", ylabel=panel.score.title)
+    _draw(right, panel, found, [point.megabytes for point in found])
+    right.set(xlabel="megabytes of parameters")
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    shown = [entry for entry in entries if entry in handles]
+    lines = [handles[entry] for entry in shown]
+    figure.legend(lines, shown, loc="outside lower center", ncols=min(columns, len(shown)), fontsize=9)
+    figure.suptitle("What the pruned network costs; the numbers are percentages pruned", fontsize=11)
+    save(figure, folder, name)
+    return True
+
+
+def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[float]) -> None:
+    scores = [panel.score.in_units(point.score) for point in found]
+    best = front(list(zip(costs, scores, strict=True)), panel.score.higher_is_better)
+    axes.plot(*zip(*best, strict=True), color="black", linewidth=0.9, alpha=0.6, zorder=1)
+    for number, method in enumerate(panel.methods):
+        colour, marker, line = style(number)
+        own = [place for place, point in enumerate(found) if point.method == method]
+        places, heights = [costs[place] for place in own], [scores[place] for place in own]
+        if own:
+            axes.plot(places, heights, line, marker=marker, color=colour, markersize=5, label=method)
+        for place in own:
+            text, at = f"{100 * found[place].sparsity:.3g}", (costs[place], scores[place])
+            axes.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color=colour)
+    for cost, score, point in zip(costs, scores, found, strict=True):
+        if point.method == DENSE:
+            axes.plot(cost, score, "*", color="black", markersize=11, label=DENSE)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
