@@ -70,9 +70,12 @@ def sweep(argv: Sequence[str]) -> None:
         request, asked = read(argv, SWEEP)
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
         if outcome.done and not asked.dry_run:
-            if asked.latency:
-                measure_missing([run.folder for run in read_runs(request.output_dir)])
-            report(request.output_dir)
+            try:
+                if asked.latency:
+                    measure_missing([run.folder for run in read_runs(request.output_dir)])
+            finally:
+                # What cannot be measured is no reason to be without a report on hours of work.
+                report(request.output_dir)
         sys.exit(bool(outcome.unfinished))
 
 

@@ -2,10 +2,12 @@
 
 import re
 from contextlib import suppress
+from typing import NamedTuple
 
 import pytest
+from helpers.sweeps import finished
 
-from px_seg import commands
+from px_seg import InputError, commands
 from px_seg.command_help import GROUPS, keys_of
 from px_seg.commands import COMMANDS, main
 from px_seg.tasks import TASKS, presets
@@ -32,7 +34,7 @@ def test_an_unknown_command_is_one_line(capsys) -> None:
         main(["sge", "--sparsity", "0.8"])
     assert end.value.code == 2
     assert capsys.readouterr().err == (
-        "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, report, preservation\n"
+        "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, report, preservation, latency\n"
     )
 
 
@@ -68,6 +70,36 @@ def test_the_help_of_a_study_leaves_out_what_it_decides(capsys) -> None:
     assert "--tasks" in text
     assert "--masks" not in text
     assert "--data.classes" not in text
+
+
+class Swept(NamedTuple):
+    """What a sweep came to."""
+
+    done: bool = True
+    unfinished: tuple[str, ...] = ()
+
+
+def test_a_sweep_measures_its_runs_and_reports_whatever_happens(tmp_path, monkeypatch, capsys) -> None:
+    folder, said = finished(tmp_path, "px", 0.8, 0, 0.5), []
+    monkeypatch.setattr(commands, "run_sweep", lambda *_: Swept())
+    monkeypatch.setattr(commands, "report", lambda folder: said.append(("report", folder)))
+
+    def swept(*words: str) -> int:
+        said.clear()
+        with pytest.raises(SystemExit) as end:
+            main(["sweep", "--methods", "px", "--sparsities", "0.8", "--output_dir", str(tmp_path), *words])
+        return end.value.code
+
+    monkeypatch.setattr(commands, "measure_missing", lambda folders: said.append(("measure", folders)))
+    assert (swept(), said) == (0, [("report", tmp_path)])
+    assert (swept("--latency"), said) == (0, [("measure", [folder]), ("report", tmp_path)])
+
+    def refuse(folders: object) -> None:
+        raise InputError("no memory")
+
+    monkeypatch.setattr(commands, "measure_missing", refuse)
+    assert (swept("--latency"), said) == (2, [("report", tmp_path)])
+    assert capsys.readouterr().err == "error: no memory\n"
 
 
 def test_the_help_of_a_sweep_is_grouped(capsys, monkeypatch) -> None:

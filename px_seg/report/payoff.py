@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from px_seg.curves import legend_size, save, style
 from px_seg.report.runs import Panel
@@ -14,6 +15,9 @@ from px_seg.sweep.methods import DENSE
 
 WIDTH = 9.6
 """Inches of a figure."""
+
+FRONT = "Pareto front"
+"""What the legend calls the line that joins what nothing else beats in both."""
 
 
 class Point(NamedTuple):
@@ -63,7 +67,7 @@ def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
     methods = [method for method in panel.methods if any(point.method == method for point in found)]
     if not methods:
         return False
-    entries = [DENSE, *methods] if panel.dense else methods
+    entries = [*[DENSE] * bool(panel.dense), *methods, FRONT]
     columns, more = legend_size(entries, WIDTH)
     figure = Figure(figsize=(WIDTH, 4.3 + more), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -83,7 +87,7 @@ def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
 def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[float]) -> None:
     scores = [panel.score.in_units(point.score) for point in found]
     best = front(list(zip(costs, scores, strict=True)), panel.score.higher_is_better)
-    axes.plot(*zip(*best, strict=True), color="black", linewidth=0.9, alpha=0.6, zorder=1)
+    axes.plot(*zip(*best, strict=True), color="0.85", linewidth=8, solid_capstyle="round", zorder=0, label=FRONT)
     for number, method in enumerate(panel.methods):
         colour, marker, line = style(number)
         own = [place for place, point in enumerate(found) if point.method == method]
@@ -92,7 +96,8 @@ def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[floa
             axes.plot(places, heights, line, marker=marker, color=colour, markersize=5, label=method)
         for place in own:
             text, at = f"{100 * found[place].sparsity:.3g}", (costs[place], scores[place])
-            axes.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color=colour)
+            note = axes.annotate(text, at, (4, 3), textcoords="offset points", fontsize=7, color=colour, zorder=3)
+            note.set_path_effects([withStroke(linewidth=2, foreground="white")])
     for cost, score, point in zip(costs, scores, found, strict=True):
         if point.method == DENSE:
             axes.plot(cost, score, "*", color="black", markersize=11, label=DENSE)

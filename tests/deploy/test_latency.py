@@ -1,6 +1,7 @@
 """What networks cost: measured in turns, and printed for runs."""
 
 import json
+import re
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError
 from px_seg.commands import main
+from px_seg.deploy import measure_missing, read_measured
 from px_seg.deploy.latency import network_costs
 
 
@@ -74,6 +76,29 @@ def test_the_command_measures_runs_as_they_are_and_compacted(tiny, tmp_path, cap
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'masked'}: 2 images of 64x64, cpu" in printed
     assert f"{parameters:,}" in printed
+
+
+def test_runs_of_a_sweep_are_measured_once(tiny, tmp_path) -> None:
+    folders = [tmp_path / name for name in ("dense", "magnitude")]
+    for folder, sparsity in zip(folders, (0, 0.9), strict=True):
+        go("--config", tiny, "--method", folder.name, "--sparsity", sparsity, "--epochs", 0, "--output_dir", folder)
+    said: list[str] = []
+    measure_missing(folders[:1], said.append)
+    first = (folders[0] / "latency.json").read_bytes()
+    measure_missing(folders, said.append)
+    assert (folders[0] / "latency.json").read_bytes() == first
+    assert [re.sub(r"[\d.]+ ms", "T", line) for line in said] == [
+        f"measured 1 of 1: {folders[0]}: T, dense T",
+        f"measured 1 of 1: {folders[1]}: T, dense T",
+    ]
+    dense, pruned = (read_measured(folder) for folder in folders)
+    assert list(dense["networks"]) == ["dense"]
+    assert list(pruned["networks"]) == ["dense", "masked", "compacted"]
+    assert pruned["networks"]["dense"]["parameters"] == dense["networks"]["dense"]["parameters"]
+    assert dense["setting"] == pruned["setting"]
+    # The command does so too, in a setting of one's own.
+    measured(folders[0], "--repeats", 3, "--batch_size", 2, "--save")
+    assert read_measured(folders[0])["setting"]["batch_size"] == 2
 
 
 def test_bad_input_is_one_line(tiny, tmp_path, capsys) -> None:

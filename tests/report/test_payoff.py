@@ -1,0 +1,107 @@
+"""What networks cost beside what they score: of runs whose milliseconds are known."""
+
+import csv
+
+import pytest
+from helpers.measured import measured
+from helpers.sweeps import finished
+from matplotlib.figure import Figure
+
+from px_seg import InputError
+from px_seg.curves import save
+from px_seg.deploy.runs import Setting
+from px_seg.report import payoff, report
+from px_seg.report.payoff import Point, front, points
+from px_seg.report.runs import caveats, panels, read_runs
+from px_seg.report.tables import payoff_table
+
+COSTS = {
+    ("dense", 0.0): [(100.0, 100.0, 1_000_000), (120.0, 120.0, 1_000_000), (110.0, 110.0, 1_000_000)],
+    ("px", 0.8): [(100.0, 50.0, 400_000), (200.0, 120.0, 500_000), (50.0, 20.0, 300_000)],
+    ("px", 0.98): [(100.0, 10.0, 50_000)] * 3,
+    ("random", 0.98): [(100.0, 30.0, 50_000)] * 3,
+}
+"""Milliseconds dense and compacted, and parameters, by seed; random at 80% was not measured."""
+
+
+@pytest.fixture
+def costly(sweep):
+    for (method, sparsity), seeds in COSTS.items():
+        for seed, cost in enumerate(seeds):
+            measured(sweep / method / f"{sparsity:g}" / f"seed{seed}", *cost)
+    return sweep
+
+
+def test_milliseconds_are_those_of_the_dense_network_by_the_share_measured_in_turns(costly) -> None:
+    (panel,) = panels(read_runs(costly))
+    dense, px, px98, random98 = points(panel)
+    # The mean of all dense networks' milliseconds, 330 + 350 + 300 + 300 over 12 runs.
+    whole = 1280 / 12
+    assert dense == Point("dense", 0.0, pytest.approx(0.71), 1.0, pytest.approx(whole), 4.0, 2.0)
+    # By hand: a half, three fifths and two fifths of the dense network's.
+    assert px == Point("px", 0.8, pytest.approx(0.69), 0.5, pytest.approx(0.5 * whole), pytest.approx(1.6), 0.8)
+    assert (px98.method, px98.sparsity, px98.share) == ("px", 0.98, pytest.approx(0.1))
+    assert (random98.method, random98.share) == ("random", pytest.approx(0.3))
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    places = [(5.0, 0.9), (1.0, 0.5), (2.0, 0.4), (3.0, 0.8), (3.0, 0.7), (4.0, 0.8)]
+    assert front(places, higher_is_better=True) == [(1.0, 0.5), (3.0, 0.8), (5.0, 0.9)]
+    assert front(places, higher_is_better=False) == [(1.0, 0.5), (2.0, 0.4)]
+
+
+def test_a_report_shows_what_was_measured(costly, monkeypatch) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(payoff, "save", lambda figure, folder, name: save(drawn.setdefault(name, figure), folder, name))
+    report(costly, say=str)
+    left, right = drawn["payoff"].axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("milliseconds of a forward pass", "megabytes of parameters")
+    px = next(line for line in right.lines if line.get_label() == "px")
+    assert px.get_xdata() == pytest.approx([1.6, 0.2])
+    assert px.get_ydata() == pytest.approx([69.0, 61.0])
+    # random at 98% is beaten by px there, and the others are on the front.
+    assert right.lines[0].get_xdata() == pytest.approx([0.2, 1.6, 4.0])
+    (panel,) = panels(read_runs(costly))
+    rows = payoff_table(panel).rows
+    assert rows[1] == ["px", "80.00%", "53.3", "0.50", "1.6", "0.8", "69.00"]
+    assert [row[0] for row in rows] == ["dense", "px", "px", "random"]
+    page, table = ((costly / "report" / name).read_text() for name in ("index.html", "table.md"))
+    assert "mIoU against what the network costs" in page
+    assert "| px | 80.00% | 53.3 | 0.50 | 1.6 | 0.8 | 69.00 |" in table
+    with (costly / "report" / "runs.csv").open(newline="") as file:
+        rows = {(r["method"], r["sparsity"], r["seed"]): r for r in csv.DictReader(file)}
+    assert rows["px", "0.8", "1"]["milliseconds"] == "120.0"
+    assert rows["px", "0.8", "1"]["dense_milliseconds"] == "200.0"
+    assert rows["random", "0.8", "1"]["milliseconds"] == ""
+
+
+def test_figures_of_each_group_are_drawn_anew(costly) -> None:
+    report(costly, say=str)
+    assert (costly / "report" / "payoff.png").stat().st_size > 10_000
+    for file in costly.glob("*/*/*/latency.json"):
+        file.unlink()
+    report(costly, say=str)
+    assert not list((costly / "report").glob("payoff*"))
+    measured(finished(costly, "px", 0.9, 0, 0.6, group="rounds=10", rounds=10), 100.0, 40.0, 10_000)
+    report(costly, say=str)
+    assert [file.name for file in (costly / "report").glob("payoff*.svg")] == ["payoff-rounds=10.svg"]
+
+
+def test_milliseconds_of_two_settings_are_told_apart(costly) -> None:
+    runs = read_runs(costly)
+    assert not any("milliseconds" in note for note in caveats(panels(runs)))
+    measured(costly / "px" / "0.8" / "seed0", 100.0, 50.0, 400_000, Setting(batch_size=8))
+    (note,) = [note for note in caveats(panels(read_runs(costly))) if "milliseconds" in note]
+    assert '"batch_size": 1' in note
+    assert '"batch_size": 8' in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"setting": {}, "networks": {}}', '{"setting": {}, "networks": {"dense": {"milliseconds": 0}}}'],
+)
+def test_a_damaged_measurement_is_named(costly, text: str) -> None:
+    file = costly / "px" / "0.8" / "seed0" / "latency.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"seed0/latency\.json is damaged: delete it, and measure the run again"):
+        report(costly, say=str)
