@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_class_arguments(payoff.Case)
     parser.add_argument("--methods", type=list[str], default=METHODS, help="as in a sweep")
     parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.9, 0.95, 0.98], help="of the backbone")
-    parser.add_argument("--output", type=Path, default=Path("runs/payoff"), help="folder for payoff.csv and payoff.md")
+    parser.add_argument("--output", type=Path, default=Path("runs/payoff"), help="folder for payoff.csv")
     asked = read_flags(parser)
     rows = payoff.report_payoff(chosen(payoff.Case, asked), asked.methods, asked.sparsities, asked.output)
     print(payoff.table(rows))

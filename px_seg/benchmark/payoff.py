@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
+from px_seg.analysis.layer_collapse import collapse
 from px_seg.benchmark.photographs import read_photographs
 from px_seg.benchmark.pretrained import Setting, all_named, pruned
 from px_seg.cost import timings
@@ -67,10 +68,14 @@ class Row:
 
     encoder: str
     weights: str
+    root: str
+    output_stride: int
     side: int
     batch_size: int
     train_batch_size: int
+    prune_images: int
     threads: int
+    seed: int
     method: str
     sparsity: float
     effective_sparsity: float
@@ -91,7 +96,7 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured, and how."""
-        return tuple(getattr(self, field.name) for field in fields(self)[:8])
+        return tuple(getattr(self, field.name) for field in fields(self)[:12])
 
 
 def report_payoff(
@@ -107,11 +112,11 @@ def report_payoff(
     batches = setting.labelled()
     for method, own in named.items():
         for sparsity in sparsities:
-            key = (case.encoder, case.weights, case.side, case.batch_size, case.train_batch_size, case.threads)
-            if (*key, method, sparsity) in known:
+            key = (*(getattr(case, field.name) for field in fields(Row)[:10]), method, float(sparsity))
+            if key in known:
                 continue
             masks = pruned(setting, batches, own, sparsity)
-            row = Row(*key, method, sparsity, **_measured(case, setting.model, masks))
+            row = Row(*key, **_measured(case, setting.model, masks))
             _write(output, [*read_rows(output), row])
             say(
                 f"{case.encoder} {method} {sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of the "
@@ -151,7 +156,7 @@ def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
     flops = [count_flops(network, prunable(network), images.shape[1:]).total for network in (dense, small)]
     megabytes = [_megabytes(network) for network in (dense, small)]
     ms = {name: cost.milliseconds for name, cost in costs.items()}
-    live = sum(int(mask.count_nonzero()) for mask in found.masks.values())
+    live = masks.kept * (1 - collapse(dense, masks, images.shape[1:]).stranded)
     return {
         "effective_sparsity": 1 - live / masks.total,
         "parameters": costs["compacted"].parameters / costs["dense"].parameters,
@@ -218,21 +223,27 @@ def _write(output: Path, rows: Iterable[Row]) -> None:
         with replacing(output / FILE) as fresh, fresh.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, [field.name for field in fields(Row)], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(r).items()} for r in rows)
+            writer.writerows(_plain(row) for row in rows)
     except OSError as error:
         raise InputError(f"{output} cannot be written to ({error.strerror}): give another --output") from None
 
 
+def _plain(row: Row) -> dict[str, Any]:
+    """The row for a file, its sparsity in all digits, by which it is found again."""
+    rounded = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()}
+    return {**rounded, "sparsity": repr(row.sparsity)}
+
+
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the rows, everything as a share of the dense network's."""
+    """A Markdown table of the rows of one or more cases, everything as a share of the dense network's."""
     lines = [
-        "| network | method | pruned | effective | parameters | MB | FLOPs | ms | ms, masked | step |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | side | method | pruned | effective | parameters | MB | FLOPs | ms | ms, masked | step |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         shares = (row.parameters, row.megabytes, row.flops, row.milliseconds, row.masked, row.step)
         lines.append(
-            f"| {row.encoder} | `{row.method}` | {row.sparsity:.0%} | {row.effective_sparsity:.1%} | "
+            f"| {row.encoder} | {row.side} | `{row.method}` | {row.sparsity:.0%} | {row.effective_sparsity:.1%} | "
             + " | ".join(f"{share:.2f}" for share in shares)
             + " |"
         )

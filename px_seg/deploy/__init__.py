@@ -1,6 +1,6 @@
 """A pruned network at work: smaller, and measured."""
 
-from px_seg.deploy.runs import measure_missing, read_measured
+from px_seg.deploy.runs import COSTS, measure_missing, read_measured
 from px_seg.pruning.compaction.shrinking import Compaction, compact, shrink
 
-__all__ = ["Compaction", "compact", "measure_missing", "read_measured", "shrink"]
+__all__ = ["COSTS", "Compaction", "compact", "measure_missing", "read_measured", "shrink"]

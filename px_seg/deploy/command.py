@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from px_seg.deploy.latency import Cost
-from px_seg.deploy.runs import Setting, check_finished, described, measure_run, plain, save_measured
+from px_seg.deploy.runs import Setting, check_finished, described, images_in, measure_run, plain, save_measured
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
 
@@ -35,26 +36,34 @@ def measure(argv: Sequence[str]) -> None:
     folders = {text: user_path(text, "the run") for text in asked.runs}
     for folder in folders.values():
         check_finished(folder)
+    output = user_path(asked.output, "--output") if asked.output else None
+    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+        raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing or closed")
     rows: dict[str, Any] = {}
     for text, folder in folders.items():
-        side, costs = measure_run(folder, setting)
+        settled, costs = measure_run(folder, setting)
         if asked.save:
-            save_measured(folder, setting, costs)
-        rows[text] = plain(costs)
-        print(_table(text, setting, side, costs))
-    if asked.output:
+            save_measured(folder, settled, costs)
+        rows[text] = {"size": settled.size, "networks": plain(costs)}
+        print(_table(text, settled, costs))
+    if output is not None:
         held = {"setting": described(setting), "runs": rows}
-        write_text(user_path(asked.output, "--output"), json.dumps(held, indent=2))
+        write_text(output, json.dumps(held, indent=2) + "\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "px_seg latency", description=LATENCY, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser("px_seg latency", description=LATENCY, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--batch_size", type=_positive, default=1, help="images in a batch (1)")
     parser.add_argument("--size", type=_positive, help="side of an image in pixels (the run's data.size)")
-    parser.add_argument("--repeats", type=_positive, default=30, help="forward passes of each network (30)")
+    parser.add_argument("--repeats", type=_several, default=30, help="forward passes of each network (30)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where (a GPU, if there is one)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (torch's default)")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
@@ -63,17 +72,22 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+def _positive(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"takes a whole number from {least} on, got {text!r}")
+    return int(text)
 
 
-def _table(folder: str, setting: Setting, side: int, costs: Mapping[str, Cost]) -> str:
-    dense = costs["dense"].milliseconds
+def _several(text: str) -> int:
+    """A median and quartiles take three."""
+    return _positive(text, 3)
+
+
+def _table(folder: str, setting: Setting, costs: Mapping[str, Cost]) -> str:
+    dense, threads = costs["dense"].milliseconds, torch.get_num_threads()
+    where = setting.device if setting.device != "cpu" else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     lines = [
-        f"{folder}: {setting.batch_size} images of {side}x{side}, {setting.device}, {torch.get_num_threads()} threads",
+        f"{folder}: {images_in(setting)}, {where}",
         f"  {'':<10} {'parameters':>12} {'GFLOPs':>8} {'ms':>9} {'quartiles':>17} {'of dense':>9} {'peak MiB':>9}",
     ]
     for name, cost in costs.items():

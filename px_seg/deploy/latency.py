@@ -42,6 +42,9 @@ def network_costs(
     """
     if repeats < 3:
         raise InputError(f"a median and quartiles take at least 3 repeats, got {repeats}")
+    if compiled:
+        # Networks of one class share their code, of which torch compiles a few versions and then no more.
+        torch.compiler.reset()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for network in networks.values():

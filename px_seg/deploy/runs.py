@@ -1,8 +1,9 @@
 """What the networks of finished runs cost, and the file in a run's folder that says so."""
 
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from px_seg.files import write_text
 from px_seg.models import built_as, is_compacted, load_model
 from px_seg.pruning.compaction.shrinking import shrink
 
-FILE = "latency.json"
+COSTS = "latency.json"
+"""The file that says what a run's networks cost."""
 
 
 @dataclass(frozen=True)
@@ -35,48 +37,64 @@ def check_finished(folder: Path) -> None:
     _results(folder)
 
 
-def measure_run(folder: Path, setting: Setting) -> tuple[int, dict[str, Cost]]:
-    """The side of the images, and the costs of the run's networks: as dense, as it is, and compacted.
+def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost]]:
+    """The setting, its size known, and the costs of the run's networks: as dense, as it is, and compacted.
 
     Of a dense run its network alone. Raises InputError for what is no finished run, and for images that the network
     does not take or the machine does not hold.
     """
     results = _results(folder)
-    device = torch.device(setting.device)
-    networks = {name: network.to(device) for name, network in _networks(folder, results).items()}
-    side = setting.size or results["data"]["size"]
+    device, own = torch.device(setting.device), results["data"]["size"]
+    networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
+    side = setting.size or own
+    setting = replace(setting, size=side)
     try:
         draws = torch.Generator().manual_seed(0)
         images = torch.randn(setting.batch_size, 3, side, side, generator=draws).to(device)
-        return side, network_costs(networks, images, setting.repeats, setting.compiled)
+        return setting, network_costs(networks, images, setting.repeats, setting.compiled)
     except InputError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
+        # Libraries refuse a size with any of these.
         raise InputError(
-            f"{folder} cannot be measured on {setting.batch_size} images of {side}x{side} pixels: lower --batch_size "
-            f"or give another --size ({one_line(error, 160)})"
+            f"{folder} cannot be measured on {images_in(setting)}: give another --size or a lower --batch_size "
+            f"({one_line(error, 160)})"
         ) from error
 
 
 def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) -> None:
-    """Measure the runs that were not measured yet, one image each, and write what is found into their folders."""
+    """Measure the runs that were not measured yet, one image each, and write what is found into their folders.
+
+    Raises InputError for those that cannot be measured, once the others are.
+    """
     setting = Setting(device="cuda" if torch.cuda.is_available() else "cpu")
     left = [folder for folder in folders if read_measured(folder) is None]
+    failed: list[InputError] = []
     for number, folder in enumerate(left, 1):
-        _, costs = measure_run(folder, setting)
-        save_measured(folder, setting, costs)
+        try:
+            settled, costs = measure_run(folder, setting)
+            save_measured(folder, settled, costs)
+        except InputError as error:
+            failed.append(error)
+            continue
         dense, small = costs["dense"].milliseconds, list(costs.values())[-1].milliseconds
         say(f"measured {number} of {len(left)}: {folder}: {small:.1f} ms, dense {dense:.1f} ms")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(left)} runs were not measured; the first: {failed[0]}")
 
 
 def save_measured(folder: Path, setting: Setting, costs: Mapping[str, Cost]) -> None:
-    """Write latency.json into the run's folder, in place of an earlier one."""
-    write_text(folder / FILE, json.dumps({"setting": described(setting), "networks": plain(costs)}, indent=2) + "\n")
+    """Write latency.json into the run's folder, in place of an earlier one. Raises InputError where it cannot be."""
+    held = {"setting": described(setting), "networks": plain(costs)}
+    try:
+        write_text(folder / COSTS, json.dumps(held, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder / COSTS} cannot be written: {error.strerror}") from None
 
 
 def read_measured(folder: Path) -> Mapping[str, Any] | None:
     """What latency.json in the run's folder says; None where there is none. InputError where it is damaged."""
-    file = folder / FILE
+    file = folder / COSTS
     if not file.exists():
         return None
     damaged = InputError(f"{file} is damaged: delete it, and measure the run again")
@@ -85,7 +103,8 @@ def read_measured(folder: Path) -> Mapping[str, Any] | None:
         for cost in [held["setting"], *held["networks"].values()]:
             dict(cost)
         for cost in held["networks"].values():
-            if not all(float(cost[key]) > 0 for key in ("milliseconds", "peak_bytes", "parameters", "flops")):
+            numbers = [*cost["quartiles"], *(cost[key] for key in ("milliseconds", "parameters", "flops"))]
+            if len(numbers) != 5 or not all(float(number) > 0 for number in numbers):
                 raise damaged
         if "dense" not in held["networks"]:
             raise damaged
@@ -94,10 +113,26 @@ def read_measured(folder: Path) -> Mapping[str, Any] | None:
     return held
 
 
+def images_in(setting: Setting) -> str:
+    """What a network is given at once, in words."""
+    many = "1 image" if setting.batch_size == 1 else f"{setting.batch_size} images"
+    return f"{many} of {setting.size}x{setting.size} pixels"
+
+
 def described(setting: Setting) -> dict[str, Any]:
     """The setting with what else decides the numbers, for a file."""
-    threads = {"threads": torch.get_num_threads()} if setting.device == "cpu" else {}
-    return {**asdict(setting), **threads, "torch": torch.__version__}
+    if setting.device == "cpu":
+        where = {"processor": _processor(), "threads": torch.get_num_threads()}
+    else:
+        where = {"processor": torch.cuda.get_device_name(setting.device)}
+    return {**asdict(setting), **where, "torch": torch.__version__}
+
+
+def _processor() -> str:
+    """Its name; where no system call tells it, that of its family."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def plain(costs: Mapping[str, Cost]) -> dict[str, Any]:
@@ -107,17 +142,21 @@ def plain(costs: Mapping[str, Cost]) -> dict[str, Any]:
 
 def _results(folder: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((folder / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
+        return {"sparsity": float(results["sparsity"]), "data": {"size": int(results["data"]["size"])}}
     except OSError:
-        raise InputError(f"there is no finished run in {folder}: results.json is missing") from None
-    except ValueError:
+        raise InputError(
+            f"there is no finished run in {folder}: results.json is missing. Give the folder of one run, and finish an "
+            "interrupted one with --resume first"
+        ) from None
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'results.json'} is damaged") from None
 
 
-def _networks(folder: Path, results: Mapping[str, Any]) -> dict[str, nn.Module]:
+def _networks(folder: Path, results: Mapping[str, Any], side: int) -> dict[str, nn.Module]:
     saved = load_model(folder)
     if is_compacted(folder):
         return {"dense": built_as(folder), "compacted": saved}
     if not results["sparsity"]:
         return {"dense": saved}
-    return {"dense": built_as(folder), "masked": saved, "compacted": shrink(saved).model}
+    return {"dense": built_as(folder), "masked": saved, "compacted": shrink(saved, shape=(3, side, side)).model}

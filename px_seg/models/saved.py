@@ -1,6 +1,7 @@
 """Models that are saved and read back."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,28 @@ model = px_seg.load_model(folder)
 def save_model(model: nn.Module, folder: str | Path, **card: Any) -> None:
     """Write a segmenter or classifier to a folder that `load_model` reads; `card` is for its description.
 
-    The library's own `from_pretrained` reads it as well, except where `px_seg.compact` made it smaller.
+    The library's own `from_pretrained` reads it as well, except where `px_seg.compact` made it smaller. A model that
+    was in the folder is replaced once the new one is written. Raises InputError for any other network.
     """
+    if not isinstance(model, smp.base.SegmentationModel | Classifier):
+        raise InputError(
+            f"a {type(model).__name__} cannot be saved: save_model takes a segmenter of segmentation-models-pytorch or "
+            "a px_seg.Classifier, and torch.save anything else"
+        )
     folder = Path(folder)
-    for name in (WEIGHTS, COMPACT):
-        (folder / name).unlink(missing_ok=True)
-    model.save_pretrained(folder, **card)  # type: ignore[operator]
-    with torch.random.fork_rng(devices=[]):
-        built = _built(json.loads((folder / "config.json").read_text()))
-    if _is_cut(built, model.state_dict()):
-        (folder / WEIGHTS).rename(folder / COMPACT)
-        (folder / "README.md").write_text(_CARD)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+        fresh = Path(place)
+        model.save_pretrained(fresh, **card)
+        with torch.random.fork_rng(devices=[]):
+            built = _built(json.loads((fresh / "config.json").read_text()))
+        weights = COMPACT if _is_cut(built, model.state_dict()) else WEIGHTS
+        if weights == COMPACT:
+            (fresh / WEIGHTS).rename(fresh / COMPACT)
+            (fresh / "README.md").write_text(_CARD)
+        for file in fresh.iterdir():
+            file.replace(folder / file.name)
+    (folder / (WEIGHTS if weights == COMPACT else COMPACT)).unlink(missing_ok=True)
 
 
 def weights_in(folder: Path) -> Path:
@@ -83,8 +95,15 @@ def load_model(folder: str | Path) -> nn.Module:
 
 def _loaded(config: Mapping[str, Any], weights: Path) -> nn.Module:
     model, state = _built(config), load_file(weights)
-    if _is_cut(model, state):
+    if weights.name == COMPACT:
+        _check_cut(model, state)
         model = cut_to(model, state)
+    # Here and not by the libraries, one of which warns of sizes in many lines and goes on.
+    for name, tensor in model.state_dict().items():
+        if name in state and state[name].shape != tensor.shape:
+            raise InputError(
+                f"{name} has the shape {tuple(state[name].shape)}, and in the network {tuple(tensor.shape)}"
+            )
     load_weights(model, weights)
     return model.eval()
 
@@ -95,6 +114,15 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     if "_model_class" in config:
         return getattr(smp, config["_model_class"])(**{**settings, "encoder_weights": None})
     return Classifier(**settings)
+
+
+def _check_cut(built: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise InputError for tensors that no compaction of the network has."""
+    sizes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    for name, tensor in state.items():
+        whole = sizes.get(name.replace(".layer.", "."), tensor.shape)
+        if len(whole) != tensor.dim() or any(size > most for size, most in zip(tensor.shape, whole, strict=True)):
+            raise InputError(f"{name} has the shape {tuple(tensor.shape)}, and in the network {tuple(whole)}")
 
 
 def _is_cut(built: nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -30,21 +30,25 @@ class Point(NamedTuple):
     """Of the dense network's milliseconds, with which each was measured in turns."""
     milliseconds: float
     """That share of the mean over all dense networks' milliseconds, so that a machine's drift does not order them."""
+    quartiles: tuple[float, float]
+    """Of the milliseconds of each measurement, in the same way."""
     megabytes: float
     gflops: float
 
 
 def points(panel: Panel) -> list[Point]:
-    """Where the networks of all seeds were measured, the dense one first."""
-    dense = [run.cost.dense for run in (*panel.dense, *panel.runs) if run.cost is not None]
+    """Where the networks of all seeds were measured in one setting, that of most runs; the dense network first."""
+    setting = panel.measured_in
+    dense = [run.cost.dense for run in (*panel.dense, *panel.runs) if run.cost and run.cost.setting == setting]
     found = []
-    for sparsity, method in [(0.0, DENSE), *((s, m) for s in panel.sparsities for m in panel.methods)]:
+    for sparsity, method in panel.cells:
         several = panel.of(method, sparsity)
-        costs = [run.cost for run in several if run.cost is not None]
-        if several and len(costs) == len(several):
+        costs = [run.cost for run in several if run.cost and run.cost.setting == setting]
+        if len(costs) == len(several):
             share, megabytes = mean(cost.share for cost in costs), mean(cost.megabytes for cost in costs)
+            first, third = (mean(dense) * mean(cost.quartiles[n] / cost.dense for cost in costs) for n in (0, 1))
             gflops, score = mean(cost.flops for cost in costs) / 1e9, mean(run.score for run in several)
-            found.append(Point(method, sparsity, score, share, share * mean(dense), megabytes, gflops))
+            found.append(Point(method, sparsity, score, share, share * mean(dense), (first, third), megabytes, gflops))
     return found
 
 
@@ -72,6 +76,9 @@ def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
     figure = Figure(figsize=(WIDTH, 4.3 + more), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, panel, found, [point.milliseconds for point in found])
+    for point in found:
+        height = panel.score.in_units(point.score)
+        left.plot(point.quartiles, [height, height], color="0.4", linewidth=0.8, zorder=1)
     left.set(xlabel="milliseconds of a forward pass", ylabel=panel.score.title)
     _draw(right, panel, found, [point.megabytes for point in found])
     right.set(xlabel="megabytes of parameters")
@@ -79,7 +86,7 @@ def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
     shown = [entry for entry in entries if entry in handles]
     lines = [handles[entry] for entry in shown]
     figure.legend(lines, shown, loc="outside lower center", ncols=min(columns, len(shown)), fontsize=9)
-    figure.suptitle("What the pruned network costs; the numbers are percentages pruned", fontsize=11)
+    figure.suptitle("What the compacted networks cost; the numbers are percentages pruned", fontsize=11)
     save(figure, folder, name)
     return True
 
@@ -87,7 +94,8 @@ def draw_payoff(folder: Path, name: str, panel: Panel) -> bool:
 def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[float]) -> None:
     scores = [panel.score.in_units(point.score) for point in found]
     best = front(list(zip(costs, scores, strict=True)), panel.score.higher_is_better)
-    axes.plot(*zip(*best, strict=True), color="0.85", linewidth=8, solid_capstyle="round", zorder=0, label=FRONT)
+    if len(best) > 1:
+        axes.plot(*zip(*best, strict=True), color="0.85", linewidth=8, solid_capstyle="round", zorder=0, label=FRONT)
     for number, method in enumerate(panel.methods):
         colour, marker, line = style(number)
         own = [place for place, point in enumerate(found) if point.method == method]
@@ -100,6 +108,6 @@ def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[floa
             note.set_path_effects([withStroke(linewidth=2, foreground="white")])
     for cost, score, point in zip(costs, scores, found, strict=True):
         if point.method == DENSE:
-            axes.plot(cost, score, "*", color="black", markersize=11, label=DENSE)
-    axes.set_xlim(left=0)
+            axes.plot(cost, score, "*", color="black", markersize=13, zorder=1, label=DENSE)
+    axes.set_xlim(0, 1.08 * max(costs))
     axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,11 +30,15 @@ class Cost(NamedTuple):
     """What a network costs for one batch."""
 
     milliseconds: float
+    quartiles: tuple[float, float]
+    """The first and the third of them."""
     dense: float
     """The dense network's milliseconds, measured in turns with it."""
     megabytes: float
     """Of its parameters in float32."""
     flops: float
+    setting: str
+    """In which it was measured, as JSON."""
 
     @property
     def share(self) -> float:
@@ -62,7 +67,15 @@ class Run:
             return None
         networks = self.measured["networks"]
         dense, small = networks["dense"], list(networks.values())[-1]
-        return Cost(small["milliseconds"], dense["milliseconds"], 4e-6 * small["parameters"], small["flops"])
+        setting = json.dumps(self.measured["setting"], sort_keys=True)
+        return Cost(
+            small["milliseconds"],
+            (small["quartiles"][0], small["quartiles"][1]),
+            dense["milliseconds"],
+            4e-6 * small["parameters"],
+            small["flops"],
+            setting,
+        )
 
     @property
     def sparsity(self) -> float:
@@ -109,6 +122,18 @@ class Panel:
     @cached_property
     def sparsities(self) -> list[float]:
         return sorted({run.sparsity for run in self.runs})
+
+    @property
+    def cells(self) -> list[tuple[float, str]]:
+        """Sparsity and method of all that there is, the dense network first."""
+        pruned = [(s, m) for s in self.sparsities for m in self.methods if self.of(m, s)]
+        return [(0.0, DENSE)] * bool(self.dense) + pruned
+
+    @cached_property
+    def measured_in(self) -> str | None:
+        """The setting in which most runs were measured, as JSON; None where none was."""
+        counted = Counter(run.cost.setting for run in (*self.dense, *self.runs) if run.cost)
+        return counted.most_common(1)[0][0] if counted else None
 
     @cached_property
     def also(self) -> list[str]:
@@ -308,15 +333,35 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         for key, values in launched.items():
             if len(values) > 1:
                 notes.append(f"{where}not all runs have the same {key.replace('_', ' ')}: {', '.join(sorted(values))}")
-        settings = {json.dumps(run.measured["setting"], sort_keys=True) for run in members if run.measured}
-        if len(settings) > 1:
-            several = " and ".join(sorted(settings))
-            notes.append(f"{where}not all runs' milliseconds were measured in the same setting: {several}")
+        notes += [f"{where}{note}" for note in _unmeasured(panel)]
         wanted = {run.seed for run in members}
         for method in [*([DENSE] if panel.dense else []), *panel.methods]:
             for sparsity in [0.0] if method == DENSE else panel.sparsities:
                 lacking = wanted - panel.scores(method, sparsity).keys()
                 if lacking:
-                    what = method if method == DENSE else f"{method} at {sparsity:.2%}"
-                    notes.append(f"{where}{what} lacks seed {', '.join(map(str, sorted(lacking)))}")
+                    notes.append(f"{where}{_cell(method, sparsity)} lacks seed {', '.join(map(str, sorted(lacking)))}")
+    return notes
+
+
+def _cell(method: str, sparsity: float) -> str:
+    return method if method == DENSE else f"{method} at {sparsity:.2%}"
+
+
+def _unmeasured(panel: Panel) -> list[str]:
+    """What the milliseconds of a panel leave out."""
+    if panel.measured_in is None:
+        return []
+    usual, notes = json.loads(panel.measured_in), []
+    for setting in sorted({run.cost.setting for run in (*panel.dense, *panel.runs) if run.cost} - {panel.measured_in}):
+        own = json.loads(setting)
+        keys = [key for key in {**usual, **own} if usual.get(key) != own.get(key)]
+        differs = ", ".join(f"{key} {own.get(key)} and not {usual.get(key)}" for key in keys)
+        notes.append(f"milliseconds measured in another setting than most are left out: {differs}")
+    lacking = [
+        _cell(method, sparsity)
+        for sparsity, method in panel.cells
+        if any(not run.cost or run.cost.setting != panel.measured_in for run in panel.of(method, sparsity))
+    ]
+    if lacking:
+        notes.append(f"not all seeds were measured, so it has no milliseconds here: {', '.join(lacking)}")
     return notes

@@ -1,6 +1,7 @@
 """The tables of a report: one row a run for programs, and Markdown for people."""
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -142,7 +143,7 @@ def costs(panel: Panel) -> Table:
     stages = [stage for stage in ("prune", "repair", "train") if any(stage in r["seconds"] for r in everyone)]
     head += ["checkpoint", "compressed", *stages]
     rows = []
-    for sparsity, method in _cells(panel):
+    for sparsity, method in panel.cells:
         several = [run.results for run in panel.of(method, sparsity)]
         rows.append(
             [
@@ -171,7 +172,7 @@ def payoff_table(panel: Panel) -> Table | None:
         [
             point.method,
             f"{point.sparsity:.2%}",
-            f"{point.milliseconds:.1f}",
+            f"{point.milliseconds:.1f} ({point.quartiles[0]:.1f} to {point.quartiles[1]:.1f})",
             f"{point.share:.2f}",
             f"{point.megabytes:.1f}",
             f"{point.gflops:.3g}",
@@ -180,11 +181,20 @@ def payoff_table(panel: Panel) -> Table | None:
         for point in points(panel)
     ]
     caption = (
-        "What the networks cost, those that are pruned compacted: milliseconds of a forward pass, by the share of the "
-        "dense network's with which each was measured in turns; megabytes of parameters; operations, zeros included"
+        f"What the networks cost, those that are pruned compacted, on {_measured_on(panel)}: milliseconds of a forward "
+        "pass and their quartiles, by the share of the dense network's with which each was measured in turns; "
+        "megabytes of parameters; operations, zeros included"
     )
     head = ["method", "sparsity", "ms", "of dense", "MB", "GFLOPs", panel.score.label]
     return Table(caption, head, rows) if rows else None
+
+
+def _measured_on(panel: Panel) -> str:
+    setting = json.loads(panel.measured_in or "{}")
+    words = [f"batches of {setting.get('batch_size')}, {setting.get('size')} pixels", setting.get("processor")]
+    words += [f"{setting['threads']} threads"] if "threads" in setting else []
+    words += ["torch.compile"] if setting.get("compiled") else []
+    return ", ".join(map(str, words))
 
 
 def preserved(panel: Panel) -> Table | None:
@@ -279,11 +289,6 @@ def _preserved(results: Mapping[str, Any]) -> dict[str, float]:
             columns |= {f"{prefix}_cka": last, f"{prefix}_agreement": found["agreement"]}
             columns |= {f"{prefix}_error": found["error"]}
     return columns
-
-
-def _cells(panel: Panel) -> list[tuple[float, str]]:
-    """Sparsity and method of all rows, the dense network first."""
-    return [(0.0, DENSE)] * bool(panel.dense) + [(s, m) for s in panel.sparsities for m in _present(panel, s)]
 
 
 def _present(panel: Panel, sparsity: float) -> list[str]:

@@ -11,12 +11,16 @@ import yaml
 
 from px_seg.config import RunConfig, flat
 from px_seg.data.normalisation import IMAGENET
+from px_seg.deploy import COSTS
 from px_seg.errors import InputError
 from px_seg.files import flush_tree, write_text
 from px_seg.models import normalisation_of
 
 TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
+
+COMPACT_MASKS = "masks.compact.safetensors"
+"""The masks of a network that was made smaller."""
 
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
@@ -42,7 +46,8 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.masks = path / "masks.safetensors"
         self.partial = path / "masks.partial.safetensors"
-        self.compact_masks = path / "masks.compact.safetensors"
+        self.compact_masks = path / COMPACT_MASKS
+        self.costs = path / COSTS
         self.checkpoint = path / "checkpoint"
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
@@ -152,7 +157,7 @@ class RunFolder:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        for path in (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results):
+        for path in (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results, self.costs):
             path.unlink(missing_ok=True)
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:

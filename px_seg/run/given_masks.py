@@ -9,6 +9,7 @@ from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.pruning import CRITERIA, Masks, check_whole, largest_unit, prunable
+from px_seg.run.folder import COMPACT_MASKS
 from px_seg.tasks import Task
 
 
@@ -24,6 +25,8 @@ class Origin(NamedTuple):
 def mask_file(text: str) -> Path:
     """The file that --masks names: itself, or that of the run in a folder."""
     path = user_path(text, "--masks")
+    if path.name == COMPACT_MASKS:
+        raise InputError(f"--masks {path} are those of a compacted network: give {path.parent}, its run's folder")
     return path / "masks.safetensors" if path.is_dir() else path
 
 

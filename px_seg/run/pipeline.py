@@ -121,14 +121,20 @@ class Run:
         """
         if not self.config.compact:
             return masks, start
-        checkpoint = self._checkpoint()
+        checkpoint, wide = self._checkpoint(), _size(self.model)
         if checkpoint is None:
             small = compacted(self.accelerator, self.model, self.task, masks, self.folder)
         else:
             small = compacted_as(weights_in_checkpoint(checkpoint), self.model, start.left, self.folder)
-        self.model = small.model
-        for what in small.left if self.main else []:
-            self.say(f"not made smaller: {what}")
+        self.model, narrow = small.model, _size(small.model)
+        if self.main:
+            idle = masks.kept - small.masks.kept
+            gone = f"; {idle:,} kept weights had no effect and are gone with them" if idle else ""
+            self.say(f"compacted from {wide:,} parameters to {narrow:,}{gone}")
+            if narrow == wide:
+                self.say("every channel is of use: --granularity filter prunes whole ones")
+            for what in small.left:
+                self.say(f"not made smaller: {what}")
         return small.masks, start._replace(left=small.left)
 
     def fine_tune(self, masks: Masks, start: Start) -> Trained:
@@ -307,3 +313,7 @@ def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:
         parts.append(f"loss {line['loss']:.3f}")
     parts += [f"{score.label} {score.text(line[score.name])}" for score in scores]
     return "  ".join([*parts, f"{line.get('train_seconds', 0) + line.get('evaluate_seconds', 0):.0f} s"])
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

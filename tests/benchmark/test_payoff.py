@@ -27,20 +27,26 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     rows = report_payoff(case, METHODS, [0.5, 0.9], tmp_path / "out", said.append)
     assert [(row.method, row.sparsity) for row in rows] == [(m, s) for m in METHODS for s in (0.5, 0.9)]
     assert len(said) == 4
-    single, filters = rows[1], rows[3]
+    single, filters = rows[0], rows[2]
     assert filters.flops < 0.9 * single.flops
     assert filters.parameters < 0.9 * single.parameters
     assert filters.megabytes < 0.9 * single.megabytes
     assert single.sparsity <= single.effective_sparsity < filters.effective_sparsity
+    # Rows of another case are not taken for this one's, and digits of a sparsity do not get lost.
+    report_payoff(replace(case, seed=1), METHODS[:1], [0.5], tmp_path / "out", said.append)
+    for _ in range(2):
+        report_payoff(case, METHODS[:1], [0.123456789], tmp_path / "out", said.append)
+    assert len(said) == 6
+    rows = [row for row in read_rows(tmp_path / "out") if row.seed == 0 and row.sparsity in (0.5, 0.9)]
     dense = px_seg.build_segmenter(case.encoder, classes=21, weights=None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in dense.state_dict().values()) / 1e6
     assert single.dense_megabytes == pytest.approx(size, rel=1e-4)
     assert all(row.milliseconds > 0 and row.step > 0 and row.dense_milliseconds > 0 for row in rows)
     lines = table(rows).splitlines()
     assert len(lines) == 6
-    assert lines[5].startswith(f"| {case.encoder} | `magnitude+granularity=filter` | 90% |")
+    assert lines[5].startswith(f"| {case.encoder} | 32 | `magnitude+granularity=filter` | 90% |")
     other = report_payoff(replace(case, train_batch_size=3), METHODS[:1], [0.5], tmp_path / "out", said.append)
-    assert len(other) == 5
+    assert len(other) == 7
     assert other == read_rows(tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError
 from px_seg.commands import main
-from px_seg.deploy import measure_missing, read_measured
+from px_seg.deploy import measure_missing, read_measured, runs
 from px_seg.deploy.latency import network_costs
 
 
@@ -65,7 +65,7 @@ def test_the_command_measures_runs_as_they_are_and_compacted(tiny, tmp_path, cap
         tmp_path / "masked", tmp_path / "compact", "--repeats", 3, "--batch_size", 2, "--size", 64, "--output", out
     )
     held = json.loads(out.read_text())
-    masked, compact = (held["runs"][str(tmp_path / name)] for name in ("masked", "compact"))
+    masked, compact = (held["runs"][str(tmp_path / name)]["networks"] for name in ("masked", "compact"))
     assert list(masked) == ["dense", "masked", "compacted"]
     assert list(compact) == ["dense", "compacted"]
     assert masked["dense"]["flops"] == masked["masked"]["flops"] > masked["compacted"]["flops"]
@@ -74,7 +74,7 @@ def test_the_command_measures_runs_as_they_are_and_compacted(tiny, tmp_path, cap
     assert compact["compacted"]["parameters"] == masked["compacted"]["parameters"] == parameters
     assert (held["setting"]["batch_size"], held["setting"]["device"]) == (2, "cpu")
     printed = capsys.readouterr().out
-    assert f"{tmp_path / 'masked'}: 2 images of 64x64, cpu" in printed
+    assert f"{tmp_path / 'masked'}: 2 images of 64x64 pixels, cpu" in printed
     assert f"{parameters:,}" in printed
 
 
@@ -101,21 +101,66 @@ def test_runs_of_a_sweep_are_measured_once(tiny, tmp_path) -> None:
     assert read_measured(folders[0])["setting"]["batch_size"] == 2
 
 
+def test_one_run_that_cannot_be_measured_keeps_no_other_from_it(tiny, tmp_path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        go("--config", tiny, "--method", "magnitude", "--sparsity", 0.5, "--epochs", 0, "--output_dir", folder)
+    (folders[0] / "model" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 runs were not measured; the first: there is no model in .*/a"):
+        measure_missing(folders)
+    assert not (folders[0] / "latency.json").exists()
+    assert read_measured(folders[1])["setting"]["size"] == 32
+    # What is written anew is measured anew.
+    flags = ("--config", tiny, "--method", "magnitude", "--sparsity", 0.9, "--epochs", 0, "--overwrite")
+    go(*flags, "--output_dir", folders[1])
+    assert read_measured(folders[1]) is None
+
+
+def test_many_networks_of_one_class_are_all_compiled(monkeypatch) -> None:
+    compiled, graphs = torch.compile, []
+
+    def counted(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda network: compiled(network, backend=counted))
+    for width in range(1, 13):
+        network = nn.Sequential(nn.Conv2d(3, width, 1), nn.ReLU())
+        network_costs({"one": network}, torch.randn(1, 3, 4, 4), repeats=3, compiled=True)
+    assert len(graphs) == 12
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, ValueError])
+def test_what_a_network_refuses_is_one_line(tiny, tmp_path, monkeypatch, error: type[Exception]) -> None:
+    go("--config", tiny, "--method", "dense", "--sparsity", 0, "--epochs", 0, "--output_dir", tmp_path / "out")
+
+    def refuse(*_: object) -> None:
+        raise error("Input height (96) doesn't match model (224)")
+
+    monkeypatch.setattr(runs, "network_costs", refuse)
+    with pytest.raises(InputError, match="on 2 images of 96x96 pixels: give another --size"):
+        runs.measure_run(tmp_path / "out", runs.Setting(batch_size=2, size=96))
+
+
 def test_bad_input_is_one_line(tiny, tmp_path, capsys) -> None:
     def refused(*words: object) -> str:
         with pytest.raises(SystemExit) as stopped:
             measured(*words)
         assert stopped.value.code == 2
-        return capsys.readouterr().err.strip().splitlines()[-1]
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
 
     assert "there is no finished run in" in refused(tmp_path)
     out = tmp_path / "out"
     go("--config", tiny, "--sparsity", 0.5, "--method", "magnitude", "--epochs", 0, "--output_dir", out)
     capsys.readouterr()
-    assert "7x7 pixels: lower --batch_size or give another --size" in refused(out, "--size", 7)
-    assert "--batch_size or give another --size" in refused(out, "--size", 10**7)
-    assert "at least 3 repeats" in refused(out, "--repeats", 1)
-    assert "--batch_size: 0 is not at least 1" in refused(out, "--batch_size", 0)
+    assert "1 image of 7x7 pixels: give another --size or a lower --batch_size" in refused(out, "--size", 7)
+    assert "give another --size or a lower --batch_size" in refused(out, "--size", 10**7)
+    assert "--repeats: takes a whole number from 3 on, got '2'" in refused(out, "--repeats", 2)
+    assert "--batch_size: takes a whole number from 1 on, got '0'" in refused(out, "--batch_size", 0)
+    assert "--size: takes a whole number from 1 on, got '64,128'" in refused(out, "--size", "64,128")
+    for place in (tmp_path, tmp_path / "nowhere" / "x.json"):
+        assert refused(out, "--output", place).startswith(f"error: --output {place} cannot be written")
     (out / "model" / "config.json").unlink()
     assert "there is no model in" in refused(out)
     (out / "results.json").write_text("{")

@@ -51,6 +51,9 @@ def test_what_it_saves_is_the_smaller_network(tiny, tmp_path) -> None:
         smp.from_pretrained(str(out / "model"))
     with pytest.raises(InputError, match="holds a compacted network, which fits no other"):
         go(*flags(tiny, "--weights", out, "--output_dir", tmp_path / "next"))
+    small = out / "masks.compact.safetensors"
+    with pytest.raises(InputError, match=f"those of a compacted network: give {out}, its run's folder"):
+        go("--config", tiny, "--masks", small, "--output_dir", tmp_path / "next")
 
 
 def test_an_interrupted_run_goes_on_with_the_network_that_it_had(tiny, tmp_path) -> None:

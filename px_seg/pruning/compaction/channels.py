@@ -107,7 +107,11 @@ def _constants_after(
         bias = module._parameters["bias"]
         return Constants(reached | uneven, sums if bias is None else sums + bias.detach().to(sums))
     if isinstance(operation, Normed):
-        return Constants(varies, _normed(operation.norm, values))
+        after = _normed(operation.norm, values)
+        if model.get_submodule(operation.module).momentum is None:
+            # Its statistics are averages over all batches: how they go on depends on how many there were.
+            varies = varies | after[0].ne(after[1])
+        return Constants(varies, after)
     if isinstance(operation, Mapped):
         return Constants(varies, _applied(operation, values))
     if isinstance(operation, Moved):

@@ -65,21 +65,27 @@ class Constants(nn.Module):
     """What channels that are the same everywhere contribute to a layer's output, at its borders too.
 
     `layer` is the same layer for one channel of ones. Its weights are those of training, to which eval mode adds
-    `difference`: a BatchNorm makes something else of a constant by its running statistics than by a batch's.
+    `difference`: a BatchNorm makes something else of a constant by its running statistics than by a batch's. Running
+    statistics come to be those of the constant while a network trains, so a forward pass in training leaves the share
+    `decay`, a scalar, of the difference.
     """
 
     difference: Tensor
+    decay: Tensor
 
-    def __init__(self, layer: nn.Module, difference: Tensor) -> None:
+    def __init__(self, layer: nn.Module, difference: Tensor, decay: Tensor) -> None:
         super().__init__()
         self.layer = layer
         self.register_buffer("difference", difference)
+        self.register_buffer("decay", decay)
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         ones = torch.ones((1, 1, *x.shape[2:]), dtype=self.difference.dtype, device=self.difference.device)
         y = self.layer(ones)
         if self.training:
+            with torch.no_grad():
+                self.difference.mul_(self.decay)
             return y
         return y + torch.func.functional_call(self.layer, {"weight": self.difference}, (ones,))
 
@@ -160,7 +166,8 @@ def _sized(module: nn.Module, name: str, state: Mapping[str, Tensor]) -> nn.Modu
     difference = state.get(f"{name}.constants.difference")
     constants = None
     if difference is not None:
-        constants = Constants(ones_layer(module, difference), torch.zeros_like(difference))
+        decay = torch.zeros_like(state[f"{name}.constants.decay"])
+        constants = Constants(ones_layer(module, difference), torch.zeros_like(difference), decay)
     return Narrow(layer, state.get(f"{name}.reads"), state.get(f"{name}.places"), constants)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from px_seg.pruning.compaction.channels import Channels, constant_taps, needed_channels
 from px_seg.pruning.compaction.checks import check_model, check_same, copied, random_images
@@ -124,6 +125,7 @@ def _shrunk(
     """The model itself, its layers replaced."""
     small_masks = dict(masks)
     places = {}
+    decay = _decay(model, graph)
     for operation in (*graph.of(Normed), *graph.of(Mapped)):
         if operation.module is None or operation.module in graph.pinned:
             continue
@@ -136,7 +138,7 @@ def _shrunk(
         if operation.module in graph.pinned:
             continue
         layer, rows, columns = _narrowed(
-            model.get_submodule(operation.module), operation, channels, wired[operation.module]
+            model.get_submodule(operation.module), operation, channels, wired[operation.module], decay
         )
         model = with_layer(model, operation.module, layer)
         inside = _of(operation.module, "layer") if isinstance(layer, Narrow) else operation.module
@@ -155,7 +157,19 @@ class _Narrowed(NamedTuple):
     """Of its weight, the rows and columns of the wide one."""
 
 
-def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, wired: Tensor) -> _Narrowed:
+def _decay(model: nn.Module, graph: Graph) -> float:
+    """What a step of training leaves of the difference between a BatchNorm's constant in eval mode and in training.
+
+    A running mean leaves its distance to a constant by d = 1 - momentum a step, and a running variance its value, by
+    whose root the distance is divided: sqrt(d) while the variance is above epsilon, d below. Norms with other momenta
+    may stand one behind the other: the slowest counts.
+    """
+    norms = [model.get_submodule(operation.module) for operation in graph.of(Normed)]
+    left = [1 - norm.momentum for norm in norms if isinstance(norm, _BatchNorm) and norm.momentum is not None]
+    return max(left, default=1.0) ** 0.5
+
+
+def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, wired: Tensor, decay: float) -> _Narrowed:
     inputs, outputs = channels.kept[operation.inputs[0]], channels.kept[operation.output]
     weight = module.get_parameter("weight")
     if operation.groups > 1:
@@ -166,7 +180,7 @@ def _narrowed(module: nn.Module, operation: Weighted, channels: Channels, wired:
     taps = constant_taps(weight, 1, folded)
     rows, columns = _used(module, wired, inputs, outputs, taps)
     layer = cut_layer(module, rows.nonzero()[:, 0], columns.nonzero()[:, 0])
-    constants = _constants(module, taps[:, rows]) if bool(taps[:, rows].any()) else None
+    constants = _constants(module, taps[:, rows], decay) if bool(taps[:, rows].any()) else None
     reads = None if bool((columns == inputs).all()) else columns[inputs].nonzero()[:, 0]
     places = None if bool((rows == outputs).all()) else _places(rows[outputs])
     if reads is not None or places is not None or constants is not None:
@@ -201,8 +215,8 @@ def _first(mask: Tensor) -> Tensor:
     return mask & (mask.cumsum(0) == 1)
 
 
-def _constants(module: nn.Module, taps: Tensor) -> Constants:
+def _constants(module: nn.Module, taps: Tensor, decay: float) -> Constants:
     """The layer for a channel of ones, `taps` (2, out, taps) its weights in eval mode and in training."""
     weight = module.get_parameter("weight")
     evaluated, trained = taps.view(2, -1, 1, *weight.shape[2:])
-    return Constants(ones_layer(module, trained), (evaluated - trained).to(weight.dtype))
+    return Constants(ones_layer(module, trained), (evaluated - trained).to(weight.dtype), weight.new_tensor(decay))

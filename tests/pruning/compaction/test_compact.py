@@ -153,6 +153,41 @@ def test_what_feeds_nothing_goes_and_what_nothing_feeds_becomes_a_constant_exact
         torch.testing.assert_close(small.last.constants(ones), wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.02])
+def test_training_takes_the_difference_that_running_statistics_make_away(momentum: float) -> None:
+    """As in the masked network, whose running statistics come to be those of the constant."""
+    torch.manual_seed(0)
+    net = unsettled(Chain())
+    net.norm.momentum, net.norm.running_mean[1], net.norm.bias.data[1] = momentum, -2.0, 0.7
+    masks = dead_ends(net)
+    wide, small = masked(net, masks), px_seg.compact(net, masks, (3, 9, 9))
+    x = torch.randn(4, 3, 9, 9, dtype=torch.float64)
+
+    def differs() -> float:
+        wanted, found = (network.eval()(x) for network in (wide, small))
+        return float((wanted - found).norm() / wanted.norm())
+
+    with torch.no_grad():
+        before = wide.eval()(x)
+        assert differs() < 1e-12
+        for _ in range(round(20 / momentum)):
+            for network in (wide, small):
+                network.train()(x)
+            assert differs() < 0.3
+        assert differs() < 1e-3
+        # The gap that is closed here is not small.
+        assert (wide.eval()(x) - before).norm() > 0.5 * before.norm()
+
+
+def test_averages_over_all_batches_are_kept_as_channels() -> None:
+    net = unsettled(Chain())
+    net.norm.momentum, net.norm.running_mean[1], net.norm.bias.data[1] = None, -2.0, 0.7
+    masks = dead_ends(net)
+    small = px_seg.compact(net, masks, (3, 9, 9))
+    assert small.norm.num_features == 5
+    assert_same(masked(net, masks), small, torch.randn(2, 3, 9, 9, dtype=torch.float64))
+
+
 def test_a_constant_of_zero_needs_nothing() -> None:
     net = unsettled(Chain())
     net.norm.bias.data[1], net.norm.running_mean[1] = -0.7, 0.0
@@ -274,13 +309,13 @@ def test_the_model_and_the_random_state_come_back_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("task", ["seg", "cls"])
-def test_it_saves_itself_and_load_model_reads_it(tmp_path, task: str) -> None:
+def test_save_model_writes_it_and_load_model_reads_it(tmp_path, task: str) -> None:
     torch.manual_seed(0)
     build = px_seg.build_segmenter if task == "seg" else px_seg.build_classifier
     model = unsettled(build("timm-efficientnet-b0", classes=3, weights=None)).float()
     small = px_seg.compact(model, holes(model, scope="encoder"))
     assert any(isinstance(module, Constants) for module in small.modules())
-    small.save_pretrained(tmp_path / "model")
+    px_seg.save_model(small, tmp_path / "model")
     loaded, x = px_seg.load_model(tmp_path), torch.randn(2, 3, 64, 64)
     assert not loaded.training
     assert torch.equal(loaded(x), small.eval()(x))
@@ -290,6 +325,28 @@ def test_it_saves_itself_and_load_model_reads_it(tmp_path, task: str) -> None:
             if isinstance(module, nn.Dropout):
                 module.eval()
     assert torch.equal(outputs(loaded, x)[0], outputs(small, x)[0])
+
+
+def test_a_network_that_cannot_be_saved_leaves_the_former_one(tmp_path) -> None:
+    model = px_seg.build_segmenter("tu-test_resnet", classes=3, weights=None)
+    px_seg.save_model(model, tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InputError, match="a Conv2d cannot be saved"):
+        px_seg.save_model(nn.Conv2d(3, 3, 1), tmp_path)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(px_seg.load_model(tmp_path)(x), model.eval()(x))
+    px_seg.save_model(px_seg.compact(model, holes(model, scope="encoder")), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*names, "compact.safetensors"} - {names[-1]})
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["compacted", "dense"])
+def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path, cut: bool) -> None:
+    model = px_seg.build_segmenter("tu-test_resnet", classes=21, weights=None)
+    px_seg.save_model(px_seg.compact(model, holes(model, scope="encoder")) if cut else model, tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"classes": 21', '"classes": 3'))
+    with pytest.raises(InputError, match=r"cannot be read: .*segmentation_head\.0"):
+        px_seg.load_model(tmp_path)
 
 
 def test_weights_of_another_network_are_one_line(tmp_path) -> None:
