@@ -100,10 +100,9 @@ def _loaded(config: Mapping[str, Any], weights: Path) -> nn.Module:
         model = cut_to(model, state)
     # Here and not by the libraries, one of which warns of sizes in many lines and goes on.
     for name, tensor in model.state_dict().items():
-        if name in state and state[name].shape != tensor.shape:
-            raise InputError(
-                f"{name} has the shape {tuple(state[name].shape)}, and in the network {tuple(tensor.shape)}"
-            )
+        found = state.get(name, tensor).shape
+        if found != tensor.shape:
+            raise InputError(f"{name} has the shape {tuple(found)}, and in the network {tuple(tensor.shape)}")
     load_weights(model, weights)
     return model.eval()
 

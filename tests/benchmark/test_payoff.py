@@ -27,11 +27,12 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     rows = report_payoff(case, METHODS, [0.5, 0.9], tmp_path / "out", said.append)
     assert [(row.method, row.sparsity) for row in rows] == [(m, s) for m in METHODS for s in (0.5, 0.9)]
     assert len(said) == 4
-    single, filters = rows[0], rows[2]
+    single, filters = rows[1], rows[3]
     assert filters.flops < 0.9 * single.flops
     assert filters.parameters < 0.9 * single.parameters
     assert filters.megabytes < 0.9 * single.megabytes
-    assert single.sparsity <= single.effective_sparsity < filters.effective_sparsity
+    assert rows[0].sparsity <= rows[0].effective_sparsity < rows[2].effective_sparsity
+    assert filters.effective_sparsity == 1
     # Rows of another case are not taken for this one's, and digits of a sparsity do not get lost.
     report_payoff(replace(case, seed=1), METHODS[:1], [0.5], tmp_path / "out", said.append)
     for _ in range(2):

@@ -37,11 +37,9 @@ def test_milliseconds_are_those_of_the_dense_network_by_the_share_measured_in_tu
     dense, px, px98, random98 = points(panel)
     # The mean of all dense networks' milliseconds, 330 + 350 + 300 + 300 over 12 runs.
     whole = 1280 / 12
-    assert dense == Point(
-        "dense", 0.0, pytest.approx(0.71), 1.0, pytest.approx(whole), pytest.approx((whole, whole)), 4.0, 2.0
-    )
+    one, half = pytest.approx(whole), pytest.approx(0.5 * whole)
+    assert dense == Point("dense", 0.0, pytest.approx(0.71), 1.0, one, (one, one), 4.0, 2.0)
     # By hand: a half, three fifths and two fifths of the dense network's.
-    half = pytest.approx(0.5 * whole)
     assert px == Point("px", 0.8, pytest.approx(0.69), 0.5, half, (half, half), pytest.approx(1.6), 0.8)
     assert (px98.method, px98.sparsity, px98.share) == ("px", 0.98, pytest.approx(0.1))
     assert (random98.method, random98.share) == ("random", pytest.approx(0.3))

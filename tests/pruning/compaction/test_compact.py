@@ -354,7 +354,7 @@ def test_weights_of_another_network_are_one_line(tmp_path) -> None:
     other = tmp_path / "other"
     px_seg.build_segmenter("mobilenet_v2", classes=3, weights=None).save_pretrained(other)
     (other / "model.safetensors").replace(tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"the model in .* cannot be read: .*conv1\.weight") as error:
+    with pytest.raises(InputError, match=r"the model in .* cannot be read: .*\.weight has the shape") as error:
         px_seg.load_model(tmp_path)
     assert "\n" not in str(error.value)
 
