@@ -87,7 +87,7 @@ def _table(folder: str, setting: Setting, costs: Mapping[str, Cost]) -> str:
     dense, threads = costs["dense"].milliseconds, torch.get_num_threads()
     where = setting.device if setting.device != "cpu" else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     lines = [
-        f"{folder}: {images_in(setting)}, {where}",
+        f"{folder}: {images_in(setting.batch_size, setting.size)}, {where}",
         f"  {'':<10} {'parameters':>12} {'GFLOPs':>8} {'ms':>9} {'quartiles':>17} {'of dense':>9} {'peak MiB':>9}",
     ]
     for name, cost in costs.items():

@@ -57,8 +57,8 @@ def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost
     except (RuntimeError, AssertionError, ValueError) as error:
         # Libraries refuse a size with any of these.
         raise InputError(
-            f"{folder} cannot be measured on {images_in(setting)}: give another --size or a lower --batch_size "
-            f"({one_line(error, 160)})"
+            f"{folder} cannot be measured on {images_in(setting.batch_size, side)}: give another --size or a lower "
+            f"--batch_size ({one_line(error, 160)})"
         ) from error
 
 
@@ -113,10 +113,10 @@ def read_measured(folder: Path) -> Mapping[str, Any] | None:
     return held
 
 
-def images_in(setting: Setting) -> str:
+def images_in(batch_size: int | None, size: int | None) -> str:
     """What a network is given at once, in words."""
-    many = "1 image" if setting.batch_size == 1 else f"{setting.batch_size} images"
-    return f"{many} of {setting.size}x{setting.size} pixels"
+    many = "1 image" if batch_size == 1 else f"{batch_size} images"
+    return f"{many} of {size}x{size} pixels"
 
 
 def described(setting: Setting) -> dict[str, Any]:

@@ -109,5 +109,5 @@ def _draw(axes: Axes, panel: Panel, found: Sequence[Point], costs: Sequence[floa
     for cost, score, point in zip(costs, scores, found, strict=True):
         if point.method == DENSE:
             axes.plot(cost, score, "*", color="black", markersize=13, zorder=1, label=DENSE)
-    axes.set_xlim(0, 1.08 * max(costs))
+    axes.set_xlim(0, 1.1 * max(costs))
     axes.grid(alpha=0.3)

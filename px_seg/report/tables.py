@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from px_seg.deploy.runs import images_in
 from px_seg.metrics import Score
 from px_seg.report.payoff import points
 from px_seg.report.runs import Panel, Run
@@ -191,8 +192,9 @@ def payoff_table(panel: Panel) -> Table | None:
 
 def _measured_on(panel: Panel) -> str:
     setting = json.loads(panel.measured_in or "{}")
-    words = [f"batches of {setting.get('batch_size')}, {setting.get('size')} pixels", setting.get("processor")]
-    words += [f"{setting['threads']} threads"] if "threads" in setting else []
+    words = [images_in(setting.get("batch_size"), setting.get("size")), setting.get("processor")]
+    if threads := setting.get("threads"):
+        words.append(f"{threads} thread{'s' if threads > 1 else ''}")
     words += ["torch.compile"] if setting.get("compiled") else []
     return ", ".join(map(str, words))
 

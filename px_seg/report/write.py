@@ -45,7 +45,8 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
     for panel in found:
         name = _named("payoff", panel)
         if draw_payoff(target, name, panel):
-            what = f"{panel.score.label} against what the network costs; the line joins those that none beats in both"
+            what = f"{panel.score.label} against what the network costs, with quartiles"
+            what += "; the front joins those that none beats in both"
             shown[f"{_where(panel)}{what}"] = f"{name}.svg"
     scope = TASKS[runs[0].results["task"]].scope
     for panel in found:
