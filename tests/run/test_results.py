@@ -79,9 +79,10 @@ def test_kept_weights_on_no_path_are_as_good_as_pruned(tiny_resnet18, tmp_path) 
 
 def test_where_paths_are_not_defined_no_effective_sparsity_is_told() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1), nn.Conv2d(4, 2, 1))
-    assert _effective_sparsity(network.state_dict(), network, None, (3, 8, 8)) is None
+    weights = {"kept": 116, "total": 116}
+    assert _effective_sparsity(network.state_dict(), network, weights, None, (3, 8, 8)) is None
     del network[1]
-    assert _effective_sparsity(network.state_dict(), network, None, (3, 8, 8)) == 0
+    assert _effective_sparsity(network.state_dict(), network, weights, None, (3, 8, 8)) == 0
 
 
 def test_a_run_from_weights_says_what_pruning_left_of_them(small, tmp_path) -> None:
