@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 import torch
@@ -10,40 +9,53 @@ from helpers.runs import go
 from torch import Tensor, nn
 
 import px_seg
-from px_seg import InputError
+from px_seg import InputError, cost
 from px_seg.commands import main
 from px_seg.deploy import measure_missing, read_measured, runs
 from px_seg.deploy.latency import network_costs
 
 
-class Waits(nn.Module):
-    """Takes that many seconds, and that much memory."""
+class Clock:
+    """Time that passes only when a network says so."""
 
-    def __init__(self, seconds: float, floats: int) -> None:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Takes(nn.Module):
+    """A warm-up, then so many seconds a forward pass; and memory each time."""
+
+    def __init__(self, name: str, clock: Clock, seconds: list[float], floats: int, log: list[str]) -> None:
         super().__init__()
-        self.layer, self.seconds, self.floats = nn.Conv2d(3, 2, 1), seconds, floats
-        self.order: list[float] = []
+        self.layer, self.name, self.clock, self.floats, self.log = nn.Conv2d(3, 2, 1), name, clock, floats, log
+        self.seconds = iter([100.0, *seconds])
 
     def forward(self, x: Tensor) -> Tensor:
         assert not self.training
-        self.order.append(time.perf_counter())
-        time.sleep(self.seconds)
+        self.log.append(self.name)
+        self.clock.now += next(self.seconds, 0.0)
         torch.zeros(self.floats)
         return self.layer(x)
 
 
-def test_networks_are_measured_in_turns_in_eval_mode_and_come_back_as_they_were() -> None:
-    slow, fast = Waits(0.03, 2**20).train(), Waits(0.0, 0).train()
+def test_networks_are_measured_in_turns_in_eval_mode_and_come_back_as_they_were(monkeypatch) -> None:
+    clock, log = Clock(), []
+    monkeypatch.setattr(cost, "time", clock)
+    slow = Takes("slow", clock, [0.05, 0.01, 0.04, 0.02, 0.03], 2**20, log).train()
+    fast = Takes("fast", clock, [0.002] * 5, 0, log).train()
     costs = network_costs({"slow": slow, "fast": fast}, torch.randn(2, 3, 4, 4), repeats=5)
-    assert 30 <= costs["slow"].quartiles[0] <= costs["slow"].milliseconds <= costs["slow"].quartiles[1]
-    assert costs["fast"].milliseconds < 25
+    assert costs["slow"].milliseconds == pytest.approx(30)
+    assert costs["slow"].quartiles == pytest.approx((20, 40))
+    assert costs["fast"].milliseconds == pytest.approx(2)
     assert costs["slow"].peak_bytes >= 4 * 2**20 > 2**20 > costs["fast"].peak_bytes
     # By hand: three channels to two, 16 places, a multiplication and an addition each.
     assert (costs["slow"].parameters, costs["slow"].flops) == (8, 3 * 2 * 16 * 2)
     assert slow.training
-    # After the warm-up of each the runs alternate.
-    starts = sorted([(t, "slow") for t in slow.order[1:6]] + [(t, "fast") for t in fast.order[1:6]])
-    assert [name for _, name in starts] == ["slow", "fast"] * 5
+    # The warm-up of each, and then in turns.
+    assert log[:12] == ["slow", "fast"] * 6
 
 
 def test_a_median_takes_three_repeats() -> None:

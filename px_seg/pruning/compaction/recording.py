@@ -29,6 +29,7 @@ from px_seg.pruning.compaction.graph import (
     Weighted,
 )
 from px_seg.pruning.compaction.narrow import LAYERS
+from px_seg.pruning.compaction.numbering import channels_of, keeps_values, names_channels, numbered, stays_apart
 from px_seg.pruning.modes import undisturbed
 from px_seg.pruning.outputs import leaves
 from px_seg.pruning.paths.operations import BatchNorm, Function, UnsupportedOperation, label
@@ -210,7 +211,7 @@ class Traced(PathTensor):
     def of(cls, true: Tensor, recording: _Recording) -> Traced:
         tensor = cls.like(true)
         tensor.true, tensor.recording = true, recording
-        tensor.number = recording.graph.tensor(_channels(true))
+        tensor.number = recording.graph.tensor(channels_of(true))
         tensor.views = [weakref.ref(tensor)]
         return tensor
 
@@ -293,22 +294,22 @@ class Traced(PathTensor):
         return self._new(run(self.true), Mapped, [self.number], constants=self._exactly(run))
 
     def selected(self, func, args, kwargs):
-        if not _keeps_values(func(_numbered(self.true), *args, **kwargs), self.true):
+        if not keeps_values(func(numbered(self.true), *args, **kwargs), self.true):
             raise UnsupportedOperation(f"{label(func)} compares channels")
         return self._new(func(self.true, *args, **kwargs), Moved, [self.number], copies=1, uniform=True)
 
     def moved(self, func, args, kwargs):
-        true, seen = (func(x, *args, **kwargs) for x in (self.true, _numbered(self.true)))
+        true, seen = (func(x, *args, **kwargs) for x in (self.true, numbered(self.true)))
         several = isinstance(true, tuple | list)
         results = list(zip(true, seen, strict=True)) if several else [(true, seen)]
-        if _names_channels(func, self.dim(), args, kwargs) or not all(
-            _stays_apart(part, self.true) for _, part in results
+        if names_channels(func, self.dim(), args, kwargs) or not all(
+            stays_apart(part, self.true) for _, part in results
         ):
             raise UnsupportedOperation(f"{label(func)} moves elements between channels")
         parts = []
         for part, numbers in results:
-            uniform = func not in _BY_SIZE and _keeps_values(numbers, self.true)
-            copies = _channels(part) // _channels(self.true)
+            uniform = func not in _BY_SIZE and keeps_values(numbers, self.true)
+            copies = channels_of(part) // channels_of(self.true)
             parts.append(self._new(part, Moved, [self.number], copies=copies, uniform=uniform))
             note_view(parts[-1], self)
         return tuple(parts) if several else parts[0]
@@ -407,63 +408,5 @@ def _as_one(recording: _Recording, func: Function, args: tuple, kwargs: dict[str
 
 
 def _check_same_channels(x: Traced, other: Traced, what: str) -> None:
-    if _channels(x.true) != _channels(other.true):
+    if channels_of(x.true) != channels_of(other.true):
         raise UnsupportedOperation(f"{what} that copies one channel into several is not followed")
-
-
-def _channels(tensor: Tensor) -> int:
-    return tensor.shape[1] if tensor.dim() > 1 else 1
-
-
-def _numbered(like: Tensor) -> Tensor:
-    """A tensor of this shape whose elements are the number of their channel, from 1 on."""
-    if like.dim() < 2:
-        return torch.ones_like(like, dtype=torch.float64)
-    numbers = torch.arange(1, like.shape[1] + 1, dtype=torch.float64, device=like.device)
-    return numbers.view(1, -1, *[1] * (like.dim() - 2)).expand(like.shape).clone(memory_format=torch.contiguous_format)
-
-
-def _shares(seen: Tensor, before: Tensor) -> Tensor | None:
-    """What became of numbered channels, in shares of the number that each place is for; None where none is.
-
-    One channel may become several, which lie together.
-    """
-    channels = _channels(before)
-    if seen.dim() < 2 or before.dim() < 2 or seen.numel() == 0 or seen.shape[1] % channels:
-        return None
-    wanted = torch.arange(1, channels + 1, dtype=torch.float64, device=seen.device)
-    wanted = wanted.repeat_interleave(seen.shape[1] // channels)
-    return seen / wanted.view(1, -1, *[1] * (seen.dim() - 2))
-
-
-def _stays_apart(seen: Tensor, before: Tensor) -> bool:
-    """Whether every channel is made of its own elements alone: a sum or average of them, the same in all channels."""
-    shares = _shares(seen, before)
-    if shares is None:
-        return False
-    alike = shares[:, :1] if seen.shape[1] == _channels(before) else torch.ones_like(shares)
-    return torch.allclose(shares, alike.expand_as(shares))
-
-
-def _keeps_values(seen: Tensor, before: Tensor) -> bool:
-    """Whether a channel that is the same everywhere stays as it is."""
-    shares = _shares(seen, before)
-    return shares is not None and torch.allclose(shares, torch.ones_like(shares))
-
-
-def _names_channels(func: Function, dims: int, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether the function would do something else with fewer channels, because it names them or their number."""
-    if func in (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand):
-        sizes = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
-        return len(sizes) < 2 or sizes[1] != -1
-    if func in (torch.split, Tensor.split, torch.chunk, Tensor.chunk):
-        return (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % dims == 1
-    if func in (torch.squeeze, Tensor.squeeze):
-        return not args and "dim" not in kwargs
-    if func is Tensor.__getitem__:
-        index = list(args[0]) if isinstance(args[0], tuple) else [args[0]]
-        if any(part is Ellipsis for part in index):
-            place = next(n for n, part in enumerate(index) if part is Ellipsis)
-            index[place : place + 1] = [slice(None)] * (dims - len(index) + 1)
-        return any(not isinstance(part, slice) or part != slice(None) for part in index[1:2])
-    return False
