@@ -88,6 +88,8 @@ class Row:
     step: float
     masked: float
     """Milliseconds of the network with zeros, as a share of the dense one's."""
+    held: float
+    """A training step of the compacted network under its masks, over one of the same network with all weights free."""
     dense_milliseconds: float
     dense_step_milliseconds: float
     dense_megabytes: float
@@ -152,7 +154,8 @@ def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
         draws = torch.Generator().manual_seed(case.seed)
         images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
         costs = network_costs({"dense": dense, "masked": masked, "compacted": small}, images, case.repeats)
-        steps = _steps(case, {"dense": (dense, Masks({})), "compacted": (small, Masks(found.masks))})
+        free = Masks({})
+        steps = _steps(case, {"dense": (dense, free), "compacted": (small, Masks(found.masks)), "free": (small, free)})
     flops = [count_flops(network, prunable(network), images.shape[1:]).total for network in (dense, small)]
     megabytes = [_megabytes(network) for network in (dense, small)]
     ms = {name: cost.milliseconds for name, cost in costs.items()}
@@ -165,6 +168,7 @@ def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
         "milliseconds": ms["compacted"] / ms["dense"],
         "step": steps["compacted"] / steps["dense"],
         "masked": ms["masked"] / ms["dense"],
+        "held": steps["compacted"] / steps["free"],
         "dense_milliseconds": ms["dense"],
         "dense_step_milliseconds": 1000 * steps["dense"],
         "dense_megabytes": megabytes[0],
@@ -237,11 +241,11 @@ def _plain(row: Row) -> dict[str, Any]:
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table of the rows of one or more cases, everything as a share of the dense network's."""
     lines = [
-        "| network | side | method | pruned | effective | parameters | MB | FLOPs | ms | ms, masked | step |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | side | method | pruned | effective | parameters | MB | FLOPs | ms | ms, masked | step | held |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        shares = (row.parameters, row.megabytes, row.flops, row.milliseconds, row.masked, row.step)
+        shares = (row.parameters, row.megabytes, row.flops, row.milliseconds, row.masked, row.step, row.held)
         lines.append(
             f"| {row.encoder} | {row.side} | `{row.method}` | {row.sparsity:.0%} | {row.effective_sparsity:.1%} | "
             + " | ".join(f"{share:.2f}" for share in shares)

@@ -42,7 +42,7 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     dense = px_seg.build_segmenter(case.encoder, classes=21, weights=None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in dense.state_dict().values()) / 1e6
     assert single.dense_megabytes == pytest.approx(size, rel=1e-4)
-    assert all(row.milliseconds > 0 and row.step > 0 and row.dense_milliseconds > 0 for row in rows)
+    assert all(row.milliseconds > 0 and row.step > 0 and row.held > 0.5 and row.dense_milliseconds > 0 for row in rows)
     lines = table(rows).splitlines()
     assert len(lines) == 6
     assert lines[5].startswith(f"| {case.encoder} | 32 | `magnitude+granularity=filter` | 90% |")
