@@ -3,7 +3,7 @@
 import csv
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from px_seg.benchmark.operators import breakdown
 from px_seg.cost import clock, peak_bytes, seconds
 from px_seg.errors import InputError
 from px_seg.models import build_segmenter, check_segmenter, load_model
-from px_seg.pruning import PX, Masks, Random, prune
+from px_seg.pruning import PX, Masks, criterion, prune
+from px_seg.pruning.compaction.rounds import Shrinking
 
 SCOPE = "encoder"
 
@@ -31,7 +32,9 @@ class Case:
         batches: number of batches
         batch_size: images per batch
         side: height and width of the images, a multiple of the output stride
-        sparsity: sparsity of the masks in force, drawn at random over the backbone; 0 for none
+        sparsity: sparsity of the masks in force over the backbone; 0 for none
+        masks: criterion of the masks in force: random, whose masks leave every channel alive, or another, such as px,
+            in ten rounds
         rounds: rounds of scoring and ranking
         precision: precision of PX's walk; by default float32
         device: cpu or cuda
@@ -46,6 +49,7 @@ class Case:
     batch_size: int = 4
     side: int = 128
     sparsity: float = 0.8
+    masks: str = "random"
     rounds: int = 1
     precision: str | None = None
     device: str = "cpu"
@@ -87,7 +91,13 @@ class Setting:
             # torch 2.11 does not say that a module takes it.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = [x.to(memory_format=torch.channels_last) for x in images]
-        return cls(model, images, prune(model, (), case.sparsity, Random(), SCOPE), device)
+        pruner = criterion(case.masks)
+        return cls(model, images, prune(model, images, case.sparsity, pruner, SCOPE, min(10, pruner.rounds)), device)
+
+    @cached_property
+    def shrinking(self) -> Shrinking:
+        """Cuts the network for sparse rounds as `prune` does, and is kept over rounds as there."""
+        return Shrinking(self.model, lambda: self.images[0].shape[1:])
 
     def infer(self) -> None:
         """Plain inference over the batches."""
@@ -97,10 +107,13 @@ class Setting:
 
     def score_and_rank(self, precision: str | None, rounds: int = 1) -> None:
         """`rounds` rounds from the masks in force: score, and keep 97% of what lives."""
+
+        def score(network: nn.Module, masks: Masks) -> dict[str, Tensor]:
+            return PX(precision=precision).score(network, self.images, masks, SCOPE)
+
         masks = self.masks
         for _ in range(rounds):
-            density = 0.97 * masks.density
-            masks = masks.keep_top(PX(precision=precision).score(self.model, self.images, masks, SCOPE), density)
+            masks = masks.keep_top(self.shrinking.scores(masks, score), 0.97 * masks.density)
 
     def held(self) -> int:
         """Bytes of the model and the images, which inference and PX both need."""
@@ -208,7 +221,7 @@ def report_round(case: Case, repeats: int) -> None:
     row = measure(case, repeats)
     print(
         f"{case.encoder} at stride {case.output_stride}, {case.batches} batches of {case.batch_size}x3x{case.side}x"
-        f"{case.side}, {case.sparsity:.0%} pruned, {case.precision or 'float32'}, {device_name(case)}"
+        f"{case.side}, {case.sparsity:.0%} pruned by {case.masks}, {case.precision or 'float32'}, {device_name(case)}"
     )
     print(
         f"inference {row['inference_s']:.3f} s, one round {row['round_s']:.3f} s: {row['ratio']:.2f} times; "
