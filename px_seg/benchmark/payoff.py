@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
 from px_seg.analysis.layer_collapse import collapse
+from px_seg.benchmark.operators import breakdown
 from px_seg.benchmark.photographs import read_photographs
 from px_seg.benchmark.pretrained import Setting, all_named, pruned
 from px_seg.cost import timings
@@ -23,7 +24,7 @@ from px_seg.errors import InputError, one_line
 from px_seg.files import replacing
 from px_seg.models import build_segmenter, check_segmenter, normalisation_of
 from px_seg.pruning import Masks, prunable
-from px_seg.pruning.compaction.shrinking import shrink
+from px_seg.pruning.compaction.shrinking import compact, shrink
 from px_seg.pruning.modes import undisturbed
 from px_seg.repair import recalibrate
 
@@ -125,6 +126,40 @@ def report_payoff(
                 f"milliseconds, {row.step:.2f} of a training step's"
             )
     return read_rows(output)
+
+
+def report_operators(
+    case: Case, methods: Sequence[str], sparsities: Sequence[float], say: Callable[[str], Any] = print
+) -> None:
+    """Say where a forward pass spends its time, dense and compacted, for every method at every sparsity.
+
+    Of `case.repeats` passes each, in turns, the median of every kind of operator counts.
+    """
+    named = all_named(methods, case.seed, sparsities)
+    setting = _setting(case)
+    batches = setting.labelled()
+    draws = torch.Generator().manual_seed(case.seed)
+    images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
+    for method, own in named.items():
+        for sparsity in sparsities:
+            small = compact(setting.model, pruned(setting, batches, own, sparsity))
+            dense, left = _spent(setting.model, small, images, case.repeats)
+            flops = [count_flops(net, prunable(net), images.shape[1:]).total for net in (setting.model, small)]
+            say(f"{case.encoder} {method} {sparsity:.0%}: {flops[1] / flops[0]:.2f} of the FLOPs")
+            say(f"{'milliseconds in':40}    dense  compacted")
+            for kind in dense:
+                say(f"{kind:40}{1000 * dense[kind]:9.2f}  {1000 * left[kind]:9.2f}")
+            say(f"{'all':40}{1000 * sum(dense.values()):9.2f}  {1000 * sum(left.values()):9.2f}")
+
+
+def _spent(dense: nn.Module, small: nn.Module, images: Tensor, repeats: int) -> tuple[dict[str, float], ...]:
+    """Seconds by kind of operator, of each network."""
+    runs: tuple[list[dict[str, float]], ...] = ([], [])
+    with torch.inference_mode():
+        for _ in range(repeats):
+            for network, found in zip((dense, small), runs, strict=True):
+                found.append(breakdown(images.device, partial(network, images)))
+    return tuple({kind: statistics.median(run[kind] for run in found) for kind in found[0]} for found in runs)
 
 
 def _setting(case: Case) -> Setting:

@@ -1,5 +1,6 @@
 """What pruning pays, row by row."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from helpers.runs import make_voc
 
 import px_seg
 from px_seg import InputError
-from px_seg.benchmark.payoff import Case, read_rows, report_payoff, table
+from px_seg.benchmark.payoff import Case, read_rows, report_operators, report_payoff, table
 
 METHODS = ["magnitude", "magnitude+granularity=filter"]
 
@@ -49,6 +50,15 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     other = report_payoff(replace(case, train_batch_size=3), METHODS[:1], [0.5], tmp_path / "out", said.append)
     assert len(other) == 7
     assert other == read_rows(tmp_path / "out")
+
+
+def test_where_the_time_goes_is_said_of_both_networks(case: Case) -> None:
+    said: list[str] = []
+    report_operators(case, METHODS[1:], [0.9], said.append)
+    assert re.fullmatch(rf"{case.encoder} magnitude\+granularity=filter 90%: 0\.\d\d of the FLOPs", said[0])
+    rows = {line[:40].strip(): [float(number) for number in line[40:].split()] for line in said[2:]}
+    assert rows["convolutions forward"][0] > rows["convolutions forward"][1] > 0
+    assert rows.pop("all") == pytest.approx([sum(column) for column in zip(*rows.values(), strict=True)], abs=0.1)
 
 
 def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
