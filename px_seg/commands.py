@@ -10,7 +10,8 @@ from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.deploy import measure_missing
-from px_seg.deploy.command import LATENCY, measure
+from px_seg.deploy.latency_command import LATENCY, measure
+from px_seg.deploy.predict_command import PREDICT, label
 from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, InputError, one_line_errors
 from px_seg.files import user_path
@@ -101,6 +102,12 @@ def measure_latency(argv: Sequence[str]) -> None:
         measure(argv)
 
 
+def predict(argv: Sequence[str]) -> None:
+    """Label images; status 1 where one was left out."""
+    with one_line_errors("interrupted: what was labelled is in the folder"):
+        sys.exit(not label(argv))
+
+
 class Command(NamedTuple):
     """One command."""
 
@@ -117,6 +124,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(REPORT, rebuild_report),
     "preservation": Command(PRESERVATION, preservation),
     "latency": Command(LATENCY, measure_latency),
+    "predict": Command(PREDICT, predict),
 }
 
 

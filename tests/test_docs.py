@@ -58,7 +58,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "masks.hold(": _masks_hold,
     "scores = px_seg.PX().score(model, batches, scope=": lambda names: names["scores"].keys() == names["masks"].keys(),
     "masks.apply(classifier)": lambda names: names["masks"].revived(names["classifier"].state_dict()) == {},
-    "classes = model(": lambda names: names["classes"].shape == names["pixels"].shape[:2],
+    "px_seg.predict(": lambda names: names["labels"].shape == (70, 90),
     "model.names[": lambda names: names["name"] in SyntheticObjects.every,
 }
 

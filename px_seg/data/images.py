@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from px_seg.errors import InputError
 
@@ -34,6 +34,23 @@ def rgb(path: Path) -> np.ndarray:
     InputError when it cannot be read, is too small, or has more than 8 bits a channel.
     """
     return np.array(usable(opened(path), path).convert("RGB"))
+
+
+def upright(path: Path) -> np.ndarray:
+    """Any image as (H, W, 3) uint8 RGB, turned as its EXIF data says; of more than 8 bits a channel the upper 8.
+
+    Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
+    numbers of no known range.
+    """
+    image = ImageOps.exif_transpose(opened(path))
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise InputError(f"{path} holds numbers from {values.min()} to {values.max()}: convert it to 8 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
+    return np.array(image.convert("RGB"))
 
 
 def usable(image: Image.Image, path: Path) -> Image.Image:

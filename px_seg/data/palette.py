@@ -1,6 +1,7 @@
 """The colours of Pascal VOC."""
 
 import numpy as np
+from PIL import Image
 
 
 def voc_colours() -> np.ndarray:
@@ -15,3 +16,10 @@ def voc_colours() -> np.ndarray:
     for bit in range(8):
         colours[:, bit % 3] |= bits[:, bit] << (7 - bit // 3)
     return colours
+
+
+def indexed(labels: np.ndarray) -> Image.Image:
+    """Labels (H, W), 0 to 255, as VOC stores them: a picture of one byte a pixel, and the colours beside it."""
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(voc_colours().flatten().tolist())
+    return picture

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from px_seg.data.base import IGNORE
-from px_seg.data.palette import voc_colours
+from px_seg.data.palette import indexed
 from px_seg.data.variants import grouped
 from px_seg.errors import InputError
 from px_seg.progress import bar
@@ -169,15 +169,12 @@ def build(folder: Path, sources: dict[str, Sources], counts: dict[str, int], siz
     for place in (tree / "JPEGImages", tree / "SegmentationClass", lists):
         place.mkdir(parents=True, exist_ok=True)
     (tree / "classes.txt").write_text("\n".join(("background", *CLASSES)) + "\n")
-    palette = voc_colours().flatten().tolist()
 
     def write(split: str, number: int) -> str:
         name = f"{split}_{number:05d}"
         image, mask = compose(sources[split], size, np.random.default_rng((seed, SPLITS[split], number)))
         image.save(tree / "JPEGImages" / f"{name}.jpg", quality=90)
-        indexed = Image.fromarray(mask)
-        indexed.putpalette(palette)
-        indexed.save(tree / "SegmentationClass" / f"{name}.png")
+        indexed(mask).save(tree / "SegmentationClass" / f"{name}.png")
         return name
 
     names: dict[str, list[str]] = {}

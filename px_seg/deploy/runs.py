@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from px_seg.deploy.card import read_results
 from px_seg.deploy.latency import Cost, network_costs
 from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
@@ -34,7 +35,7 @@ class Setting:
 
 def check_finished(folder: Path) -> None:
     """Raise InputError unless the folder is that of a finished run."""
-    _results(folder)
+    read_results(folder)
 
 
 def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost]]:
@@ -43,8 +44,8 @@ def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost
     Of a dense run its network alone. Raises InputError for what is no finished run, and for images that the network
     does not take or the machine does not hold.
     """
-    results = _results(folder)
-    device, own = torch.device(setting.device), results["data"]["size"]
+    results = read_results(folder)
+    device, own = torch.device(setting.device), int(results["data"]["size"])
     networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
     side = setting.size or own
     setting = replace(setting, size=side)
@@ -140,23 +141,10 @@ def plain(costs: Mapping[str, Cost]) -> dict[str, Any]:
     return {name: cost._asdict() for name, cost in costs.items()}
 
 
-def _results(folder: Path) -> Mapping[str, Any]:
-    try:
-        results = json.loads((folder / "results.json").read_text())
-        return {"sparsity": float(results["sparsity"]), "data": {"size": int(results["data"]["size"])}}
-    except OSError:
-        raise InputError(
-            f"there is no finished run in {folder}: results.json is missing. Give the folder of one run, and finish an "
-            "interrupted one with --resume first"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{folder / 'results.json'} is damaged") from None
-
-
 def _networks(folder: Path, results: Mapping[str, Any], side: int) -> dict[str, nn.Module]:
     saved = load_model(folder)
     if is_compacted(folder):
         return {"dense": built_as(folder), "compacted": saved}
-    if not results["sparsity"]:
+    if not float(results["sparsity"]):
         return {"dense": saved}
     return {"dense": built_as(folder), "masked": saved, "compacted": shrink(saved, shape=(3, side, side)).model}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.models.encoders import build_encoder
+from px_seg.models.normalisations import normalisation_of, tell_normalisation
 from px_seg.models.weights import load_encoder
 
 
@@ -60,4 +61,5 @@ def build_classifier(encoder: str = "resnet50", classes: int = 1000, weights: st
     """
     model = Classifier(encoder, classes)
     load_encoder(model.encoder, encoder, weights)
+    tell_normalisation(model, normalisation_of(encoder, weights))
     return model

@@ -4,9 +4,11 @@ from fnmatch import fnmatch
 
 import timm
 import torchvision
+from torch import nn
 
 from px_seg.data.normalisation import IMAGENET, SYMMETRIC, Normalisation
 from px_seg.data.transforms import saved_normalisation
+from px_seg.errors import InputError
 from px_seg.models.formats import CLIP_ENCODER
 from px_seg.models.weights import PUBLISHED, file_of, is_file, timm_name
 
@@ -21,6 +23,30 @@ EXCEPTIONS = {
 
 Its `get_preprocessing_params` has the same from the network, which a run whose weights are in a cache does without.
 """
+
+
+def tell_normalisation(model: nn.Module, normalisation: Normalisation | None) -> None:
+    """Let a model say how its images are normalised, as its attribute `normalisation`."""
+    # Not a tensor or a module, as torch has it of all attributes of modules.
+    object.__setattr__(model, "normalisation", normalisation)
+
+
+def normalisation_in(model: nn.Module) -> Normalisation:
+    """What a model says of how its images are normalised. InputError for one that does not say it."""
+    found = getattr(model, "normalisation", None)
+    if found is None:
+        raise InputError(
+            f"this {type(model).__name__} does not say how its images are normalised: set model.normalisation = "
+            "((mean, mean, mean), (std, std, std)), of colours in [0, 1]; models of px_seg.load_model and "
+            "build_segmenter have it"
+        )
+    try:
+        mean, std = found
+        return Normalisation.of(mean, std)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"model.normalisation must be three means and three standard deviations, got {found}"
+        ) from None
 
 
 def normalisation_of(encoder: str, weights: str | None) -> Normalisation:

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from safetensors.torch import load_model as load_weights
 from torch import Tensor, nn
 
+from px_seg.data.transforms import evaluation, saved_normalisation
 from px_seg.errors import InputError, one_line
 from px_seg.models.classifier import Classifier
+from px_seg.models.normalisations import normalisation_in, tell_normalisation
 from px_seg.pruning.compaction.narrow import COMPACT, cut_to
 
 WEIGHTS = "model.safetensors"
@@ -32,8 +34,9 @@ model = px_seg.load_model(folder)
 def save_model(model: nn.Module, folder: str | Path, **card: Any) -> None:
     """Write a segmenter or classifier to a folder that `load_model` reads; `card` is for its description.
 
-    The library's own `from_pretrained` reads it as well, except where `px_seg.compact` made it smaller. A model that
-    was in the folder is replaced once the new one is written. Raises InputError for any other network.
+    The library's own `from_pretrained` reads it as well, except where `px_seg.compact` made it smaller. What
+    `model.normalisation` says is written as a transform that albumentations reads. A model that was in the folder is
+    replaced once the new one is written. Raises InputError for any other network.
     """
     if not isinstance(model, smp.base.SegmentationModel | Classifier):
         raise InputError(
@@ -51,6 +54,8 @@ def save_model(model: nn.Module, folder: str | Path, **card: Any) -> None:
         if weights == COMPACT:
             (fresh / WEIGHTS).rename(fresh / COMPACT)
             (fresh / "README.md").write_text(_CARD)
+        if getattr(model, "normalisation", None) is not None:
+            evaluation("whole", 0, normalisation_in(model)).save(fresh)
         for file in fresh.iterdir():
             file.replace(folder / file.name)
     (folder / (WEIGHTS if weights == COMPACT else COMPACT)).unlink(missing_ok=True)
@@ -104,6 +109,7 @@ def _loaded(config: Mapping[str, Any], weights: Path) -> nn.Module:
         if found != tensor.shape:
             raise InputError(f"{name} has the shape {tuple(found)}, and in the network {tuple(tensor.shape)}")
     load_weights(model, weights)
+    tell_normalisation(model, saved_normalisation(weights.parent))
     return model.eval()
 
 

@@ -4,6 +4,7 @@ import segmentation_models_pytorch as smp
 
 from px_seg.errors import InputError
 from px_seg.models.encoders import SMALL, UNBUILDABLE, check_encoder
+from px_seg.models.normalisations import normalisation_of, tell_normalisation
 from px_seg.models.weights import check_weights, load_encoder
 
 ATROUS_RATES: dict[int, tuple[int, int, int]] = {8: (12, 24, 36), 16: (6, 12, 18)}
@@ -15,9 +16,9 @@ def build_segmenter(
 ) -> smp.DeepLabV3Plus:
     """DeepLabV3+ with the named encoder: images (N, 3, H, W) to logits (N, classes, H, W).
 
-    H and W must be multiples of the output stride. `weights` is where the encoder starts:
-    a name, a file, or None or `none` (random); see `px_seg.models.load_encoder`. The rest
-    starts random, from torch's global generator.
+    H and W must be multiples of the output stride; `px_seg.predict` takes images of any size. `weights` is where the
+    encoder starts: a name, a file, or None or `none` (random); see `px_seg.models.load_encoder`. The rest starts
+    random, from torch's global generator.
 
     Raises InputError for an encoder that is unknown or cannot be dilated, an output stride
     other than 8 and 16, and weights that are not available.
@@ -37,6 +38,7 @@ def build_segmenter(
     except UNBUILDABLE as error:
         raise InputError(f"DeepLabV3+ cannot be built on {encoder} at stride {output_stride}: {error}") from None
     load_encoder(model.encoder, encoder, weights)
+    tell_normalisation(model, normalisation_of(encoder, weights))
     return model
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from segmentation_models_pytorch import DeepLabV3Plus
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation,
 from px_seg.errors import InputError
 from px_seg.losses import cross_entropy
 from px_seg.metrics import Score, segmentation_scores
-from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model
+from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model, whole_logits
 from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
 
@@ -107,9 +106,7 @@ class Segmentation:
         The images are padded at the right and below to what the network accepts, and the
         prediction is cropped back.
         """
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
-        return model(padded)[..., :height, :width].argmax(1)
+        return whole_logits(model, images, self.stride).argmax(1)
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`miou`, `pixel_accuracy` and `class_iou`, the last by class name with None where absent.

@@ -4,10 +4,11 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on, from_three_on
 from px_seg.deploy.latency import Cost
 from px_seg.deploy.runs import Setting, check_finished, described, images_in, measure_run, plain, save_measured
 from px_seg.errors import InputError
@@ -27,11 +28,7 @@ def measure(argv: Sequence[str]) -> None:
     Raises InputError for what is no finished run, for flags that make no measurement, and for too little memory.
     """
     asked = _read(argv)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda needs a GPU that torch sees: give --device cpu")
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_asked_for(asked)
     setting = Setting(asked.batch_size, asked.size, asked.repeats, device, asked.compile)
     folders = {text: user_path(text, "the run") for text in asked.runs}
     for folder in folders.values():
@@ -51,36 +48,17 @@ def measure(argv: Sequence[str]) -> None:
         write_text(output, json.dumps(held, indent=2) + "\n")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without its usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def _read(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("px_seg latency", description=LATENCY, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("px_seg latency", LATENCY)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--batch_size", type=_positive, default=1, help="images in a batch (1)")
-    parser.add_argument("--size", type=_positive, help="side of an image in pixels (the run's data.size)")
-    parser.add_argument("--repeats", type=_several, default=30, help="forward passes of each network (30)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="where (a GPU, if there is one)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (torch's default)")
+    parser.add_argument("--batch_size", type=from_one_on, default=1, help="images in a batch (1)")
+    parser.add_argument("--size", type=from_one_on, help="side of an image in pixels (the run's data.size)")
+    parser.add_argument("--repeats", type=from_three_on, default=30, help="forward passes of each network (30)")
+    add_device(parser)
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
     parser.add_argument("--save", action="store_true", help="write latency.json into each run's folder, for reports")
     parser.add_argument("--output", metavar="FILE", help="write the numbers to this JSON file")
     return parser.parse_args(argv)
-
-
-def _positive(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"takes a whole number from {least} on, got {text!r}")
-    return int(text)
-
-
-def _several(text: str) -> int:
-    """A median and quartiles take three."""
-    return _positive(text, 3)
 
 
 def _table(folder: str, setting: Setting, costs: Mapping[str, Cost]) -> str:

@@ -1,0 +1,154 @@
+"""Images of any size segmented by a network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from px_seg.data.normalisation import Normalisation
+from px_seg.errors import InputError
+from px_seg.models import Classifier, normalisation_in, whole_logits
+from px_seg.pruning.modes import evaluating
+
+COARSEST = 32
+"""A multiple of it is a side that every convolutional network takes."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often, and in which sizes, a network looks at an image.
+
+    Args:
+        flip: at its mirror image too
+        scales: at its sides times each of these
+        window: at squares of so many pixels, a third of each on the next, of images that are larger
+
+    Where there are several, class probabilities are averaged; where there is one, logits decide, as in evaluation.
+    """
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(1 / 16 <= scale <= 16 for scale in self.scales):
+            raise InputError(f"scales must be factors from 1/16 to 16, got {list(self.scales)}")
+        if self.window is not None and self.window < 2 * COARSEST:
+            raise InputError(f"a window must have a side of at least {2 * COARSEST} pixels, got {self.window}")
+
+
+class Segmenter(NamedTuple):
+    """What predicts, whatever carries it out."""
+
+    network: Callable[[Tensor], Tensor]
+    """Of images (N, 3, H, W), normalised, whose sides `stride` divides, to logits (N, classes, H, W)."""
+    normalisation: Normalisation
+    stride: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Segmenter":
+        """Of a model of this or another library. InputError for one that does not say how images are normalised."""
+        if isinstance(model, Classifier):
+            raise InputError("a Classifier gives an image one class: predict takes a segmenter")
+        parameter = next(model.parameters(), torch.zeros(()))
+        stride: Any = getattr(getattr(model, "encoder", None), "output_stride", COARSEST)
+        return cls(model, normalisation_in(model), int(stride), parameter.device, parameter.dtype)
+
+    def labels(self, images: np.ndarray, views: Views) -> np.ndarray:
+        """(N, H, W) uint8, the class of every pixel of images (N, H, W, 3) uint8 RGB.
+
+        Raises InputError where they take more memory than there is.
+        """
+        try:
+            return self._labels(images, views)
+        except (MemoryError, RuntimeError) as error:
+            # On the CPU torch says that it "can't allocate", in an error of no class of its own.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+                size = f"{images.shape[2]}x{images.shape[1]}"
+                raise InputError(f"{size} pixels take more memory than there is: give a smaller window") from error
+            raise
+
+    @torch.inference_mode()
+    def _labels(self, images: np.ndarray, views: Views) -> np.ndarray:
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in self.normalisation)
+        normalised = ((pixels / 255 - mean) / std).to(self.dtype)
+        scores = _scores(self, normalised, views)
+        if scores.shape[1] > 256:
+            raise InputError(f"{scores.shape[1]} classes do not fit into a byte a pixel")
+        return scores.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def predict(
+    model: nn.Module,
+    image: np.ndarray,
+    *,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    window: int | None = None,
+) -> np.ndarray:
+    """The class of every pixel, (H, W) uint8, of an image, (H, W, 3) uint8 RGB of any size.
+
+    The image is normalised as `model.normalisation` says, which `px_seg.load_model` and `px_seg.build_segmenter` set,
+    and padded to what the network takes. `flip` averages class probabilities with those of the mirror image, `scales`
+    over sizes of the image, and with `window` a larger image is seen in squares of that side, a third of each on the
+    next. The model runs where it is, in eval mode, and comes back as it was.
+
+    Raises InputError for what is no such image, and for a model that says no normalisation or is a classifier.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"predict takes an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+    views = Views(flip, tuple(scales), window)
+    segmenter = Segmenter.of(model)
+    with evaluating(model):
+        return segmenter.labels(np.ascontiguousarray(image)[None], views)[0]
+
+
+def _scores(segmenter: Segmenter, images: Tensor, views: Views) -> Tensor:
+    """(N, classes, H, W): logits, or probabilities averaged over several views."""
+    if not views.flip and views.scales == (1.0,):
+        return _windowed(segmenter, images, views.window)
+    size = images.shape[-2:]
+    total: Tensor | None = None
+    for scale, flip in product(views.scales, (False, True) if views.flip else (False,)):
+        seen = images if scale == 1 else _resized(images, [max(1, round(side * scale)) for side in size])
+        logits = _windowed(segmenter, seen.flip(-1) if flip else seen, views.window)
+        probabilities = (logits.flip(-1) if flip else logits).float().softmax(1)
+        probabilities = probabilities if scale == 1 else _resized(probabilities, size)
+        total = probabilities if total is None else total.add_(probabilities)
+    assert total is not None
+    return total
+
+
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(images, size=list(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _windowed(segmenter: Segmenter, images: Tensor, window: int | None) -> Tensor:
+    """Logits of the images, seen whole or, above the size of a window, averaged over windows."""
+    size = images.shape[-2:]
+    if window is None or max(size) <= window:
+        return whole_logits(segmenter.network, images, segmenter.stride)
+    total, seen = torch.zeros(()), torch.zeros(size, device=images.device)
+    for top, left in product(*(_places(side, window) for side in size)):
+        place = (..., slice(top, top + window), slice(left, left + window))
+        logits = whole_logits(segmenter.network, images[place], segmenter.stride)
+        if not total.dim():
+            total = logits.new_zeros((*logits.shape[:2], *size))
+        total[place] += logits
+        seen[place] += 1
+    return total.div_(seen)
+
+
+def _places(side: int, window: int) -> list[int]:
+    """Where windows begin that cover a side, evenly spread, each at least a third on the next."""
+    count = max(1, -(-3 * (side - window) // (2 * window)) + 1)
+    return [round(number * max(0, side - window) / max(1, count - 1)) for number in range(count)]
