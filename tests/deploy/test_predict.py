@@ -23,7 +23,7 @@ from px_seg.data.normalisation import IMAGENET
 from px_seg.data.palette import voc_colours
 from px_seg.data.transforms import evaluation
 from px_seg.deploy import Views, labelling
-from px_seg.deploy.predicting import Segmenter, _places
+from px_seg.deploy.predicting import Segmenter, _places, _windowed
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -76,6 +76,10 @@ def test_windows_cover_the_image_and_agree_where_only_the_pixel_counts() -> None
     assert (px_seg.predict(model, image, window=96) == whole).all()
     assert {tuple(shape[2:]) for shape in model.seen} == {(96, 96)}
     assert len(model.seen) == 2 * 5
+    x = torch.randn(1, 3, 150, 333)
+    segmenter = Segmenter.of(model.eval())
+    with torch.no_grad():
+        torch.testing.assert_close(_windowed(segmenter, x, 96), _windowed(segmenter, x, None))
     for side in range(64, 700, 7):
         starts = _places(side, 64)
         assert starts[0] == 0
@@ -169,7 +173,7 @@ def test_the_command_labels_every_kind_of_image(run: Path, tmp_path: Path, capsy
         "palette.gif": plain.save,
         "cmyk.jpg": plain.convert("CMYK").save,
         "alpha.webp": lambda path: plain.convert("RGBA").save(path, lossless=True),
-        "deep.tif": lambda path: Image.fromarray(colours[..., 0].astype(np.uint16) * 257).save(path),
+        "deep.tif": lambda path: Image.fromarray(colours[..., 0] * np.uint16(256) + np.uint16(77)).save(path),
         "one.bmp": Image.fromarray(picture(1, 1)).save,
         "wide.jpeg": Image.fromarray(picture(1, 500)).save,
     }
