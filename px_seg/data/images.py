@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 
 SMALLEST = 8
 """The shortest side of an image, in pixels, that can still be scaled down and cropped."""
@@ -23,6 +23,8 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
         image.load()
     except FileNotFoundError:
         raise InputError(f"{path} has gone missing") from None
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from None
     return image
@@ -37,20 +39,25 @@ def rgb(path: Path) -> np.ndarray:
 
 
 def upright(path: Path) -> np.ndarray:
-    """Any image as (H, W, 3) uint8 RGB, turned as its EXIF data says; of more than 8 bits a channel the upper 8.
+    """Any image as (H, W, 3) uint8 RGB, turned as its EXIF data says; of 16 bits a channel the upper 8.
 
     Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
     numbers of no known range.
     """
-    image = ImageOps.exif_transpose(opened(path))
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise InputError(f"{path} holds numbers from {values.min()} to {values.max()}: convert it to 8 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
-    return np.array(image.convert("RGB"))
+    try:
+        image = ImageOps.exif_transpose(opened(path))
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
+        return np.array(image.convert("RGB"))
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path} takes more memory than there is") from None
+    except Exception as error:
+        # A damaged file fails in whatever of its format's decoder reads it first.
+        raise InputError(f"{path} is not a readable image ({one_line(error, 160)}): replace or remove it") from None
 
 
 def usable(image: Image.Image, path: Path) -> Image.Image:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError
 
 
@@ -16,8 +17,8 @@ class Card:
     """seg or cls."""
     classes: tuple[str, ...]
     """By number."""
-    size: int
-    """Side of the images that it was trained on, in pixels."""
+    normalisation: Normalisation | None
+    """Of its images, where it is known."""
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def read_results(folder: Path) -> dict[str, Any]:
             f"there is no finished run in {folder}: results.json is missing. Give the folder of one run, and finish an "
             "interrupted one with --resume first"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise InputError(f"{file} is damaged") from None
     return results
 
@@ -43,4 +44,8 @@ def read_card(folder: Path) -> Card:
     classes = results.get(key) if key else None
     if not isinstance(classes, dict):
         raise InputError(f"{folder / 'results.json'} names no classes: the run is damaged, or of another program")
-    return Card(results["task"], tuple(classes), int(results["data"]["size"]))
+    try:
+        normalisation = Normalisation.of(results["normalisation"]["mean"], results["normalisation"]["std"])
+    except (KeyError, TypeError, ValueError):
+        normalisation = None
+    return Card(results["task"], tuple(classes), normalisation)

@@ -1,11 +1,13 @@
 """Pictures and videos labelled file by file."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,9 @@ from px_seg.errors import InputError
 from px_seg.files import replacing, write_text
 
 SUMMARY = "predictions.json"
+
+_LONGEST = 65_000
+"""Pixels on a side of a JPEG, a legend below left out."""
 
 
 @dataclass(frozen=True)
@@ -43,48 +48,107 @@ class Wanted:
 def find(sources: Sequence[Path], out: Path) -> list[Wanted]:
     """The files themselves, and all images and videos in and below the folders, in the order of their names.
 
-    What lies in `out`, which is for results, is left out of a folder that it lies in.
+    Hidden files and folders are left out, and what lies in `out`, which is for results. A file that is named twice is
+    there once. Files whose results would have the same name keep their endings in it.
 
-    Raises InputError for what is not there, for a folder with no image, and for two files whose results would have the
-    same name.
+    Raises InputError for what is not there or cannot be read, and for a folder with no image.
     """
-    found: list[Wanted] = []
+    found: dict[str, Wanted] = {}
     for source in sources:
         if source.is_dir():
-            inside = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in _readable()]
-            inside = [path for path in inside if path.is_file() and not path.name.startswith(".")]
-            if source.resolve() in out.resolve().parents:
-                inside = [path for path in inside if out.resolve() not in path.resolve().parents]
+            inside = _inside(source, out)
             if not inside:
                 raise InputError(f"there is no image in {source}: give a folder with images, or their files")
-            found += [Wanted(path, path.relative_to(source).with_suffix("").as_posix()) for path in inside]
+            for path in inside:
+                found.setdefault(_real(path), Wanted(path, path.relative_to(source).with_suffix("").as_posix()))
         elif source.is_file():
-            found.append(Wanted(source, source.stem))
+            found.setdefault(_real(source), Wanted(source, source.stem))
         else:
             raise InputError(f"there is no image or folder {source}")
-    first: dict[str, Path] = {}
-    for one in found:
-        other = first.setdefault(one.name, one.source)
-        if other is not one.source:
-            raise InputError(
-                f"{other} and {one.source} would both become {one.name}.png: label them into two folders, with --out"
-            )
-    return found
+    wanted = list(found.values())
+    often = Counter(file for one in wanted for file in one.results(out))
+    wanted = [
+        Wanted(one.source, one.name + one.source.suffix) if any(often[file] > 1 for file in one.results(out)) else one
+        for one in wanted
+    ]
+    by_result: dict[Path, Wanted] = {}
+    for one in wanted:
+        for file in one.results(out):
+            other = by_result.setdefault(file, one)
+            if other is not one:
+                raise InputError(
+                    f"{other.source} and {one.source} would both become {file}: label them one by one, into two folders"
+                )
+    return wanted
 
 
-def _readable() -> set[str]:
-    return {*Image.registered_extensions(), *VIDEOS} - {".pdf", ".h5", ".hdf", ".mpg", ".mpeg"}
+def _inside(folder: Path, out: Path) -> list[Path]:
+    if _real(folder) == _real(out):
+        raise InputError(f"--out {out} is the folder that is to be labelled: give another, such as {out / 'labels'}")
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}")
+
+    paths: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and _real(Path(place, name)) != _real(out)
+        )
+        paths += [Path(place, name) for name in names if not name.startswith(".")]
+    known = {*Image.registered_extensions(), *VIDEOS} - _NO_IMAGES
+    return sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
+
+
+_NO_IMAGES = {".pdf", ".h5", ".hdf", ".mpg", ".mpeg"}
+"""What Pillow knows the names of, and does not read."""
+
+
+def _real(path: Path) -> str:
+    """The same for two names of one file; of a loop of links something."""
+    return os.path.realpath(path)
 
 
 def check_results(wanted: Iterable[Wanted], folder: Path, overwrite: bool) -> None:
-    """Raise InputError where labelling would write over an image that is labelled, or over any file unless told to."""
+    """Raise InputError where labelling would write over an image that is labelled, or over any file unless told to.
+
+    Also for names that no file can have, and for a file that would have to be a folder.
+    """
     wanted = list(wanted)
-    sources = {one.source.resolve() for one in wanted}
-    for file in (folder / SUMMARY, *(file for one in wanted for file in one.results(folder))):
-        if file.resolve() in sources:
+    sources = {_real(one.source) for one in wanted}
+    results = [file for one in wanted for file in one.results(folder)]
+    folders = {parent for file in results for parent in file.parents}
+    for file in results:
+        # While it is written a file has a longer name.
+        if len(os.fsencode(file.name)) > 220:
+            raise InputError(f"{file.name[:40]}... is too long a name for a file: rename the image")
+        if _real(file) in sources:
             raise InputError(f"{file} is an image to be labelled, and would be written over: give another --out")
+        if file in folders or file.is_dir():
+            raise InputError(f"{file} would be a file and a folder: rename one of the images, or give another --out")
         if file.exists() and not overwrite:
-            raise InputError(f"{file} is there already: --overwrite writes over it, another --out leaves it")
+            raise InputError(
+                f"{file} is there already: --overwrite writes over it, --resume leaves out what is labelled, another "
+                "--out leaves it"
+            )
+
+
+def read_summary(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """What predictions.json in the folder says; of no images where there is none.
+
+    Raises InputError for one that is damaged, or of a network with other classes.
+    """
+    file = folder / SUMMARY
+    if not file.exists():
+        return {"classes": list(classes), "images": {}, "skipped": {}}
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        dict(held["images"]), dict(held["skipped"])
+        same = held["classes"] == list(classes)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is damaged: delete it, or give another --out") from None
+    if not same:
+        raise InputError(f"{file} is of a network with other classes: give another --out")
+    return held
 
 
 @dataclass
@@ -94,6 +158,11 @@ class Outcome:
     labelled: dict[str, dict[str, Any]]
     skipped: dict[str, str]
     """Why."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all files that something became of."""
+        return {*self.labelled, *self.skipped}
 
 
 def label_all(
@@ -108,12 +177,16 @@ def label_all(
     """Label every file and write what comes of it to the folder, predictions.json last, also after an interruption.
 
     Images of one size that follow each other are labelled together, at most `batch_size`. A file that cannot be
-    labelled is left out; `done` is told of each, and what was wrong with it. Raises InputError for a folder that
-    cannot be written to.
+    labelled is left out, and no results of it stay; `done` is told of each, and what was wrong with it. What
+    predictions.json says of other files stays. Raises InputError for a folder that cannot be written to.
     """
     outcome = Outcome({}, {})
+    before = read_summary(folder, classes)
 
     def skip(one: Wanted, problem: str) -> None:
+        for file in one.results(folder):
+            # What an earlier network made of it would be taken for this one's.
+            file.unlink(missing_ok=True)
         outcome.skipped[str(one.source)] = problem
         done(one, problem)
 
@@ -125,26 +198,31 @@ def label_all(
         outcome.labelled[str(one.source)] = {**about, **files}
         done(one, None)
 
+    def summarise() -> None:
+        for old, new in (("images", outcome.labelled), ("skipped", outcome.skipped)):
+            others = {name: about for name, about in before[old].items() if name not in outcome.names}
+            before[old] = {**others, **new}
+        write_text(folder / SUMMARY, json.dumps(before, indent=2, ensure_ascii=False) + "\n")
+
     try:
-        for group in _batches(wanted, batch_size, skip):
-            if isinstance(group, Wanted):
-                (target,) = group.results(folder)
-                try:
-                    note(group, label_video(segmenter, classes, group.source, target, views, batch_size))
-                except InputError as error:
-                    skip(group, str(error))
-                continue
-            for one, image, labels in _labelled(segmenter, group, views, skip):
-                _write(one, image, labels, classes, folder)
-                note(one, {"height": len(image), "width": image.shape[1], "shares": shares(labels, classes)})
+        try:
+            for group in _batches(wanted, batch_size, skip):
+                if isinstance(group, Wanted):
+                    (target,) = group.results(folder)
+                    try:
+                        note(group, label_video(segmenter, classes, group.source, target, views, batch_size))
+                    except InputError as error:
+                        skip(group, str(error))
+                    continue
+                for one, image, labels in _labelled(segmenter, group, views, skip):
+                    _write(one, image, labels, classes, folder)
+                    note(one, {"height": len(image), "width": image.shape[1], "shares": shares(labels, classes)})
+        finally:
+            summarise()
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written to ({error.strerror or error}): make room, or give another --out"
         ) from None
-    finally:
-        if outcome.labelled or outcome.skipped:
-            held = {"classes": list(classes), "images": outcome.labelled, "skipped": outcome.skipped}
-            write_text(folder / SUMMARY, json.dumps(held, indent=2) + "\n")
     return outcome
 
 
@@ -162,7 +240,7 @@ def _batches(
         left = iter(wanted)
         while True:
             while len(reading) < ahead and (one := next(left, None)) is not None:
-                reading.append((one, None if one.is_video else pool.submit(upright, one.source)))
+                reading.append((one, None if one.is_video else pool.submit(_readable, one.source)))
             if not reading:
                 break
             one, future = reading.pop(0)
@@ -183,6 +261,14 @@ def _batches(
             batch.append((one, image))
         if batch:
             yield batch
+
+
+def _readable(path: Path) -> np.ndarray:
+    """The image. InputError for one that no JPEG can show."""
+    image = upright(path)
+    if max(image.shape) > _LONGEST:
+        raise InputError(f"{path} has more than {_LONGEST} pixels on a side, which its overlay cannot have: cut it")
+    return image
 
 
 def _labelled(

@@ -2,16 +2,19 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
-from px_seg.deploy.card import read_card
-from px_seg.deploy.labelling import SUMMARY, Wanted, check_results, find, label_all
+from px_seg.deploy.card import Card, read_card
+from px_seg.deploy.labelling import SUMMARY, Wanted, check_results, find, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.models import load_model
+from px_seg.models import load_model, tell_normalisation
 from px_seg.progress import bar
 
 PREDICT = """Label images of any size, folders of them, and videos, with the network of a finished run.
@@ -40,8 +43,11 @@ def label(argv: Sequence[str]) -> bool:
     if len(card.classes) > 256:
         raise InputError(f"{folder} tells {len(card.classes)} classes apart, which do not fit into a byte a pixel")
     wanted = find([user_path(text, "the image") for text in asked.images], out)
-    check_results(wanted, out, asked.overwrite)
-    segmenter = Segmenter.of(load_model(folder).to(device))
+    if asked.resume:
+        wanted = [one for one in wanted if not all(file.is_file() for file in one.results(out))]
+    check_results(wanted, out, asked.overwrite or asked.resume)
+    read_summary(out, card.classes)
+    segmenter = _segmenter(folder, card, device)
     _make(out)
     with bar(total=len(wanted), desc="labelling", unit="file", show=len(wanted) > 1) as progress:
 
@@ -56,11 +62,29 @@ def label(argv: Sequence[str]) -> bool:
     return not outcome.skipped
 
 
+def _segmenter(folder: Path, card: Card, device: str) -> Segmenter:
+    """The run's network. InputError where it does not tell the run's classes apart."""
+    model = load_model(folder).to(device)
+    if getattr(model, "normalisation", None) is None:
+        tell_normalisation(model, card.normalisation)
+    segmenter = Segmenter.of(model)
+    with torch.inference_mode():
+        found = segmenter.logits(torch.zeros((1, 3, 32, 32), dtype=segmenter.dtype, device=segmenter.device)).shape[1]
+    if found != len(card.classes):
+        raise InputError(
+            f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "
+            "the two is of another run"
+        )
+    return segmenter
+
+
 def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
-        raise InputError(f"--out {out} cannot be a folder: {error.strerror}") from None
+        raise InputError(f"--out {out} cannot be a folder that is written to: {error.strerror}") from None
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
@@ -69,6 +93,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, video, or folder of them")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for what is written")
     parser.add_argument("--overwrite", action="store_true", help="write over results that are there")
+    parser.add_argument("--resume", action="store_true", help="leave out what has results there")
     parser.add_argument("--batch_size", type=from_one_on, default=1, help="images of one size seen at once (1)")
     parser.add_argument("--flip", action="store_true", help="average over the image and its mirror image")
     parser.add_argument("--scales", type=_factors, default=(1.0,), help="average over sizes, such as 0.75,1,1.25 (1)")

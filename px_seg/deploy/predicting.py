@@ -15,6 +15,8 @@ from px_seg.errors import InputError
 from px_seg.models import Classifier, normalisation_in, whole_logits
 from px_seg.pruning.modes import evaluating
 
+_EXPECTED = "predict takes one that returns logits (N, classes, H, W), of two classes or more"
+
 COARSEST = 32
 """A multiple of it is a side that every convolutional network takes."""
 
@@ -36,9 +38,10 @@ class Views:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(1 / 16 <= scale <= 16 for scale in self.scales):
-            raise InputError(f"scales must be factors from 1/16 to 16, got {list(self.scales)}")
-        if self.window is not None and self.window < 2 * COARSEST:
+        numbers = isinstance(self.scales, tuple) and all(isinstance(scale, int | float) for scale in self.scales)
+        if not numbers or not self.scales or not all(1 / 16 <= scale <= 16 for scale in self.scales):
+            raise InputError(f"scales must be factors from 1/16 to 16, got {self.scales!r}")
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 2 * COARSEST):
             raise InputError(f"a window must have a side of at least {2 * COARSEST} pixels, got {self.window}")
 
 
@@ -61,10 +64,23 @@ class Segmenter(NamedTuple):
         stride: Any = getattr(getattr(model, "encoder", None), "output_stride", COARSEST)
         return cls(model, normalisation_in(model), int(stride), parameter.device, parameter.dtype)
 
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, classes, H, W) of normalised images of any size. InputError for a network that returns anything else."""
+        return whole_logits(self._checked, images, self.stride)
+
+    def _checked(self, padded: Tensor) -> Tensor:
+        found = self.network(padded)
+        if not isinstance(found, Tensor):
+            raise InputError(f"the network returns a {type(found).__name__}: {_EXPECTED}")
+        if found.dim() != 4 or found.shape[1] < 2 or found.shape[2:] != padded.shape[2:]:
+            raise InputError(f"the network returns {tuple(found.shape)} for images {tuple(padded.shape)}: {_EXPECTED}")
+        return found
+
     def labels(self, images: np.ndarray, views: Views) -> np.ndarray:
         """(N, H, W) uint8, the class of every pixel of images (N, H, W, 3) uint8 RGB.
 
-        Raises InputError where they take more memory than there is.
+        Raises InputError where they take more memory than there is, and for a network that does not return finite
+        logits of two classes or more for every pixel.
         """
         try:
             return self._labels(images, views)
@@ -72,7 +88,9 @@ class Segmenter(NamedTuple):
             # On the CPU torch says that it "can't allocate", in an error of no class of its own.
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
                 size = f"{images.shape[2]}x{images.shape[1]}"
-                raise InputError(f"{size} pixels take more memory than there is: give a smaller window") from error
+                raise InputError(
+                    f"{len(images)} of {size} pixels take more memory than there is: give a smaller window or batch"
+                ) from error
             raise
 
     @torch.inference_mode()
@@ -83,6 +101,8 @@ class Segmenter(NamedTuple):
         scores = _scores(self, normalised, views)
         if scores.shape[1] > 256:
             raise InputError(f"{scores.shape[1]} classes do not fit into a byte a pixel")
+        if scores.isnan().any():
+            raise InputError("the network returns NaN: its weights are damaged, or its numbers overflow")
         return scores.argmax(1).to(torch.uint8).cpu().numpy()
 
 
@@ -106,10 +126,10 @@ def predict(
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"predict takes an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
-    views = Views(flip, tuple(scales), window)
+    views = Views(flip, tuple(scales) if isinstance(scales, Sequence) else (scales,), window)
     segmenter = Segmenter.of(model)
     with evaluating(model):
-        return segmenter.labels(np.ascontiguousarray(image)[None], views)[0]
+        return segmenter.labels(image[None].copy(), views)[0]
 
 
 def _scores(segmenter: Segmenter, images: Tensor, views: Views) -> Tensor:
@@ -129,18 +149,20 @@ def _scores(segmenter: Segmenter, images: Tensor, views: Views) -> Tensor:
 
 
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(images, size=list(size), mode="bilinear", align_corners=False, antialias=True)
+    # Not every type of number can be resized everywhere.
+    resized = F.interpolate(images.float(), size=list(size), mode="bilinear", align_corners=False, antialias=True)
+    return resized.to(images.dtype)
 
 
 def _windowed(segmenter: Segmenter, images: Tensor, window: int | None) -> Tensor:
     """Logits of the images, seen whole or, above the size of a window, averaged over windows."""
     size = images.shape[-2:]
     if window is None or max(size) <= window:
-        return whole_logits(segmenter.network, images, segmenter.stride)
+        return segmenter.logits(images)
     total, seen = torch.zeros(()), torch.zeros(size, device=images.device)
     for top, left in product(*(_places(side, window) for side in size)):
         place = (..., slice(top, top + window), slice(left, left + window))
-        logits = whole_logits(segmenter.network, images[place], segmenter.stride)
+        logits = segmenter.logits(images[place])
         if not total.dim():
             total = logits.new_zeros((*logits.shape[:2], *size))
         total[place] += logits

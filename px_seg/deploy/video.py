@@ -41,6 +41,10 @@ def label_video(
                     writer.write(with_legend(shown, {name: name for name in classes}, classes))
             if not count:
                 raise InputError(f"{source} is not a readable video: replace or remove it")
+            # Containers without an index say 0 or less, and those with one are right to a frame or so.
+            if count < 0.95 * video.get(cv2.CAP_PROP_FRAME_COUNT) - 2:
+                expected = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+                raise InputError(f"{source} can be read up to frame {count} of {expected}: replace or repair it")
     finally:
         video.release()
     order = sorted(total, key=lambda name: -total[name])
@@ -71,7 +75,8 @@ class _Writer:
 
     def __init__(self, path: Path, rate: float) -> None:
         # OpenCV goes by the name's ending.
-        self._path, self._moving, self._rate = path, path.with_name(f"{path.name}.mp4"), rate
+        self._path, self._moving, self._rate = path, path.with_name(f".{path.name}.mp4"), rate
+        self._count = 0
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, picture: Image.Image) -> None:
@@ -82,14 +87,26 @@ class _Writer:
             self._writer = cv2.VideoWriter(str(self._moving), cv2.VideoWriter.fourcc(*"mp4v"), self._rate, even.size)
             if not self._writer.isOpened():
                 raise InputError(f"OpenCV cannot write the video {self._path}: label its frames as images")
+        self._count += 1
         self._writer.write(cv2.cvtColor(np.asarray(even), cv2.COLOR_RGB2BGR))
 
     def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if kind is None:
-            self._moving.replace(self._path)
-        self._moving.unlink(missing_ok=True)
+        try:
+            if self._writer is not None:
+                self._writer.release()
+            if kind is None:
+                self._check()
+                self._moving.replace(self._path)
+        finally:
+            self._moving.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Raise OSError unless all frames are in the file: OpenCV says nothing of a disk that is full."""
+        written = cv2.VideoCapture(str(self._moving))
+        found = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+        written.release()
+        if found != self._count:
+            raise OSError(f"{found} of {self._count} frames of a video were written")

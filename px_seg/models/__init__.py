@@ -3,7 +3,7 @@
 from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.inference import whole_logits
-from px_seg.models.normalisations import normalisation_in, normalisation_of
+from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
 from px_seg.models.saved import built_as, is_compacted, load_model, save_model, weights_in
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
 from px_seg.models.weights import Loaded, check_weights, load_encoder
@@ -25,6 +25,7 @@ __all__ = [
     "normalisation_in",
     "normalisation_of",
     "save_model",
+    "tell_normalisation",
     "weights_in",
     "whole_logits",
     "zero_scales",

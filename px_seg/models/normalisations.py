@@ -42,11 +42,14 @@ def normalisation_in(model: nn.Module) -> Normalisation:
         )
     try:
         mean, std = found
-        return Normalisation.of(mean, std)
+        normalisation = Normalisation.of(mean, std)
+        if all(0 <= value <= 1 for value in normalisation.mean) and all(0 < value < 100 for value in normalisation.std):
+            return normalisation
     except (TypeError, ValueError):
-        raise InputError(
-            f"model.normalisation must be three means and three standard deviations, got {found}"
-        ) from None
+        pass
+    raise InputError(
+        f"model.normalisation must be three means and three standard deviations of colours in [0, 1], got {found}"
+    )
 
 
 def normalisation_of(encoder: str, weights: str | None) -> Normalisation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError
 from px_seg.commands import main
+from px_seg.data import images
 from px_seg.data.base import Sample
 from px_seg.data.normalisation import IMAGENET
 from px_seg.data.palette import voc_colours
 from px_seg.data.transforms import evaluation
-from px_seg.deploy import Views, labelling
+from px_seg.deploy import Views, labelling, video
 from px_seg.deploy.predicting import Segmenter, _places, _windowed
 
 
@@ -173,8 +175,8 @@ def predicted(*words: object) -> int:
 
 
 def test_the_command_labels_every_kind_of_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images, out = tmp_path / "images", tmp_path / "out"
-    (images / "below").mkdir(parents=True)
+    folder, out = tmp_path / "images", tmp_path / "out"
+    (folder / "below").mkdir(parents=True)
     colours = picture(30, 44)
     plain = Image.fromarray(colours)
     kinds: dict[str, Callable[[Path], None]] = {
@@ -189,12 +191,12 @@ def test_the_command_labels_every_kind_of_image(run: Path, tmp_path: Path, capsy
         "wide.jpeg": Image.fromarray(picture(1, 500)).save,
     }
     for name, save in kinds.items():
-        save(images / name)
+        save(folder / name)
     turned = plain.getexif()
     turned[0x0112] = 6
-    plain.save(images / "turned.png", exif=turned)
-    (images / "notes.txt").write_text("not an image")
-    assert predicted(run, images, "--out", out, "--batch_size", 3) == 0
+    plain.save(folder / "turned.png", exif=turned)
+    (folder / "notes.txt").write_text("not an image")
+    assert predicted(run, folder, "--out", out, "--batch_size", 3) == 0
     assert f"10 of 10 files labelled: {out / 'predictions.json'}" in capsys.readouterr().out
     model = px_seg.load_model(run)
 
@@ -216,14 +218,14 @@ def test_the_command_labels_every_kind_of_image(run: Path, tmp_path: Path, capsy
     held = json.loads((out / "predictions.json").read_text())
     assert held["skipped"] == {}
     assert held["classes"] == list(json.loads((run / "results.json").read_text())["class_iou"])
-    about = held["images"][str(images / "rgb.png")]
+    about = held["images"][str(folder / "rgb.png")]
     assert (about["height"], about["width"], about["labels"], about["overlay"]) == (
         30,
         44,
         "rgb.png",
         "rgb.overlay.jpg",
     )
-    assert held["images"][str(images / "below" / "rgb.png")]["labels"] == "below/rgb.png"
+    assert held["images"][str(folder / "below" / "rgb.png")]["labels"] == "below/rgb.png"
     assert about["shares"] == {
         held["classes"][label]: pytest.approx(float((labels == label).mean()), abs=1e-6) for label in np.unique(labels)
     }
@@ -277,19 +279,25 @@ def test_a_video_is_labelled_frame_by_frame(run: Path, tmp_path: Path) -> None:
 def test_mistakes_on_the_command_line_cost_no_file(
     run: Path, small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image, out = tmp_path / "a.png", tmp_path / "out"
+    image, out, long = tmp_path / "a.png", tmp_path / "out", tmp_path / f"{'n' * 230}.png"
     Image.fromarray(picture(20, 20)).save(image)
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     Image.fromarray(picture(20, 20)).save(tmp_path / "other" / "a.jpg")
     classify("--config", small, "--epochs", 0, "--output_dir", tmp_path / "cls")
+    Image.fromarray(picture(20, 20)).save(long)
+    (tmp_path / "deep" / "x.png").mkdir(parents=True)
+    Image.fromarray(picture(20, 20)).save(tmp_path / "deep" / "x.jpg")
+    Image.fromarray(picture(20, 20)).save(tmp_path / "deep" / "x.png" / "y.png")
     before = image.read_bytes()
     for words, message in (
         ((tmp_path / "nothing", image, "--out", out), "there is no finished run in"),
         ((tmp_path / "cls", image, "--out", out), "is a run of classification: predict labels pixels"),
         ((run, tmp_path / "b.png", "--out", out), f"there is no image or folder {tmp_path / 'b.png'}"),
         ((run, tmp_path / "empty", "--out", out), f"there is no image in {tmp_path / 'empty'}"),
-        ((run, image, tmp_path / "other", "--out", out), "would both become a.png"),
+        ((run, tmp_path / "other", "--out", tmp_path / "other"), "is the folder that is to be labelled"),
+        ((run, long, "--out", out), "is too long a name for a file"),
+        ((run, tmp_path / "deep", "--out", out), "would be a file and a folder"),
         ((run, image, "--out", tmp_path, "--overwrite"), "is an image to be labelled, and would be written over"),
         ((run, image, "--out", image), "cannot be a folder"),
         ((run, image, "--out", out, "--scales", "1,big"), "takes factors with commas between them, got '1,big'"),
@@ -334,3 +342,137 @@ def test_a_disk_that_is_full_leaves_no_half_picture(
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert left == ["0.overlay.jpg", "0.png", "1.png", "predictions.json"]
     assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == [str(tmp_path / "0.png")]
+
+
+def test_files_of_one_name_keep_their_endings(run: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.fromarray(picture(20, 20)).save(folder / name)
+    (folder / "b.mp4").touch()
+    # Named twice, it is there once.
+    assert predicted(run, folder, folder / "a.png", "--out", out) == 1
+    assert sorted(path.name for path in out.glob("*.png")) == ["a.jpg.png", "a.png.png", "b.png"]
+
+
+def test_labelling_goes_on_where_it_stopped_and_keeps_what_is_known(run: Path, tmp_path: Path, capsys) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / ".hidden").mkdir(parents=True)
+    for name in ("a.png", "b.png", ".hidden/c.png", ".d.png"):
+        Image.fromarray(picture(20, 20)).save(folder / name)
+    assert predicted(run, folder / "a.png", "--out", out) == 0
+    first = (out / "a.png").stat().st_mtime_ns
+    assert predicted(run, folder, "--out", out) == 2
+    assert predicted(run, folder, "--out", out, "--resume") == 0
+    assert "1 of 1 files labelled" in capsys.readouterr().out
+    assert (out / "a.png").stat().st_mtime_ns == first
+    held = json.loads((out / "predictions.json").read_text())
+    assert list(held["images"]) == [str(folder / name) for name in ("a.png", "b.png")]
+    # What can no longer be read has no results of an earlier time.
+    (folder / "a.png").write_bytes(b"")
+    assert predicted(run, folder, "--out", out, "--overwrite") == 1
+    held = json.loads((out / "predictions.json").read_text())
+    assert (list(held["images"]), list(held["skipped"])) == ([str(folder / "b.png")], [str(folder / "a.png")])
+    assert sorted(path.name for path in out.iterdir()) == ["b.overlay.jpg", "b.png", "predictions.json"]
+    (out / "predictions.json").write_text(json.dumps({**held, "classes": ["cat", "dog"]}))
+    assert predicted(run, folder, "--out", out, "--overwrite") == 2
+    (out / "predictions.json").write_text("{")
+    assert predicted(run, folder, "--out", out, "--overwrite") == 2
+    said = capsys.readouterr().err
+    assert "is of a network with other classes" in said
+    assert "predictions.json is damaged" in said
+
+
+def test_a_file_that_breaks_its_decoder_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Image.fromarray(picture(20, 20)).save(tmp_path / name)
+    errors = {"b.png": RuntimeError("no such plane"), "c.png": MemoryError()}
+    opened = images.opened
+
+    def breaking(path: Path) -> Image.Image:
+        if path.name in errors:
+            raise errors[path.name]
+        return opened(path)
+
+    monkeypatch.setattr(images, "opened", breaking)
+    Image.fromarray(np.arange(400, dtype=np.int32).reshape(20, 20) % 256).save(tmp_path / "wide.tif")
+    names = ("a.png", "b.png", "c.png", "wide.tif", "d.png")
+    assert predicted(run, *(tmp_path / name for name in names), "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "2 of 5 files labelled, 3 left out" in said.out
+    assert f"{tmp_path / 'b.png'} is not a readable image (no such plane)" in said.err
+    assert f"{tmp_path / 'c.png'} takes more memory than there is" in said.err
+    assert f"{tmp_path / 'wide.tif'} holds numbers of no known range" in said.err
+
+
+def test_a_video_that_is_cut_or_cannot_be_written_whole_is_not_called_done(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for number in range(40):
+        film.write(picture(64, 64, number))
+    film.release()
+    whole = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    assert predicted(run, tmp_path / "cut.avi", "--out", tmp_path / "out") == 1
+    assert re.search(r"cut.avi (can be read up to frame \d+ of 40|is not a readable video)", capsys.readouterr().err)
+    monkeypatch.setattr(video._Writer, "_check", lambda self: (_ for _ in ()).throw(OSError("3 of 40 frames")))
+    assert predicted(run, tmp_path / "film.avi", "--out", tmp_path / "out") == 2
+    assert "cannot be written to (3 of 40 frames)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+    monkeypatch.undo()
+    monkeypatch.setattr(video._Writer, "write", _every_second(video._Writer.write))
+    assert predicted(run, tmp_path / "film.avi", "--out", tmp_path / "out") == 2
+    assert "20 of 40 frames of a video were written" in capsys.readouterr().err
+
+
+def _every_second(write: Callable) -> Callable:
+    """Loses every second frame, as a full disk would lose the last."""
+
+    def written(self, picture: Image.Image) -> None:
+        if self._count % 2 == 0:
+            write(self, picture)
+        else:
+            self._count += 1
+
+    return written
+
+
+def test_networks_that_return_no_logits_of_classes_are_refused() -> None:
+    class Returns(ByPosition):
+        def __init__(self, made: Callable[[Tensor], object]) -> None:
+            super().__init__()
+            self.made = made
+
+        def forward(self, x: Tensor) -> object:
+            return self.made(super().forward(x))
+
+    for made, message in (
+        (lambda y: y[:, :1], r"the network returns \(1, 1, 32, 32\) for images \(1, 3, 32, 32\)"),
+        (lambda y: y[..., ::4, ::4], r"the network returns \(1, 4, 8, 8\)"),
+        (lambda y: y.argmax(1), r"the network returns \(1, 32, 32\)"),
+        (lambda y: {"out": y}, "the network returns a dict"),
+        (lambda y: y * float("nan"), "the network returns NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            px_seg.predict(Returns(made), picture(20, 20))
+    half = ByPosition().half()
+    assert px_seg.predict(half, picture(20, 20), scales=(0.5, 1)).shape == (20, 20)
+    assert px_seg.predict(half, picture(20, 20)[:1][::-1], flip=True, scales=0.5).shape == (1, 20)
+
+
+def test_results_of_another_network_are_refused(run: Path, tmp_path: Path, capsys) -> None:
+    Image.fromarray(picture(20, 20)).save(tmp_path / "a.png")
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "class_iou": {"one": 1, "two": 0.5}}))
+    assert predicted(run, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    assert "tells 7 classes apart, and its results.json 2" in capsys.readouterr().err
+    (run / "results.json").write_text(json.dumps(results))
+    # A folder that lost its transform: results.json says the same.
+    (run / "model" / "albumentations_config_eval.json").unlink()
+    assert predicted(run, tmp_path / "a.png", "--out", tmp_path / "out") == 0
+    if os.name == "posix":
+        assert predicted(run, tmp_path / "a.png", "--out", "/proc/labels") == 2
+        assert "cannot be a folder that is written to" in capsys.readouterr().err
