@@ -12,13 +12,16 @@ from px_seg.pruning.compaction.checks import check_same, copied, random_images
 from px_seg.pruning.compaction.graph import Graph
 from px_seg.pruning.compaction.narrow import cut_weight
 from px_seg.pruning.compaction.recording import record
-from px_seg.pruning.compaction.shrinking import Place, cut, masked_copy
+from px_seg.pruning.compaction.shrinking import Place, cut, masked_copy, share_left
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.modes import evaluating
 from px_seg.pruning.paths.operations import UnsupportedOperation
 
 _SPARSE = 0.3
-"""The density from which on a network is cut: above it few channels are without a path."""
+"""The density from which on a network may be cut: above it few channels are without a path."""
+
+_WORTH = 0.8
+"""The share of its weights, zeros included, up to which cutting a network is worth the copy that it takes."""
 
 
 class Smaller(NamedTuple):
@@ -54,6 +57,8 @@ class Shrinking:
     def _smaller(self, masks: Masks) -> Smaller | None:
         """None where the whole network is to be walked."""
         if masks.density > _SPARSE or self._graph is None:
+            return None
+        if share_left(self._model, self._graph, masks) > _WORTH:
             return None
         dense = masked_copy(self._model, masks)
         if not self._checked:

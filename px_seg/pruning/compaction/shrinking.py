@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -98,10 +99,32 @@ def cut(model: nn.Module, graph: Graph, masks: Mapping[str, Tensor] | None) -> C
 
     Nothing is checked.
     """
+    channels, wired = _needed(model, graph, masks)
+    return _shrunk(model, graph, channels, wired, masks or {})
+
+
+@torch.no_grad()
+def share_left(model: nn.Module, graph: Graph, masks: Mapping[str, Tensor]) -> float:
+    """The share of the weights of layers that `cut` leaves, zeros included, about: its layers may keep a few more.
+
+    The model need not have the masks applied, and is not copied.
+    """
+    kept = _needed(model, graph, masks)[0].kept
+    total, left = 0.0, 0.0
+    for operation in graph.of(Weighted):
+        size = model.get_submodule(operation.module).get_parameter("weight").numel()
+        total += size
+        sides = [operation.output] if operation.groups > 1 else [*operation.inputs, operation.output]
+        left += size * prod(float(kept[side].double().mean()) for side in sides)
+    return left / total
+
+
+def _needed(model: nn.Module, graph: Graph, masks: Mapping[str, Tensor] | None) -> tuple[Channels, dict[str, Tensor]]:
+    """The channels that stay, and which channels each layer connects."""
     names = {operation.module for operation in graph.of(Weighted)}
     weights = {name: model.get_submodule(name).get_parameter("weight") for name in names}
     wired = {name: _wired(name, weight, masks) for name, weight in weights.items()}
-    return _shrunk(model, graph, needed_channels(model, graph, weights, wired), wired, masks or {})
+    return needed_channels(model, graph, weights, wired), wired
 
 
 def _wired(name: str, weight: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:

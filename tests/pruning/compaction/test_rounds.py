@@ -13,7 +13,10 @@ from torch import nn
 import px_seg
 from px_seg import PX, Criterion, Masks, PXConserved, PXPaths, prune
 from px_seg.pruning import NoPathLeft
+from px_seg.pruning.compaction.recording import record
 from px_seg.pruning.compaction.rounds import Shrinking
+from px_seg.pruning.compaction.shrinking import share_left
+from px_seg.pruning.modes import evaluating
 
 
 def pruned_whole(monkeypatch: pytest.MonkeyPatch, *args, **settings) -> Masks:
@@ -41,6 +44,29 @@ def test_the_masks_are_those_of_the_whole_network_bit_by_bit(build, criterion: C
     masks = prune(model, batches, 0.97, criterion, "encoder", rounds=4)
     assert masks == pruned_whole(monkeypatch, model, batches, 0.97, criterion, "encoder", rounds=4)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_is_cut_only_where_that_leaves_little(build) -> None:
+    torch.manual_seed(0)
+    model, batches = unsettled(build()).float(), [torch.randn(2, 3, 32, 32)]
+    walked: list[int] = []
+
+    def score(network: nn.Module, masks: Masks) -> dict[str, torch.Tensor]:
+        walked.append(sum(parameter.numel() for parameter in network.parameters() if parameter.dim() > 1))
+        return {name: mask.float() for name, mask in masks.items()}
+
+    whole = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    rounds = Shrinking(model, lambda: torch.Size((3, 32, 32)))
+    # Drawn at random, they leave each channel with a weight.
+    rounds.scores(prune(model, (), 0.75, px_seg.Random(), "encoder"), score)
+    assert walked == [whole]
+    masks = prune(model, batches, 0.98, PX(), "encoder", rounds=8)
+    rounds.scores(masks, score)
+    assert walked[1] < 0.8 * whole
+    with evaluating(model):
+        graph = record(model, torch.zeros(2, 3, 32, 32))
+    assert share_left(model, graph, masks) == pytest.approx(walked[1] / whole, abs=0.05)
 
 
 def test_in_float32_they_differ_where_its_rounding_decides_alone(monkeypatch) -> None:
