@@ -30,7 +30,7 @@ def from_three_on(text: str) -> int:
 
 def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
-        raise argparse.ArgumentTypeError(f"takes a whole number from {least} to 999999999, got {text[:20]!r}")
+        raise argparse.ArgumentTypeError(f"takes a whole number from {least} on, got {text[:20]!r}")
     return int(text)
 
 
