@@ -1,4 +1,4 @@
-"""A pruned network at work: smaller, and measured."""
+"""A network at work: made smaller, measured, and labelling images."""
 
 from px_seg.deploy.predicting import Views, predict
 from px_seg.deploy.runs import COSTS, measure_missing, read_measured

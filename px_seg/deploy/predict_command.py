@@ -10,8 +10,9 @@ import torch
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
 from px_seg.deploy.card import Card, read_card
-from px_seg.deploy.labelling import SUMMARY, Wanted, check_results, find, label_all, read_summary
+from px_seg.deploy.labelling import SUMMARY, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
+from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.models import load_model, tell_normalisation
