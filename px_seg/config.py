@@ -5,7 +5,7 @@ files and flags fill them is in `px_seg.command_line`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -293,6 +293,23 @@ class TransferConfig(ClassificationConfig):
     tasks: dict[str, list[str]]
     sources: list[str] | None = None
     targets: list[str] | None = None
+
+
+def with_defaults(written: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A configuration as a file has it, with the defaults of settings that it lacks, because they came after it.
+
+    `config` is any configuration of its class.
+    """
+    complete = dict(written)
+    for key in fields(config):
+        if key.default is not MISSING:
+            complete.setdefault(key.name, key.default)
+        elif key.default_factory is not MISSING:
+            complete.setdefault(key.name, key.default_factory())
+        part = getattr(config, key.name)
+        if is_dataclass(part) and isinstance(complete.get(key.name), Mapping):
+            complete[key.name] = with_defaults(complete[key.name], part)
+    return complete
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

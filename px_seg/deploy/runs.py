@@ -16,9 +16,7 @@ from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
 from px_seg.models import built_as, is_compacted, load_model
 from px_seg.pruning.compaction.shrinking import shrink
-
-COSTS = "latency.json"
-"""The file that says what a run's networks cost."""
+from px_seg.run.folder import COSTS
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from px_seg.deploy import shrink
 from px_seg.devices import copy_from_main, main_only
 from px_seg.pruning import Masks
 from px_seg.pruning.compaction.narrow import cut_to
+from px_seg.pruning.compaction.shrinking import shrink
 from px_seg.run.folder import RunFolder
 from px_seg.tasks import Task
 

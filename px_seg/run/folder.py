@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from px_seg.config import RunConfig, flat
+from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
-from px_seg.deploy import COSTS
 from px_seg.errors import InputError
 from px_seg.files import flush_tree, write_text
 from px_seg.models import normalisation_of
 
 TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
+
+COSTS = "latency.json"
+"""The file that says what the run's networks cost."""
 
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
@@ -133,9 +135,10 @@ class RunFolder:
         self._check_same(config)
 
     def _check_same(self, config: RunConfig) -> None:
-        former, asked = flat(self._former()), flat(asdict(config))
-        if not former:
+        written = self._former()
+        if not written:
             raise InputError(f"{self.config} is damaged: delete the folder, or start again with --overwrite")
+        former, asked = flat(with_defaults(written, config)), flat(asdict(config))
         keys = {**asked, **former}
         changed = [key for key in keys if former.get(key) != asked.get(key) and key not in OPERATIONAL]
         if changed:

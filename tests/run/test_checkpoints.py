@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from helpers.runs import go, lines
 from helpers.stopped import Interrupted, Unfinished
@@ -115,3 +116,17 @@ def test_a_run_resumed_before_its_first_checkpoint_logs_its_start_once(tiny, tmp
     assert [line["epoch"] for line in lines(tmp_path / "out")] == [0]
     go(*flags, "--resume")
     assert [line["epoch"] for line in lines(tmp_path / "out")] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_of_an_earlier_version_is_one_with_the_defaults_of_what_came_later(tiny, tmp_path) -> None:
+    flags, out = (
+        ("--config", tiny, "--method", "random", "--resume", "--output_dir", tmp_path / "out"),
+        tmp_path / "out",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags[:4], *flags[5:], task=Unfinished)
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    (out / "config.yaml").write_text(yaml.safe_dump({key: written[key] for key in written if key != "compact"}))
+    with pytest.raises(InputError, match=r"another configuration \(differs in compact\)"):
+        go(*flags, "--compact")
+    assert go(*flags)["compact"] is False
