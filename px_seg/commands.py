@@ -10,6 +10,8 @@ from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.deploy import measure_missing
+from px_seg.deploy.evaluate_command import EVALUATE, score
+from px_seg.deploy.export_command import EXPORT, export
 from px_seg.deploy.latency_command import LATENCY, measure
 from px_seg.deploy.predict_command import PREDICT, label
 from px_seg.devices import leave_group
@@ -102,6 +104,18 @@ def measure_latency(argv: Sequence[str]) -> None:
         measure(argv)
 
 
+def export_run(argv: Sequence[str]) -> None:
+    """Write a run's network for other runtimes."""
+    with one_line_errors("interrupted: nothing was written"):
+        export(argv)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Evaluate a run's network, or exported files."""
+    with one_line_errors():
+        score(argv)
+
+
 def predict(argv: Sequence[str]) -> None:
     """Label images; status 1 where one was left out."""
     with one_line_errors("interrupted: what was labelled is in the folder"):
@@ -123,6 +137,8 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),
     "preservation": Command(PRESERVATION, preservation),
+    "export": Command(EXPORT, export_run),
+    "evaluate": Command(EVALUATE, evaluate),
     "latency": Command(LATENCY, measure_latency),
     "predict": Command(PREDICT, predict),
 }

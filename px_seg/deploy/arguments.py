@@ -37,13 +37,23 @@ def _whole(text: str, least: int) -> int:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device and --threads."""
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where (a GPU, if there is one)")
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """--threads."""
     parser.add_argument("--threads", type=from_one_on, help="CPU threads (torch's default)")
+
+
+def set_threads(asked: argparse.Namespace) -> None:
+    """As many threads as were asked for, if any number was."""
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
 
 
 def device_asked_for(asked: argparse.Namespace) -> str:
     """cpu or cuda, the number of threads set. Raises InputError for a GPU that is not there."""
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda needs a GPU that torch sees: give --device cpu")
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
+    set_threads(asked)
     return asked.device or ("cuda" if torch.cuda.is_available() else "cpu")

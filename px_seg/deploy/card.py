@@ -1,17 +1,21 @@
 """What there is to know of a finished run's network to use it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from px_seg.data.normalisation import Normalisation
+from px_seg.data.palette import voc_colours
 from px_seg.errors import InputError
+
+FORMAT = "px_seg.card/1"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a network answers in."""
+    """What a network answers in, and what to give it."""
 
     task: str
     """seg or cls."""
@@ -19,6 +23,41 @@ class Card:
     """By number."""
     normalisation: Normalisation | None
     """Of its images, where it is known."""
+    size: int
+    """Side in pixels of the images that it was trained on."""
+    encoder: str
+    method: str
+    sparsity: float
+    """Of the backbone, as asked for."""
+    multiple: int = 1
+    """What has to divide the sides of an image that an exported file is given."""
+
+    def as_text(self) -> str:
+        """As it travels in exported files: JSON, with the colour of every class, RGB in 0 to 255."""
+        normalisation = None if self.normalisation is None else self.normalisation.as_plain()
+        colours = voc_colours()[: len(self.classes)].tolist()
+        held = {**vars(self), "classes": list(self.classes), "normalisation": normalisation, "colours": colours}
+        return json.dumps({"format": FORMAT, **held})
+
+    @classmethod
+    def of_text(cls, text: str) -> "Card":
+        """What `as_text` wrote. ValueError for anything else."""
+        held = json.loads(text)
+        try:
+            if held["format"] != FORMAT or held["task"] not in ("seg", "cls") or not held["classes"]:
+                raise ValueError("not a card of px_seg")
+            return cls(
+                held["task"],
+                tuple(map(str, held["classes"])),
+                _normalisation(held),
+                int(held["size"]),
+                str(held["encoder"]),
+                str(held["method"]),
+                float(held["sparsity"]),
+                int(held["multiple"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a card of px_seg: {error}") from None
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -44,8 +83,19 @@ def read_card(folder: Path) -> Card:
     classes = results.get(key) if key else None
     if not isinstance(classes, dict):
         raise InputError(f"{folder / 'results.json'} names no classes: the run is damaged, or of another program")
+    return Card(
+        results["task"],
+        tuple(classes),
+        _normalisation(results),
+        int(results["data"]["size"]),
+        str(results.get("encoder")),
+        str(results.get("method")),
+        float(results["sparsity"]),
+    )
+
+
+def _normalisation(held: Mapping[str, Any]) -> Normalisation | None:
     try:
-        normalisation = Normalisation.of(results["normalisation"]["mean"], results["normalisation"]["std"])
+        return Normalisation.of(held["normalisation"]["mean"], held["normalisation"]["std"])
     except (KeyError, TypeError, ValueError):
-        normalisation = None
-    return Card(results["task"], tuple(classes), normalisation)
+        return None

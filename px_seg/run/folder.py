@@ -165,7 +165,7 @@ class RunFolder:
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
-        for name in ("model", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
+        for name in ("model", "export", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def history(self, until: int | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""The command `evaluate`: a finished run's network, or files that were exported, on the run's images."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
+from px_seg.deploy.card import read_card
+from px_seg.deploy.evaluating import Images, Row, check_classes, evaluate, images_of, table
+from px_seg.deploy.exported import open_exported
+from px_seg.deploy.exported.openvino_file import weights_beside
+from px_seg.errors import InputError
+from px_seg.files import user_path, write_text
+from px_seg.models import load_model, weights_in
+
+EVALUATE = """Evaluate the network of a finished run, or exported files of it, on the run's validation images.
+
+    px_seg evaluate runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0
+    px_seg evaluate RUN --model RUN/export/model.onnx RUN/export/model.int8.xml
+
+Scores are read off the same confusion matrix as at the end of the run."""
+
+
+def score(argv: Sequence[str]) -> None:
+    """Evaluate what the words name and print a table.
+
+    Raises InputError for what is no finished run, for files of other networks, and where the run's images are not
+    there.
+    """
+    asked = _read(argv)
+    device = device_asked_for(asked)
+    folder = user_path(asked.run, "the run")
+    card = read_card(folder)
+    networks: dict[str, tuple[nn.Module, int]] = {}
+    for text in asked.model or ():
+        file = user_path(text, "--model")
+        exported = open_exported(file)
+        check_classes(card, exported.card, file, folder)
+        beside = weights_beside(file)
+        networks[text] = exported, sum(one.stat().st_size for one in {file, beside} if one.is_file())
+    output = user_path(asked.output, "--output") if asked.output else None
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing")
+    images = _with_batches(images_of(folder, getattr(asked, "data.root")), asked.batch_size)
+    if not networks:
+        networks["torch"] = load_model(folder).to(device), weights_in(folder / "model").stat().st_size
+    rows = {
+        name: Row(evaluate(images, network, device, Path(name).name), size)
+        for name, (network, size) in networks.items()
+    }
+    print(table(images, rows))
+    if output is not None:
+        held = {name: {"bytes": row.bytes, **row.scores} for name, row in rows.items()}
+        write_text(output, json.dumps(held, indent=2) + "\n")
+
+
+def _with_batches(images: Images, batch_size: int | None) -> Images:
+    return images if batch_size is None else images._replace(config=replace(images.config, batch_size=batch_size))
+
+
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("px_seg evaluate", EVALUATE)
+    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--model", nargs="+", metavar="FILE", help="exported files in place of the run's network")
+    parser.add_argument("--data.root", metavar="DIR", help="where the run's images are now (where they were)")
+    parser.add_argument("--batch_size", type=from_one_on, help="images in a batch (the run's)")
+    parser.add_argument("--output", metavar="FILE", help="write the scores to this JSON file")
+    add_device(parser)
+    return parser.parse_args(argv)

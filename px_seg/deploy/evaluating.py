@@ -1,0 +1,115 @@
+"""Networks of finished runs on the runs' own validation images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from px_seg.command_line import parse
+from px_seg.config import RunConfig
+from px_seg.data.loaders import Transformed, evaluation_loader
+from px_seg.deploy.card import Card, read_card
+from px_seg.errors import InputError
+from px_seg.progress import bar
+from px_seg.run.results import scores_in
+from px_seg.tasks import Task, presets, task_of
+
+
+class Images(NamedTuple):
+    """The images of a finished run, and what they are for."""
+
+    task: Task
+    config: RunConfig
+
+
+class Row(NamedTuple):
+    """One network of a table."""
+
+    scores: Mapping[str, Any]
+    """As results.json has them, those on further lists of images under `also`."""
+    bytes: int
+    """Of its file or files."""
+    difference: float | None = None
+    """Of its logits from those of torch, as a share of the largest."""
+
+
+def images_of(folder: Path, root: str | None = None) -> Images:
+    """The data of a finished run, found where it was, or under `root`.
+
+    Raises InputError where they are not there, cannot be used, or are no longer those that the run was evaluated on.
+    """
+    card = read_card(folder)
+    kind = task_of(card.task)
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise InputError(f"{file} is missing, which says what images the run had: give the run's whole folder")
+    # Where masks came from is of no use here, and may be gone.
+    words = ["--config", str(file), "--masks", "null", *(["--data.root", root] if root is not None else [])]
+    config = parse(kind.config_type, words, presets(kind))
+    task = kind(config)
+    if tuple(task.classes) != card.classes:
+        raise InputError(f"the images in {config.data.root} have other classes than the run in {folder}")
+    if card.normalisation is not None and task.normalisation != card.normalisation:
+        raise InputError(
+            f"the run in {folder} had its images normalised by {card.normalisation}, and its weights {config.weights} "
+            f"now take {task.normalisation}: put these back where they were"
+        )
+    for note in task.check_data():
+        print(note)
+    return Images(task, config)
+
+
+def evaluate(images: Images, model: nn.Module, device: str, what: str) -> dict[str, Any]:
+    """What the task's `evaluate` says of a network on the validation images, and on the further lists under `also`.
+
+    `what` is for the progress bar.
+    """
+    task, config = images.task, images.config
+
+    def scores(data: Transformed, on: str) -> dict[str, Any]:
+        loader = evaluation_loader(data, config.batch_size, config.data.workers, 0, 1)
+        # A task asks a loader for its batches and for nothing else.
+        with bar(loader, desc=f"evaluating {what}{on}", unit="batch") as batches:
+            return task.evaluate(model, batches, torch.device(device))  # type: ignore[arg-type]
+
+    found = scores(task.val, "")
+    also = {split: scores(data, f" on {split}") for split, data in task.also.items()}
+    return {**found, **({"also": also} if also else {})}
+
+
+def table(images: Images, rows: Mapping[str, Row]) -> str:
+    """The networks in lines, for a terminal."""
+    heads = ["", "MB", "logits differ by"]
+    lines: list[list[str]] = []
+    for name, row in rows.items():
+        lists = {"": row.scores, **{f" on {split}": own for split, own in row.scores.get("also", {}).items()}}
+        shown = {
+            f"{score.label}{on}": score.text(own[score.name])
+            for on, own in lists.items()
+            for score in scores_in(images.task, own)
+        }
+        difference = "" if row.difference is None else f"{row.difference:.1e}"
+        lines.append([name, f"{row.bytes / 1e6:.2f}", difference, *shown.values()])
+        heads[3:] = shown
+    return columns([heads, *lines])
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Cells below each other, the first column at the left and the others at the right."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if not place else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def check_classes(card: Card, found: Card, file: Path, folder: Path) -> None:
+    """Raise InputError where a file is of another task or tells other classes apart than a run does."""
+    if found.task != card.task or found.classes != card.classes:
+        theirs, ours = (f"{len(one.classes)} classes ({', '.join(one.classes[:3])}, ...)" for one in (found, card))
+        raise InputError(f"{file} is of a {found.task} network of {theirs}, and the run in {folder} has {ours}")

@@ -1,0 +1,85 @@
+"""An exported file as a module."""
+
+import base64
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from px_seg.deploy.card import Card
+from px_seg.deploy.exported.onnx_file import Runtime, open_onnx
+from px_seg.deploy.exported.openvino_file import open_openvino
+from px_seg.errors import InputError, one_line
+from px_seg.models import tell_normalisation
+from px_seg.pruning import Masks
+
+OPENERS = {".onnx": open_onnx, ".xml": open_openvino}
+
+
+class Exported(nn.Module):
+    """A network that another runtime carries out: images (N, 3, H, W), normalised, to logits, both on one device.
+
+    It has no parameters, computes in float32 on the CPU, and takes images of any size.
+    """
+
+    def __init__(self, file: Path, runtime: Runtime, card: Card) -> None:
+        super().__init__()
+        self.file, self.card = file, card
+        self._runtime = runtime
+        tell_normalisation(self, card.normalisation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raises InputError for images that the network does not take."""
+        multiple = self.card.multiple
+        if any(side % multiple for side in images.shape[-2:]):
+            raise InputError(f"{self.file} takes images whose sides {multiple} divides, got {tuple(images.shape)}")
+        try:
+            logits = self._runtime.logits(np.ascontiguousarray(images.detach().float().cpu().numpy()))
+        except Exception as error:
+            # Neither runtime has a class for what it raises.
+            raise InputError(f"{self.file} does not take {tuple(images.shape)}: {one_line(error, 160)}") from error
+        return torch.from_numpy(logits).to(images.device)
+
+    def masks(self) -> Masks | None:
+        """The masks that the network was trained under, by the names that its weights had; None for a dense one."""
+        packed = self._runtime.notes.get("masks")
+        return None if packed is None else unpacked(packed)
+
+
+def open_exported(file: Path) -> Exported:
+    """A file that `px_seg export` wrote: .onnx, or .xml with its .bin beside it.
+
+    Raises InputError for any other file, and where the package that runs it is missing.
+    """
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    if file.suffix not in OPENERS:
+        raise InputError(f"{file} is no exported network: px_seg export writes {' and '.join(OPENERS)}")
+    runtime = OPENERS[file.suffix](file)
+    try:
+        return Exported(file, runtime, Card.of_text(runtime.notes["card"]))
+    except (KeyError, ValueError):
+        raise InputError(f"{file} has no card of px_seg in it: give a file that px_seg export wrote") from None
+
+
+def notes_of(card: Card, masks: Masks | None) -> dict[str, str]:
+    """What travels in an exported file: the card, and the masks as the file that `Masks.save` writes, in base64."""
+    return {"card": card.as_text(), **({} if masks is None else {"masks": packed(masks)})}
+
+
+def packed(masks: Masks) -> str:
+    """Masks as text."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "masks.safetensors"
+        masks.save(file)
+        return base64.b64encode(file.read_bytes()).decode()
+
+
+def unpacked(text: str) -> Masks:
+    """Masks that `packed` wrote."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "masks.safetensors"
+        file.write_bytes(base64.b64decode(text))
+        return Masks.load(file)

@@ -1,0 +1,185 @@
+"""Networks in ONNX files."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
+from px_seg.deploy.extras import extra
+from px_seg.errors import InputError, one_line
+from px_seg.files import replacing
+from px_seg.models import Classifier
+from px_seg.pruning.modes import evaluating
+
+INPUT, OUTPUT = "image", "logits"
+
+TOLERANCE = 1e-4
+"""The most by which a file's logits may differ from the network's, as a share of the largest."""
+
+_COARSEST = 32
+"""What divides the sides of images for a classifier whose layers pad by the size of their input."""
+
+
+class Runtime(NamedTuple):
+    """A file opened to be run."""
+
+    logits: Any
+    """Of images (N, 3, H, W) float32, as arrays."""
+    notes: Mapping[str, str]
+    """What travels in the file."""
+
+
+def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int = 64) -> float:
+    """Write a segmenter or classifier as ONNX, and return by how much onnxruntime's logits differ.
+
+    The file takes `image`, (N, 3, H, W) float32, normalised, of any number and size, and gives `logits`, (N, classes,
+    H, W) or (N, classes); a segmenter's pads the image as `px_seg.predict` does. Only a classifier some of whose layers
+    pad by the size of their input takes sides that `multiple_of` divides alone. `notes` travel in the file's metadata.
+    It appears only once onnxruntime gives the model's logits on random images of about `size` and of other sizes, up
+    to TOLERANCE of the largest; the difference is returned in the same way. The model comes back as it was.
+
+    Raises InputError where a package is missing, where an operation of the model cannot be exported, and where the
+    logits differ.
+    """
+    onnx = extra("onnx", "export")
+    extra("onnxscript", "export"), extra("onnxruntime", "export")
+    fresh = of_any_size(model, _stride(model)).cpu().float()
+    # Sides that no stride divides, so that nothing about them is taken for a rule.
+    side = max(size, _COARSEST) // _COARSEST * _COARSEST if multiple_of(model) > 1 else size | 1
+    program = _program(fresh, torch.zeros((2, 3, side, side + multiple_of(model))), multiple_of(model))
+    proto = program.model_proto
+    for name, note in notes.items():
+        onnx.helper.set_model_props(proto, {**_properties(proto), name: note})
+    _name_sizes(proto)
+    with replacing(file) as fresh_file:
+        onnx.save(proto, fresh_file)
+        difference = difference_of(model, open_onnx(fresh_file), size)
+    return difference
+
+
+def multiple_of(model: nn.Module) -> int:
+    """What has to divide the sides of an image that the exported file is given."""
+    fixed = _stride(model) is None and any(pads_to_fit(module) for module in model.modules())
+    return _COARSEST if fixed else 1
+
+
+def open_onnx(file: Path) -> Runtime:
+    """The file in onnxruntime, on the CPU, with as many threads as torch has. InputError where it cannot be read."""
+    onnxruntime = extra("onnxruntime", "export")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
+    except Exception as error:
+        # onnxruntime has no common class for what it raises.
+        raise InputError(f"{file} is not an ONNX file that onnxruntime reads: {one_line(error, 160)}") from None
+    if names != ([INPUT], [OUTPUT]):
+        raise InputError(f"{file} is the ONNX file of another program: px_seg's take {INPUT} and give {OUTPUT}")
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT], {INPUT: images})[0]
+
+    return Runtime(logits, session.get_modelmeta().custom_metadata_map)
+
+
+def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
+    """The largest difference of a file's logits from those of the model it was made of, as a share of the largest.
+
+    On random images of several numbers and sizes. Raises InputError where it is above TOLERANCE.
+    """
+    step, worst = multiple_of(model), 0.0
+    draws = torch.Generator().manual_seed(0)
+    for count, height, width in ((1, size, size), (3, size + 7, size // 2 + 9)):
+        sides = [max(_COARSEST, side // step * step) if step > 1 else side for side in (height, width)]
+        images = torch.randn((count, 3, *sides), generator=draws)
+        expected = _expected(model, images)
+        found = torch.from_numpy(runtime.logits(images.numpy()))
+        if found.shape != expected.shape:
+            raise InputError(f"the exported file gives {tuple(found.shape)} in place of {tuple(expected.shape)}")
+        worst = max(worst, ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item())
+    if not worst <= TOLERANCE:
+        raise InputError(
+            f"the exported file's logits differ from the network's by {worst:.1e} of the largest, more than "
+            f"{TOLERANCE:.0e}: nothing was written"
+        )
+    return worst
+
+
+def _expected(model: nn.Module, images: Tensor) -> Tensor:
+    from px_seg.models import whole_logits
+
+    parameter = next(model.parameters())
+    images, stride = images.to(parameter), _stride(model)
+    with evaluating(model), torch.inference_mode():
+        return (model(images) if stride is None else whole_logits(model, images, stride)).float().cpu()
+
+
+def _stride(model: nn.Module) -> int | None:
+    """What divides the sides of a segmenter's images; None for a classifier."""
+    if isinstance(model, Classifier):
+        return None
+    return int(getattr(getattr(model, "encoder", None), "output_stride", _COARSEST))
+
+
+def _program(fresh: nn.Module, images: Tensor, multiple: int) -> Any:
+    height, width = (multiple * Dim(name) if multiple > 1 else Dim.DYNAMIC for name in ("h", "w"))
+    sizes = ({0: Dim.DYNAMIC, 2: height, 3: width},)
+    try:
+        with _quiet(), torch.no_grad():
+            graph = torch.export.export(fresh, (images,), dynamic_shapes=sizes)
+            program = torch.onnx.export(
+                graph, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
+            )
+    except Exception as error:
+        # torch.export and the translation to ONNX raise whatever fails in them.
+        raise InputError(f"this {type(fresh).__name__} cannot be exported to ONNX: {_cause(error)}") from error
+    assert program is not None
+    return program
+
+
+def _cause(error: BaseException) -> str:
+    """What an exporter's error is about, in one line: the first of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error, 240)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters say of their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _properties(proto: Any) -> dict[str, str]:
+    return {one.key: one.value for one in proto.metadata_props}
+
+
+def _name_sizes(proto: Any) -> None:
+    """Sizes by the names that people know, where torch numbers them."""
+    names = {}
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, ("N", "", "H", "W"), strict=False):
+            if dimension.dim_param and name:
+                names[dimension.dim_param] = name
+                dimension.dim_param = name
+    # What is said of tensors within uses the old names, and a runtime finds it out by itself.
+    del proto.graph.value_info[:]
