@@ -94,6 +94,15 @@ def read_card(folder: Path) -> Card:
     )
 
 
+def check_classes(found: int, card: Card, folder: Path) -> None:
+    """Raise InputError where the network in a run's folder tells another number of classes apart than its results."""
+    if found != len(card.classes):
+        raise InputError(
+            f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "
+            "the two is of another run"
+        )
+
+
 def _normalisation(held: Mapping[str, Any]) -> Normalisation | None:
     try:
         return Normalisation.of(held["normalisation"]["mean"], held["normalisation"]["std"])

@@ -10,9 +10,8 @@ from torch import nn
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
 from px_seg.deploy.card import read_card
-from px_seg.deploy.evaluating import Images, Row, check_classes, evaluate, images_of, table
-from px_seg.deploy.exported import open_exported
-from px_seg.deploy.exported.openvino_file import weights_beside
+from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
+from px_seg.deploy.exported import files_of, open_exported
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
 from px_seg.models import load_model, weights_in
@@ -39,9 +38,8 @@ def score(argv: Sequence[str]) -> None:
     for text in asked.model or ():
         file = user_path(text, "--model")
         exported = open_exported(file)
-        check_classes(card, exported.card, file, folder)
-        beside = weights_beside(file)
-        networks[text] = exported, sum(one.stat().st_size for one in {file, beside} if one.is_file())
+        check_same(card, exported.card, file, folder)
+        networks[text] = exported, sum(one.stat().st_size for one in files_of(file))
     output = user_path(asked.output, "--output") if asked.output else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing")

@@ -108,7 +108,7 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def check_classes(card: Card, found: Card, file: Path, folder: Path) -> None:
+def check_same(card: Card, found: Card, file: Path, folder: Path) -> None:
     """Raise InputError where a file is of another task or tells other classes apart than a run does."""
     if found.task != card.task or found.classes != card.classes:
         theirs, ours = (f"{len(one.classes)} classes ({', '.join(one.classes[:3])}, ...)" for one in (found, card))

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from px_seg.deploy.arguments import Parser, add_threads, from_one_on, set_threads
-from px_seg.deploy.card import Card, read_card
+from px_seg.deploy.card import Card, check_classes, read_card
 from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
-from px_seg.deploy.exported import open_exported, quantise, write_onnx, write_openvino
+from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
 from px_seg.deploy.exported.network import notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
-from px_seg.deploy.exported.openvino_file import open_openvino, weights_beside
+from px_seg.deploy.exported.openvino_file import open_openvino
 from px_seg.deploy.extras import extra
-from px_seg.deploy.smallest import Smallest, smallest
+from px_seg.deploy.run_network import Smallest, smallest
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
 from px_seg.models import weights_in
@@ -72,7 +72,7 @@ def export(argv: Sequence[str]) -> None:
     network = smallest(folder, card)
     for line in network.said:
         print(line)
-    _check_classes(network, card, folder)
+    check_classes(list(network.model.parameters())[-1].shape[0], card, folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".new-") as place:
@@ -102,7 +102,7 @@ def _write(
         assert images is not None
         quantise(openvino, int8, notes, _calibration(images, count))
         written["int8"] = Written(int8, 0, None)
-    sizes = {kind: sum(file.stat().st_size for file in _files(one.file)) for kind, one in written.items()}
+    sizes = {kind: sum(file.stat().st_size for file in files_of(one.file)) for kind, one in written.items()}
     return {kind: one._replace(bytes=sizes[kind]) for kind, one in written.items() if kind in formats}
 
 
@@ -140,24 +140,11 @@ def _described(written: Mapping[str, Written], rows: Mapping[str, Row]) -> dict[
     }
 
 
-def _files(file: Path) -> list[Path]:
-    return [file] if file.suffix == ".onnx" else [file, weights_beside(file)]
-
-
 def _move(written: Mapping[str, Written], out: Path) -> None:
     for one in written.values():
         # The network last: without weights beside it, it would be damaged.
-        for file in reversed(_files(one.file)):
+        for file in reversed(files_of(one.file)):
             file.replace(out / file.name)
-
-
-def _check_classes(network: Smallest, card: Card, folder: Path) -> None:
-    head = list(network.model.parameters())[-1].shape[0]
-    if head != len(card.classes):
-        raise InputError(
-            f"the network in {folder} tells {head} classes apart, and its results.json {len(card.classes)}: one of the "
-            "two is of another run"
-        )
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

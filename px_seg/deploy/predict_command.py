@@ -9,18 +9,20 @@ from pathlib import Path
 import torch
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
-from px_seg.deploy.card import Card, read_card
+from px_seg.deploy.card import Card, check_classes, read_card
+from px_seg.deploy.exported import Exported, open_exported
 from px_seg.deploy.labelling import SUMMARY, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.models import load_model, tell_normalisation
+from px_seg.models import load_model, normalisation_in, tell_normalisation
 from px_seg.progress import bar
 
 PREDICT = """Label images of any size, folders of them, and videos, with the network of a finished run.
 
     px_seg predict runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0 photo.jpg --out labels
+    px_seg predict RUN/export/model.int8.xml photo.jpg --out labels
     px_seg predict RUN FOLDER FILE ... --out DIR --flip --scales 0.75,1,1.25
 
 Of every image it writes DIR/NAME.png, the labels in VOC's colours, and DIR/NAME.overlay.jpg, the image with its labels
@@ -37,18 +39,21 @@ def label(argv: Sequence[str]) -> bool:
     asked = _read(argv)
     views = Views(asked.flip, asked.scales, asked.window)
     device = device_asked_for(asked)
-    folder, out = user_path(asked.run, "the run"), user_path(asked.out, "--out")
-    card = read_card(folder)
+    source, out = user_path(asked.run, "the run"), user_path(asked.out, "--out")
+    exported = open_exported(source) if source.is_file() else None
+    card = read_card(source) if exported is None else exported.card
     if card.task != "seg":
-        raise InputError(f"{folder} is a run of classification: predict labels pixels, so give a run of px_seg seg")
+        raise InputError(f"{source} is of a classifier: predict labels pixels, so give a run of px_seg seg")
     if len(card.classes) > 256:
-        raise InputError(f"{folder} tells {len(card.classes)} classes apart, which do not fit into a byte a pixel")
+        raise InputError(f"{source} tells {len(card.classes)} classes apart, which do not fit into a byte a pixel")
+    if exported is not None and asked.device == "cuda":
+        raise InputError("exported files run on the CPU: leave --device cuda out, or give the run's folder")
     wanted = find([user_path(text, "the image") for text in asked.images], out)
     if asked.resume:
         wanted = [one for one in wanted if not all(file.is_file() for file in one.results(out))]
     check_results(wanted, out, asked.overwrite or asked.resume)
     read_summary(out, card.classes)
-    segmenter = _segmenter(folder, card, device)
+    segmenter = _segmenter(source, card, device) if exported is None else _carried_out_by(exported)
     _make(out)
     with bar(total=len(wanted), desc="labelling", unit="file", show=len(wanted) > 1) as progress:
 
@@ -71,12 +76,13 @@ def _segmenter(folder: Path, card: Card, device: str) -> Segmenter:
     segmenter = Segmenter.of(model)
     with torch.inference_mode():
         found = segmenter.logits(torch.zeros((1, 3, 32, 32), dtype=segmenter.dtype, device=segmenter.device)).shape[1]
-    if found != len(card.classes):
-        raise InputError(
-            f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "
-            "the two is of another run"
-        )
+    check_classes(found, card, folder)
     return segmenter
+
+
+def _carried_out_by(exported: Exported) -> Segmenter:
+    """An exported file, which pads images itself."""
+    return Segmenter(exported, normalisation_in(exported), 1, torch.device("cpu"), torch.float32)
 
 
 def _make(out: Path) -> None:
@@ -90,7 +96,9 @@ def _make(out: Path) -> None:
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("px_seg predict", PREDICT)
-    parser.add_argument("run", metavar="RUN", help="folder of a finished run of segmentation")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a finished run of segmentation, or a file that px_seg export wrote"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, video, or folder of them")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for what is written")
     parser.add_argument("--overwrite", action="store_true", help="write over results that are there")

@@ -292,7 +292,7 @@ def test_mistakes_on_the_command_line_cost_no_file(
     before = image.read_bytes()
     for words, message in (
         ((tmp_path / "nothing", image, "--out", out), "there is no finished run in"),
-        ((tmp_path / "cls", image, "--out", out), "is a run of classification: predict labels pixels"),
+        ((tmp_path / "cls", image, "--out", out), "is of a classifier: predict labels pixels"),
         ((run, tmp_path / "b.png", "--out", out), f"there is no image or folder {tmp_path / 'b.png'}"),
         ((run, tmp_path / "empty", "--out", out), f"there is no image in {tmp_path / 'empty'}"),
         ((run, tmp_path / "other", "--out", tmp_path / "other"), "is the folder that is to be labelled"),

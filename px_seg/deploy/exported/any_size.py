@@ -26,7 +26,8 @@ class AnySize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        below, right = (-(-side // self.stride) * self.stride - side for side in (height, width))
+        # ONNX divides whole numbers towards 0, so nothing here is negative.
+        below, right = ((side + self.stride - 1) // self.stride * self.stride - side for side in (height, width))
         return self.network(F.pad(image, (0, right, 0, below)))[..., :height, :width]
 
 

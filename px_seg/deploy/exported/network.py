@@ -2,6 +2,7 @@
 
 import base64
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported.onnx_file import Runtime, open_onnx
-from px_seg.deploy.exported.openvino_file import open_openvino
+from px_seg.deploy.exported.openvino_file import open_openvino, weights_beside
 from px_seg.errors import InputError, one_line
 from px_seg.models import tell_normalisation
 from px_seg.pruning import Masks
@@ -64,22 +65,27 @@ def open_exported(file: Path) -> Exported:
         raise InputError(f"{file} has no card of px_seg in it: give a file that px_seg export wrote") from None
 
 
+def files_of(file: Path) -> list[Path]:
+    """An exported file, and the file of its weights where these are beside it."""
+    return [file, weights_beside(file)] if file.suffix == ".xml" else [file]
+
+
 def notes_of(card: Card, masks: Masks | None) -> dict[str, str]:
-    """What travels in an exported file: the card, and the masks as the file that `Masks.save` writes, in base64."""
+    """What travels in an exported file: the card, and the masks as `packed` writes them."""
     return {"card": card.as_text(), **({} if masks is None else {"masks": packed(masks)})}
 
 
 def packed(masks: Masks) -> str:
-    """Masks as text."""
+    """Masks as text: the file that `Masks.save` writes, compressed, in base64."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "masks.safetensors"
         masks.save(file)
-        return base64.b64encode(file.read_bytes()).decode()
+        return base64.b64encode(zlib.compress(file.read_bytes())).decode()
 
 
 def unpacked(text: str) -> Masks:
     """Masks that `packed` wrote."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "masks.safetensors"
-        file.write_bytes(base64.b64decode(text))
+        file.write_bytes(zlib.decompress(base64.b64decode(text)))
         return Masks.load(file)

@@ -16,7 +16,7 @@ from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
 from px_seg.deploy.extras import extra
 from px_seg.errors import InputError, one_line
 from px_seg.files import replacing
-from px_seg.models import Classifier
+from px_seg.models import Classifier, whole_logits
 from px_seg.pruning.modes import evaluating
 
 INPUT, OUTPUT = "image", "logits"
@@ -51,10 +51,10 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
     """
     onnx = extra("onnx", "export")
     extra("onnxscript", "export"), extra("onnxruntime", "export")
-    fresh = of_any_size(model, _stride(model)).cpu().float()
+    fresh, step = of_any_size(model, _stride(model)).cpu().float(), multiple_of(model)
     # Sides that no stride divides, so that nothing about them is taken for a rule.
-    side = max(size, _COARSEST) // _COARSEST * _COARSEST if multiple_of(model) > 1 else size | 1
-    program = _program(fresh, torch.zeros((2, 3, side, side + multiple_of(model))), multiple_of(model))
+    side = max(size // step, 1) * step if step > 1 else size | 1
+    program = _program(fresh, torch.zeros((2, 3, side, side + step)), step, type(model).__name__)
     proto = program.model_proto
     for name, note in notes.items():
         onnx.helper.set_model_props(proto, {**_properties(proto), name: note})
@@ -99,7 +99,7 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
     step, worst = multiple_of(model), 0.0
     draws = torch.Generator().manual_seed(0)
     for count, height, width in ((1, size, size), (3, size + 7, size // 2 + 9)):
-        sides = [max(_COARSEST, side // step * step) if step > 1 else side for side in (height, width)]
+        sides = [max(side // step, 1) * step for side in (height, width)]
         images = torch.randn((count, 3, *sides), generator=draws)
         expected = _expected(model, images)
         found = torch.from_numpy(runtime.logits(images.numpy()))
@@ -115,8 +115,6 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
 
 
 def _expected(model: nn.Module, images: Tensor) -> Tensor:
-    from px_seg.models import whole_logits
-
     parameter = next(model.parameters())
     images, stride = images.to(parameter), _stride(model)
     with evaluating(model), torch.inference_mode():
@@ -130,8 +128,8 @@ def _stride(model: nn.Module) -> int | None:
     return int(getattr(getattr(model, "encoder", None), "output_stride", _COARSEST))
 
 
-def _program(fresh: nn.Module, images: Tensor, multiple: int) -> Any:
-    height, width = (multiple * Dim(name) if multiple > 1 else Dim.DYNAMIC for name in ("h", "w"))
+def _program(fresh: nn.Module, images: Tensor, multiple: int, name: str) -> Any:
+    height, width = (multiple * Dim(side) if multiple > 1 else Dim.DYNAMIC for side in ("h", "w"))
     sizes = ({0: Dim.DYNAMIC, 2: height, 3: width},)
     try:
         with _quiet(), torch.no_grad():
@@ -141,7 +139,7 @@ def _program(fresh: nn.Module, images: Tensor, multiple: int) -> Any:
             )
     except Exception as error:
         # torch.export and the translation to ONNX raise whatever fails in them.
-        raise InputError(f"this {type(fresh).__name__} cannot be exported to ONNX: {_cause(error)}") from error
+        raise InputError(f"this {name} cannot be exported to ONNX: {_cause(error)}") from error
     assert program is not None
     return program
 

@@ -1,0 +1,298 @@
+"""Networks exported for other runtimes, held to torch, evaluated, and used to label images."""
+
+import errno
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.runs import classify, go, make_voc, tiny_segmentation
+from PIL import Image
+from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+import px_seg
+from px_seg import InputError, Masks
+from px_seg.commands import main
+from px_seg.data.palette import voc_colours
+from px_seg.deploy.card import Card
+from px_seg.deploy.exported import open_exported, write_onnx
+from px_seg.deploy.exported.any_size import SameConv2d
+from px_seg.deploy.exported.onnx_file import difference_of, multiple_of, open_onnx
+
+
+@pytest.fixture
+def finished(once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Path) -> Path:
+    """A finished run on images of several sizes, exported in all formats; a copy that is the test's own."""
+
+    def make(folder: Path) -> None:
+        config = tiny_segmentation(folder / "tiny.yaml", encoder="tu-test_resnet")
+        root = make_voc(folder / "data")
+        voc = ("--data.name", "voc2012", "--data.root", root, "--data.evaluation", "whole")
+        settings = ("--sparsity", 0.95, "--method", "px_conserved", "--granularity", "filter", "--rounds", 3)
+        go("--config", config, *voc, *settings, "--epochs", 3, "--output_dir", folder / "run")
+        main(["export", str(folder / "run"), "--format", "onnx,openvino,int8", "--calibration", "6"])
+
+    made = once("exported", make)
+    shutil.copytree(made / "run", tmp_path / "run")
+    # The run says where its images are, which is with the original.
+    return tmp_path / "run"
+
+
+def normalised(count: int, height: int, width: int) -> Tensor:
+    return torch.randn((count, 3, height, width), generator=torch.Generator().manual_seed(height))
+
+
+def logits_of(run: Path, images: Tensor) -> Tensor:
+    """By torch, from the network that the run saved, padded as its evaluation does."""
+    model, (height, width) = px_seg.load_model(run), images.shape[2:]
+    with torch.no_grad():
+        return model(F.pad(images, (0, -width % 16, 0, -height % 16)))[..., :height, :width]
+
+
+def failing(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    errors = [line for line in said if line.startswith("error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+@pytest.mark.parametrize("size", [(1, 64, 96), (3, 33, 47), (2, 1, 130)])
+def test_files_give_the_networks_logits_for_any_number_and_size_of_images(
+    finished: Path, size: tuple[int, int, int]
+) -> None:
+    images = normalised(*size)
+    expected = logits_of(finished, images)
+    session = onnxruntime.InferenceSession(finished / "export" / "model.onnx", providers=["CPUExecutionProvider"])
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.shape, taken.type) == ("image", ["N", 3, "H", "W"], "tensor(float)")
+    assert (given.name, given.shape) == ("logits", ["N", 21, "H", "W"])
+    found = session.run(None, {"image": images.numpy()})[0]
+    # Nothing but the network is in the other format, either.
+    beside = openvino.Core().compile_model(finished / "export" / "model.xml", "CPU")(images.numpy())[0]
+    for logits in (found, beside):
+        assert np.abs(logits - expected.numpy()).max() < 1e-5 * expected.abs().max()
+
+
+def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) -> None:
+    weights = [
+        onnx.numpy_helper.to_array(one) for one in onnx.load(finished / "export" / "model.onnx").graph.initializer
+    ]
+    saved = px_seg.load_model(finished)
+    small = px_seg.compact(saved)
+    wide, narrow = (sum(one.numel() for one in network.parameters()) for network in (saved, small))
+    assert narrow < 0.8 * wide
+    # BatchNorm is part of the convolutions, so there are fewer numbers, but for the odd constant.
+    assert 0.95 * narrow < sum(array.size for array in weights) < narrow + 1000
+    sizes = {name: (finished / "export" / name).stat().st_size for name in ("model.bin", "model.int8.bin")}
+    assert sizes["model.int8.bin"] < 0.3 * sizes["model.bin"]
+    kinds = {
+        node.get_element_type().get_type_name()
+        for node in openvino.Core().read_model(finished / "export" / "model.int8.xml").get_ops()
+        if node.get_type_name() == "Constant"
+    }
+    assert kinds & {"i8", "u8"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.int8.xml"])
+def test_what_there_is_to_know_travels_inside(finished: Path, name: str) -> None:
+    # Away from the run.
+    for file in (finished / "export").glob(f"{name.removesuffix('.xml').removesuffix('.onnx')}.*"):
+        shutil.copy(file, finished.parent)
+    exported = open_exported(finished.parent / name)
+    results = json.loads((finished / "results.json").read_text())
+    card = exported.card
+    assert card.classes == tuple(results["class_iou"])
+    assert card.normalisation.as_plain() == results["normalisation"]
+    assert (card.task, card.size, card.encoder) == ("seg", 32, "tu-test_resnet")
+    assert (card.method, card.sparsity, card.multiple) == ("px_conserved", 0.95, 1)
+    assert json.loads(card.as_text())["colours"] == voc_colours()[:21].tolist()
+    masks, given = exported.masks(), Masks.load(finished / "masks.safetensors")
+    assert set(masks) <= {name.replace(".weight", end) for name in given for end in (".weight", ".layer.weight")}
+    assert 0 < masks.kept <= given.kept
+    assert masks.total < given.total
+    assert masks.provenance == given.provenance
+    assert Card.of_text(card.as_text()) == card
+    for text in ("", "[]", "{}", card.as_text().replace("px_seg.card/1", "px_seg.card/0")):
+        with pytest.raises(ValueError, match=r"card of px_seg|Expecting value"):
+            Card.of_text(text)
+
+
+def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    summary = json.loads((finished / "export" / "export.json").read_text())["files"]
+    assert list(summary) == ["onnx", "openvino", "int8"]
+    for kind in ("onnx", "openvino"):
+        assert summary[kind]["scores"]["miou"] == pytest.approx(results["miou"], abs=2e-3)
+        assert 0 < summary[kind]["difference"] < 1e-4
+    assert summary["int8"]["scores"]["miou"] == pytest.approx(results["miou"], abs=0.05)
+    output = finished.parent / "scores.json"
+    files = [str(finished / "export" / name) for name in ("model.onnx", "model.int8.xml")]
+    main(["evaluate", str(finished), "--model", *files, "--output", str(output), "--batch_size", "3"])
+    scores = json.loads(output.read_text())
+    assert list(scores) == files
+    assert scores[files[0]]["class_iou"] == summary["onnx"]["scores"]["class_iou"]
+    assert scores[files[1]]["miou"] == pytest.approx(summary["int8"]["scores"]["miou"], abs=1e-6)
+    weights = (finished / "export" / "model.int8.bin").stat().st_size
+    assert scores[files[1]]["bytes"] == Path(files[1]).stat().st_size + weights == summary["int8"]["bytes"]
+    assert f"{scores[files[0]]['miou']:.2%}" in capsys.readouterr().out
+    main(["evaluate", str(finished), "--output", str(output)])
+    assert json.loads(output.read_text())["torch"]["miou"] == pytest.approx(results["miou"], abs=1e-4)
+
+
+def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 45, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    labels = {}
+    for name in ("run", "run/export/model.onnx", "run/export/model.xml"):
+        with pytest.raises(SystemExit) as caught:
+            main(
+                [
+                    "predict",
+                    str(tmp_path / name),
+                    str(tmp_path / "photo.png"),
+                    "--out",
+                    str(tmp_path / name[-4:]),
+                    "--flip",
+                ]
+            )
+        assert caught.value.code == 0
+        labels[name] = np.array(Image.open(tmp_path / name[-4:] / "photo.png"))
+    assert all((found == labels["run"]).mean() > 0.999 for found in labels.values())
+    model = open_exported(finished / "export" / "model.onnx")
+    assert (px_seg.predict(model, image, flip=True) == labels["run"]).mean() > 0.999
+
+
+@pytest.mark.parametrize("kind", [Conv2dSame, Conv2dDynamicSamePadding])
+def test_a_convolution_that_pads_to_fit_is_the_same_in_whole_numbers(kind: type[nn.Conv2d]) -> None:
+    for kernel, stride, dilation in ((3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 4), (1, 2, 1), (4, 3, 1), (2, 2, 1)):
+        layer = kind(2, 3, (kernel, kernel), stride=(stride, stride), dilation=(dilation, dilation)).double()
+        for height, width in ((9, 12), (16, 16), (5, 31), (1, 8)):
+            images = torch.randn(1, 2, height, width, dtype=torch.float64)
+            expected = layer(images)
+            own = nn.Conv2d.__new__(SameConv2d)
+            own.__dict__ = layer.__dict__
+            torch.testing.assert_close(own(images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_segmenter_whose_layers_pad_to_fit_takes_any_size_without_padding_them_one_by_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = px_seg.build_segmenter("tu-tf_mobilenetv3_small_minimal_100", 3, None)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert write_onnx(model, tmp_path / "model.onnx", {}) < 1e-5
+    # The image's own padding; those of the layers are part of them.
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node].count("Pad") == 1
+    assert model.training
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert multiple_of(model) == 1
+    assert multiple_of(px_seg.build_classifier("tu-tf_mobilenetv3_small_minimal_100", 3, None)) == 32
+
+
+def test_a_file_of_other_weights_is_told_from_the_networks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, other = (px_seg.build_segmenter("tu-test_resnet", 3, None).eval() for _ in range(2))
+    write_onnx(model, tmp_path / "model.onnx", {})
+    runtime = open_onnx(tmp_path / "model.onnx")
+    assert difference_of(model, runtime, 48) < 1e-5
+    with pytest.raises(InputError, match="differ from the network's by"):
+        difference_of(other, runtime, 48)
+
+
+def test_a_classifier_is_exported_and_evaluated(small: Path, tmp_path: Path) -> None:
+    results = classify("--config", small, "--method", "magnitude", "--output_dir", tmp_path / "run")
+    main(["export", str(tmp_path / "run")])
+    images = normalised(3, 45, 37)
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "model.onnx")
+    found = session.run(["logits"], {"image": images.numpy()})[0]
+    with torch.no_grad():
+        expected = px_seg.load_model(tmp_path / "run")(images)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    summary = json.loads((tmp_path / "run" / "export" / "export.json").read_text())
+    assert summary["files"]["onnx"]["scores"]["accuracy"] == pytest.approx(results["accuracy"], abs=1e-6)
+
+
+def test_an_operation_that_onnx_does_not_have_is_named(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_y1(self.layer(x))
+
+    with pytest.raises(InputError, match=r"Odd cannot be exported to ONNX: .*bessel_y1"):
+        write_onnx(Odd(), tmp_path / "model.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_what_was_there(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in (finished / "export").iterdir()}
+
+    def full(proto: object, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    assert "cannot be written to (No space left on device)" in failing("export", finished, capsys=capsys)
+    assert {file.name: file.read_bytes() for file in (finished / "export").iterdir()} == before
+
+
+def test_bad_input_is_one_line_and_costs_no_time(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = finished / "export"
+    (tmp_path / "empty").mkdir()
+    torch.manual_seed(0)
+    write_onnx(px_seg.build_segmenter("tu-test_resnet", 3, None), tmp_path / "bare.onnx", {})
+    card = open_exported(export / "model.onnx").card
+    other = Card(**{**vars(card), "classes": ("cat", "dog", "cow")})
+    write_onnx(px_seg.build_segmenter("tu-test_resnet", 3, None), tmp_path / "other.onnx", {"card": other.as_text()})
+    (tmp_path / "broken.onnx").write_bytes((export / "model.onnx").read_bytes()[:5000])
+    (tmp_path / "text.xml").write_text("<html/>")
+    shutil.copy(export / "model.xml", tmp_path / "alone.xml")
+    (tmp_path / "file").touch()
+    for words, said in (
+        (("export", tmp_path / "empty"), "there is no finished run in"),
+        (
+            ("export", finished, "--format", "onnx,tflite"),
+            "there is no format 'tflite': choose of onnx, openvino",
+        ),
+        (("export", finished, "--calibration", 0), "takes a whole number from 1 on"),
+        (("export", finished, "--data.root", tmp_path / "gone"), "gone"),
+        (("export", finished, "--out", tmp_path / "file"), "cannot be written to"),
+        (("evaluate", tmp_path / "empty"), "there is no finished run in"),
+        (("evaluate", finished, "--model", tmp_path / "gone.onnx"), "there is no file"),
+        (("evaluate", finished, "--model", tmp_path / "tiny.pt"), "there is no file"),
+        (("evaluate", finished, "--model", finished / "config.yaml"), "is no exported network"),
+        (("evaluate", finished, "--model", tmp_path / "bare.onnx"), "has no card of px_seg in it"),
+        (("evaluate", finished, "--model", tmp_path / "other.onnx"), r"of 3 classes (cat, dog, cow, ...)"),
+        (("evaluate", finished, "--model", tmp_path / "broken.onnx"), "is not an ONNX file that onnxruntime reads"),
+        (("evaluate", finished, "--model", tmp_path / "text.xml"), "is not a network that OpenVINO reads"),
+        (("evaluate", finished, "--model", tmp_path / "alone.xml"), "is not a network that OpenVINO reads"),
+        (("evaluate", finished, "--output", tmp_path / "gone" / "a.json"), "--output"),
+        (("predict", tmp_path / "bare.onnx", "a.png", "--out", tmp_path / "out"), "has no card of px_seg in it"),
+    ):
+        line = failing(*words, capsys=capsys)
+        assert said in line, line
+        assert len(line) < 500
+    (finished / "masks.safetensors").unlink()
+    assert "there is no mask file" in failing("export", finished, "--no_evaluation", capsys=capsys)
+    for package, words in (("onnxscript", ("export", finished)), ("nncf", ("export", finished, "--format", "int8"))):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            line = failing(*words, capsys=capsys)
+        assert line == f"error: {package} is not installed: pip install 'px_seg[export]' brings it"
