@@ -1,6 +1,6 @@
 """Path eXclusion pruning and transfer for segmentation models and classifiers."""
 
-from px_seg.deploy import compact, predict
+from px_seg.deploy import compact, open_exported, predict
 from px_seg.errors import InputError
 from px_seg.models import Classifier, build_classifier, build_segmenter, load_model, save_model
 from px_seg.pruning import (
@@ -59,6 +59,7 @@ __all__ = [
     "compact",
     "criterion",
     "load_model",
+    "open_exported",
     "predict",
     "prunable",
     "prune",

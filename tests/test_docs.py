@@ -12,7 +12,11 @@ import pytest
 from helpers.runs import CONFIGS, REPOSITORY, go, smaller
 from PIL import Image
 
+import px_seg
 from px_seg.data.synthetic import SyntheticObjects
+from px_seg.deploy.card import read_card
+from px_seg.deploy.exported import write_onnx
+from px_seg.deploy.exported.network import notes_of
 from px_seg.pruning import CRITERIA
 from px_seg.pruning.rules import GATES, RULES
 from px_seg.tasks import Classification
@@ -41,9 +45,16 @@ def _classifier(path: Path) -> None:
     go(*data, *flags, "--output_dir", path, task=Classification)
 
 
+def _exported(path: Path) -> None:
+    model = px_seg.load_model(path.parent.parent)
+    path.parent.mkdir(exist_ok=True)
+    write_onnx(model, path, notes_of(read_card(path.parent.parent), None))
+
+
 NEEDS: dict[str, Callable[[Path], None]] = {
     "photo.jpg": _photo,
     "runs/seg/synthetic/resnet18/px/0.8/seed0": _segmenter,
+    "runs/seg/synthetic/resnet18/px/0.8/seed0/export/model.onnx": _exported,
     "runs/cls/synthetic/resnet18/px/0.9/seed0": _classifier,
 }
 

@@ -1,7 +1,18 @@
 """A network at work: made smaller, measured, and labelling images."""
 
+from px_seg.deploy.exported import Exported, open_exported
 from px_seg.deploy.predicting import Views, predict
 from px_seg.deploy.runs import measure_missing, read_measured
 from px_seg.pruning.compaction.shrinking import Compaction, compact, shrink
 
-__all__ = ["Compaction", "Views", "compact", "measure_missing", "predict", "read_measured", "shrink"]
+__all__ = [
+    "Compaction",
+    "Exported",
+    "Views",
+    "compact",
+    "measure_missing",
+    "open_exported",
+    "predict",
+    "read_measured",
+    "shrink",
+]

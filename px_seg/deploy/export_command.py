@@ -11,7 +11,7 @@ from px_seg.deploy.arguments import Parser, add_threads, from_one_on, set_thread
 from px_seg.deploy.card import Card, check_classes, read_card
 from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
-from px_seg.deploy.exported.network import notes_of
+from px_seg.deploy.exported.network import FILES, notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
 from px_seg.deploy.exported.openvino_file import open_openvino
 from px_seg.deploy.extras import extra
@@ -19,6 +19,7 @@ from px_seg.deploy.run_network import Smallest, smallest
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
 from px_seg.models import weights_in
+from px_seg.run.folder import EXPORTED
 from px_seg.tasks.base import spread
 
 EXPORT = """Write the network of a finished run as ONNX and for OpenVINO, and evaluate what was written.
@@ -30,9 +31,6 @@ A pruned network is compacted first. Files go to RUN/export: model.onnx takes `i
 of any number and size, and gives `logits`; model.xml and model.bin are the same for OpenVINO, and model.int8.xml and
 model.int8.bin are quantised with images of the run's training set. Classes, colours, normalisation and masks are in
 each file. What is written is held to torch's logits, and evaluated on the run's validation images."""
-
-FILES = {"onnx": "model.onnx", "openvino": "model.xml", "int8": "model.int8.xml"}
-"""By format, in a folder of exported files."""
 
 PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -64,7 +62,7 @@ def export(argv: Sequence[str]) -> None:
     set_threads(asked)
     folder = user_path(asked.run, "the run")
     card = read_card(folder)
-    out = folder / "export" if asked.out is None else user_path(asked.out, "--out")
+    out = folder / EXPORTED if asked.out is None else user_path(asked.out, "--out")
     for name in dict.fromkeys(name for kind in ("onnx", *asked.format) for name in PACKAGES[kind]):
         extra(name, "export")
     needed = not asked.no_evaluation or "int8" in asked.format

@@ -3,14 +3,22 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on, from_three_on
-from px_seg.deploy.latency import Cost
-from px_seg.deploy.runs import Setting, check_finished, described, images_in, measure_run, plain, save_measured
+from px_seg.deploy.runs import (
+    Measured,
+    Setting,
+    check_finished,
+    described,
+    images_in,
+    measure_run,
+    plain,
+    save_measured,
+)
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
 
@@ -19,7 +27,8 @@ LATENCY = """Measure what the networks of finished runs cost: dense, with zeros 
     px_seg latency runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0
     px_seg latency RUN RUN --batch_size 8 --size 512 --threads 1 --output latency.json
 
-All networks run in turns in one process; what is measured is single forward passes in eval mode."""
+All networks run in turns in one process; what is measured is single forward passes in eval mode. On a CPU, what
+px_seg export wrote to a run's folder is measured beside them."""
 
 
 def measure(argv: Sequence[str]) -> None:
@@ -38,11 +47,11 @@ def measure(argv: Sequence[str]) -> None:
         raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing or closed")
     rows: dict[str, Any] = {}
     for text, folder in folders.items():
-        settled, costs = measure_run(folder, setting)
+        measured = measure_run(folder, setting)
         if asked.save:
-            save_measured(folder, settled, costs)
-        rows[text] = {"size": settled.size, "networks": plain(costs)}
-        print(_table(text, settled, costs))
+            save_measured(folder, measured)
+        rows[text] = {"size": measured.setting.size, **plain(measured)}
+        print(_table(text, measured))
     if output is not None:
         held = {"setting": described(setting), "runs": rows}
         write_text(output, json.dumps(held, indent=2) + "\n")
@@ -61,7 +70,8 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _table(folder: str, setting: Setting, costs: Mapping[str, Cost]) -> str:
+def _table(folder: str, measured: Measured) -> str:
+    setting, costs = measured.setting, measured.networks
     dense, threads = costs["dense"].milliseconds, torch.get_num_threads()
     where = setting.device if setting.device != "cpu" else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     lines = [
@@ -73,5 +83,10 @@ def _table(folder: str, setting: Setting, costs: Mapping[str, Cost]) -> str:
         lines.append(
             f"  {name:<10} {cost.parameters:>12,} {cost.flops / 1e9:>8.2f} {cost.milliseconds:>9.1f} {quartiles:>17} "
             f"{cost.milliseconds / dense:>9.2f} {cost.peak_bytes / 2**20:>9.0f}"
+        )
+    for name, one in measured.files.items():
+        quartiles, size = f"{one.quartiles[0]:.1f} to {one.quartiles[1]:.1f}", f"{one.bytes / 1e6:.2f} MB"
+        lines.append(
+            f"  {name:<10} {size:>12} {one.milliseconds:>18.1f} {quartiles:>17} {one.milliseconds / dense:>9.2f}"
         )
     return "\n".join(lines)

@@ -5,18 +5,19 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from px_seg.deploy.card import read_results
-from px_seg.deploy.latency import Cost, network_costs
+from px_seg.deploy.exported.network import exported_in
+from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
 from px_seg.models import built_as, is_compacted, load_model
 from px_seg.pruning.compaction.shrinking import shrink
-from px_seg.run.folder import COSTS
+from px_seg.run.folder import COSTS, EXPORTED
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,21 @@ def check_finished(folder: Path) -> None:
     read_results(folder)
 
 
-def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost]]:
-    """The setting, its size known, and the costs of the run's networks: as dense, as it is, and compacted.
+class Measured(NamedTuple):
+    """What a run's networks cost."""
 
-    Of a dense run its network alone. Raises InputError for what is no finished run, and for images that the network
+    setting: Setting
+    """Its size known."""
+    networks: Mapping[str, Cost]
+    """As dense, as it is, and compacted; of a dense run its network alone."""
+    files: Mapping[str, FileCost]
+    """What was exported, by format."""
+
+
+def measure_run(folder: Path, setting: Setting) -> Measured:
+    """The costs of the run's networks, and on a CPU, without torch.compile, of the files that were exported of it.
+
+    Raises InputError for what is no finished run, and for images that the network
     does not take or the machine does not hold.
     """
     results = read_results(folder)
@@ -47,10 +59,11 @@ def measure_run(folder: Path, setting: Setting) -> tuple[Setting, dict[str, Cost
     networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
     side = setting.size or own
     setting = replace(setting, size=side)
+    beside = exported_in(folder / EXPORTED) if setting.device == "cpu" and not setting.compiled else {}
     try:
         draws = torch.Generator().manual_seed(0)
         images = torch.randn(setting.batch_size, 3, side, side, generator=draws).to(device)
-        return setting, network_costs(networks, images, setting.repeats, setting.compiled)
+        return Measured(setting, *costs_in_turns(networks, beside, images, setting.repeats, setting.compiled))
     except InputError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -71,20 +84,20 @@ def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) 
     failed: list[InputError] = []
     for number, folder in enumerate(left, 1):
         try:
-            settled, costs = measure_run(folder, setting)
-            save_measured(folder, settled, costs)
+            measured = measure_run(folder, setting)
+            save_measured(folder, measured)
         except InputError as error:
             failed.append(error)
             continue
-        dense, small = costs["dense"].milliseconds, list(costs.values())[-1].milliseconds
+        dense, *_, small = [cost.milliseconds for cost in (measured.networks["dense"], *measured.networks.values())]
         say(f"measured {number} of {len(left)}: {folder}: {small:.1f} ms, dense {dense:.1f} ms")
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} runs were not measured; the first: {failed[0]}")
 
 
-def save_measured(folder: Path, setting: Setting, costs: Mapping[str, Cost]) -> None:
+def save_measured(folder: Path, measured: Measured) -> None:
     """Write latency.json into the run's folder, in place of an earlier one. Raises InputError where it cannot be."""
-    held = {"setting": described(setting), "networks": plain(costs)}
+    held = {"setting": described(measured.setting), **plain(measured)}
     try:
         write_text(folder / COSTS, json.dumps(held, indent=2) + "\n")
     except OSError as error:
@@ -134,9 +147,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def plain(costs: Mapping[str, Cost]) -> dict[str, Any]:
-    """The costs as numbers by name."""
-    return {name: cost._asdict() for name, cost in costs.items()}
+def plain(measured: Measured) -> dict[str, Any]:
+    """The costs as numbers by name; `exported` only where something was."""
+    networks = {name: cost._asdict() for name, cost in measured.networks.items()}
+    files = {name: cost._asdict() for name, cost in measured.files.items()}
+    return {"networks": networks, **({"exported": files} if files else {})}
 
 
 def _networks(folder: Path, results: Mapping[str, Any], side: int) -> dict[str, nn.Module]:

@@ -21,6 +21,9 @@ TRACKED = "px_seg"
 COSTS = "latency.json"
 """The file that says what the run's networks cost."""
 
+EXPORTED = "export"
+"""The folder of the run's network in files for other runtimes."""
+
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
 
@@ -165,7 +168,7 @@ class RunFolder:
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
-        for name in ("model", "export", "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
+        for name in ("model", EXPORTED, "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def history(self, until: int | None = None) -> list[dict[str, Any]]:

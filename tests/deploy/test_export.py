@@ -152,6 +152,17 @@ def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest
     assert json.loads(output.read_text())["torch"]["miou"] == pytest.approx(results["miou"], abs=1e-4)
 
 
+def test_files_are_measured_beside_the_networks(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["latency", str(finished), "--repeats", "3", "--save"])
+    costs = json.loads((finished / "latency.json").read_text())
+    assert list(costs["networks"]) == ["dense", "masked", "compacted"]
+    assert list(costs["exported"]) == ["onnx", "openvino", "int8"]
+    assert costs["exported"]["onnx"]["bytes"] == (finished / "export" / "model.onnx").stat().st_size
+    assert all(cost["milliseconds"] > 0 for cost in costs["exported"].values())
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["dense", "masked", "compacted", "onnx", "openvino", "int8"]
+
+
 def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 45, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")

@@ -149,7 +149,7 @@ def test_what_a_network_refuses_is_one_line(tiny, tmp_path, monkeypatch, error: 
     def refuse(*_: object) -> None:
         raise error("Input height (96) doesn't match model (224)")
 
-    monkeypatch.setattr(runs, "network_costs", refuse)
+    monkeypatch.setattr(runs, "costs_in_turns", refuse)
     with pytest.raises(InputError, match="on 2 images of 96x96 pixels: give another --size"):
         runs.measure_run(tmp_path / "out", runs.Setting(batch_size=2, size=96))
 

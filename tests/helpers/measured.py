@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from px_seg.deploy.latency import Cost
-from px_seg.deploy.runs import Setting, save_measured
+from px_seg.deploy.runs import Measured, Setting, save_measured
 
 
 def measured(folder: Path, dense: float, small: float, parameters: int, setting: Setting | None = None) -> None:
@@ -12,4 +12,5 @@ def measured(folder: Path, dense: float, small: float, parameters: int, setting:
         name: Cost(milliseconds, (milliseconds, milliseconds), 2**20, count, 2000 * count)
         for name, milliseconds, count in (("dense", dense, 1_000_000), ("compacted", small, parameters))
     }
-    save_measured(folder, setting or Setting(), costs if small != dense else {"dense": costs["dense"]})
+    networks = costs if small != dense else {"dense": costs["dense"]}
+    save_measured(folder, Measured(setting or Setting(), networks, {}))

@@ -16,6 +16,9 @@ from px_seg.errors import InputError, one_line
 from px_seg.models import tell_normalisation
 from px_seg.pruning import Masks
 
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "int8": "model.int8.xml"}
+"""By format, in a folder of exported files."""
+
 OPENERS = {".onnx": open_onnx, ".xml": open_openvino}
 
 
@@ -49,11 +52,12 @@ class Exported(nn.Module):
         return None if packed is None else unpacked(packed)
 
 
-def open_exported(file: Path) -> Exported:
+def open_exported(file: str | Path) -> Exported:
     """A file that `px_seg export` wrote: .onnx, or .xml with its .bin beside it.
 
     Raises InputError for any other file, and where the package that runs it is missing.
     """
+    file = Path(file)
     if not file.is_file():
         raise InputError(f"there is no file {file}")
     if file.suffix not in OPENERS:
@@ -63,6 +67,11 @@ def open_exported(file: Path) -> Exported:
         return Exported(file, runtime, Card.of_text(runtime.notes["card"]))
     except (KeyError, ValueError):
         raise InputError(f"{file} has no card of px_seg in it: give a file that px_seg export wrote") from None
+
+
+def exported_in(folder: Path) -> dict[str, Exported]:
+    """The files that `px_seg export` wrote to a folder, by format. Raises what `open_exported` does."""
+    return {kind: open_exported(folder / name) for kind, name in FILES.items() if (folder / name).is_file()}
 
 
 def files_of(file: Path) -> list[Path]:
