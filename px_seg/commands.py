@@ -106,7 +106,7 @@ def measure_latency(argv: Sequence[str]) -> None:
 
 def export_run(argv: Sequence[str]) -> None:
     """Write a run's network for other runtimes."""
-    with one_line_errors("interrupted: nothing was written"):
+    with one_line_errors("interrupted: the same command begins again"):
         export(argv)
 
 

@@ -1,11 +1,16 @@
 """What the command lines of this room have in common."""
 
 import argparse
-from typing import NoReturn
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
 from px_seg.errors import InputError
+from px_seg.files import user_path, write_text
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,3 +62,21 @@ def device_asked_for(asked: argparse.Namespace) -> str:
         raise InputError("--device cuda needs a GPU that torch sees: give --device cpu")
     set_threads(asked)
     return asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def output_file(asked: argparse.Namespace) -> Path | None:
+    """The file that --output names, if one was. InputError where it cannot be written."""
+    if not asked.output:
+        return None
+    output = user_path(asked.output, "--output")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing or closed")
+    return output
+
+
+def write_output(output: Path, held: Mapping[str, Any]) -> None:
+    """Write a JSON file. InputError where it cannot be written."""
+    try:
+        write_text(output, json.dumps(held, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written: {error.strerror or error}") from None

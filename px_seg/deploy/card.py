@@ -46,6 +46,8 @@ class Card:
         try:
             if held["format"] != FORMAT or held["task"] not in ("seg", "cls") or not held["classes"]:
                 raise ValueError("not a card of px_seg")
+            if not 1 <= int(held["multiple"]) <= 4096 or not int(held["size"]) >= 1:
+                raise ValueError("not a card of px_seg: its sizes are none")
             return cls(
                 held["task"],
                 tuple(map(str, held["classes"])),
@@ -56,7 +58,7 @@ class Card:
                 float(held["sparsity"]),
                 int(held["multiple"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a card of px_seg: {error}") from None
 
 
@@ -92,15 +94,6 @@ def read_card(folder: Path) -> Card:
         str(results.get("method")),
         float(results["sparsity"]),
     )
-
-
-def check_classes(found: int, card: Card, folder: Path) -> None:
-    """Raise InputError where the network in a run's folder tells another number of classes apart than its results."""
-    if found != len(card.classes):
-        raise InputError(
-            f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "
-            "the two is of another run"
-        )
 
 
 def _normalisation(held: Mapping[str, Any]) -> Normalisation | None:

@@ -1,19 +1,19 @@
 """The command `evaluate`: a finished run's network, or files that were exported, on the run's images."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
+from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on, output_file, write_output
 from px_seg.deploy.card import read_card
 from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported
+from px_seg.deploy.run_network import check_network
 from px_seg.errors import InputError
-from px_seg.files import user_path, write_text
+from px_seg.files import user_path
 from px_seg.models import load_model, weights_in
 
 EVALUATE = """Evaluate the network of a finished run, or exported files of it, on the run's validation images.
@@ -34,26 +34,28 @@ def score(argv: Sequence[str]) -> None:
     device = device_asked_for(asked)
     folder = user_path(asked.run, "the run")
     card = read_card(folder)
+    if asked.model and asked.device == "cuda":
+        raise InputError("exported files run on the CPU: leave --device cuda out, or --model")
     networks: dict[str, tuple[nn.Module, int]] = {}
     for text in asked.model or ():
         file = user_path(text, "--model")
         exported = open_exported(file)
         check_same(card, exported.card, file, folder)
         networks[text] = exported, sum(one.stat().st_size for one in files_of(file))
-    output = user_path(asked.output, "--output") if asked.output else None
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing")
+    output = output_file(asked)
     images = _with_batches(images_of(folder, getattr(asked, "data.root")), asked.batch_size)
     if not networks:
-        networks["torch"] = load_model(folder).to(device), weights_in(folder / "model").stat().st_size
+        model = load_model(folder)
+        check_network(model, card, folder)
+        networks["torch"] = model.to(device), weights_in(folder / "model").stat().st_size
+    where = "cpu" if asked.model else device
     rows = {
-        name: Row(evaluate(images, network, device, Path(name).name), size)
-        for name, (network, size) in networks.items()
+        name: Row(evaluate(images, network, where, Path(name).name), size) for name, (network, size) in networks.items()
     }
     print(table(images, rows))
     if output is not None:
         held = {name: {"bytes": row.bytes, **row.scores} for name, row in rows.items()}
-        write_text(output, json.dumps(held, indent=2) + "\n")
+        write_output(output, held)
 
 
 def _with_batches(images: Images, batch_size: int | None) -> Images:

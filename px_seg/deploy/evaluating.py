@@ -10,6 +10,7 @@ from torch import nn
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Transformed, evaluation_loader
+from px_seg.data.normalisation import IMAGENET
 from px_seg.deploy.card import Card, read_card
 from px_seg.errors import InputError
 from px_seg.progress import bar
@@ -51,9 +52,10 @@ def images_of(folder: Path, root: str | None = None) -> Images:
     task = kind(config)
     if tuple(task.classes) != card.classes:
         raise InputError(f"the images in {config.data.root} have other classes than the run in {folder}")
-    if card.normalisation is not None and task.normalisation != card.normalisation:
+    had = card.normalisation or IMAGENET
+    if task.normalisation != had:
         raise InputError(
-            f"the run in {folder} had its images normalised by {card.normalisation}, and its weights {config.weights} "
+            f"the run in {folder} had its images normalised by {had}, and its weights {config.weights} "
             f"now take {task.normalisation}: put these back where they were"
         )
     for note in task.check_data():
@@ -110,6 +112,9 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
 
 def check_same(card: Card, found: Card, file: Path, folder: Path) -> None:
     """Raise InputError where a file is of another task or tells other classes apart than a run does."""
+    had = card.normalisation or IMAGENET
+    if found.normalisation != had:
+        raise InputError(f"{file} takes images normalised by {found.normalisation}, and the run in {folder} by {had}")
     if found.task != card.task or found.classes != card.classes:
         theirs, ours = (f"{len(one.classes)} classes ({', '.join(one.classes[:3])}, ...)" for one in (found, card))
         raise InputError(f"{file} is of a {found.task} network of {theirs}, and the run in {folder} has {ours}")

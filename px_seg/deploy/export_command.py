@@ -2,23 +2,24 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from px_seg.deploy.arguments import Parser, add_threads, from_one_on, set_threads
-from px_seg.deploy.card import Card, check_classes, read_card
+from px_seg.deploy.card import Card, read_card
 from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
+from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES, notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
 from px_seg.deploy.exported.openvino_file import open_openvino
 from px_seg.deploy.extras import extra
-from px_seg.deploy.run_network import Smallest, smallest
+from px_seg.deploy.run_network import RunNetwork, smallest
 from px_seg.errors import InputError
-from px_seg.files import user_path, write_text
-from px_seg.models import weights_in
+from px_seg.files import user_path
+from px_seg.models import normalisation_in
 from px_seg.run.folder import EXPORTED
 from px_seg.tasks.base import spread
 
@@ -39,17 +40,18 @@ PACKAGES = {
 }
 """What each format needs, ONNX's beside, through which the others come."""
 
-SUMMARY = "export.json"
-
 
 class Written(NamedTuple):
     """One exported file."""
 
     file: Path
-    bytes: int
-    """With its weights beside it."""
     difference: float | None
     """Of its logits from torch's, as a share of the largest; None for INT8, which is judged by its scores."""
+
+    @property
+    def bytes(self) -> int:
+        """With its weights beside it."""
+        return sum(file.stat().st_size for file in files_of(self.file))
 
 
 def export(argv: Sequence[str]) -> None:
@@ -60,52 +62,59 @@ def export(argv: Sequence[str]) -> None:
     """
     asked = _read(argv)
     set_threads(asked)
-    folder = user_path(asked.run, "the run")
-    card = read_card(folder)
-    out = folder / EXPORTED if asked.out is None else user_path(asked.out, "--out")
+    run = user_path(asked.run, "the run")
+    card = read_card(run)
+    folder = ExportFolder(run / EXPORTED if asked.out is None else user_path(asked.out, "--out"))
     for name in dict.fromkeys(name for kind in ("onnx", *asked.format) for name in PACKAGES[kind]):
         extra(name, "export")
     needed = not asked.no_evaluation or "int8" in asked.format
-    images = images_of(folder, getattr(asked, "data.root")) if needed else None
-    network = smallest(folder, card)
+    images = images_of(run, getattr(asked, "data.root")) if needed else None
+    network = smallest(run, card)
     for line in network.said:
         print(line)
-    check_classes(list(network.model.parameters())[-1].shape[0], card, folder)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".new-") as place:
-            written = _write(network, card, images, asked.format, asked.calibration, Path(place))
-            rows = {} if asked.no_evaluation or images is None else _evaluated(folder, network, images, written)
-            _move(written, out)
-        held = {"card": json.loads(_card_of(network, card).as_text()), "files": _described(written, rows)}
-        write_text(out / SUMMARY, json.dumps(held, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written to ({error.strerror or error}): make room, or give --out") from None
+    card = _card_of(network, card, run)
+    before = folder.held(card)
+    with folder.fresh() as place:
+        try:
+            written = _write(network, card, images, asked.format, asked.calibration, place)
+        except OSError as error:
+            raise folder.unwritable(error) from None
+        rows = {} if asked.no_evaluation or images is None else _evaluated(network, images, written)
+        files = {kind: _described(one, rows.get(kind)) for kind, one in written.items()}
+        torch_row = {"torch": dict(rows["torch"].scores)} if rows else {}
+        summary = {"card": json.loads(card.as_text()), **torch_row, "files": {**before, **files}}
+        folder.take({kind: one.file for kind, one in written.items()}, summary)
     if images is not None and rows:
         print(table(images, rows))
-    print(f"written to {out}: {', '.join(one.file.name for one in written.values())}")
+    print(f"written to {folder.path}: {', '.join(one.file.name for one in written.values())}")
+
+
+def _card_of(network: RunNetwork, card: Card, run: Path) -> Card:
+    """What travels in the files. InputError for a network that would not take the run's own images then."""
+    multiple = multiple_of(network.model)
+    if card.size % multiple:
+        raise InputError(
+            f"the network in {run} pads by the size of its images: exported, it takes sides that {multiple} divides "
+            f"alone, and the run's have {card.size} pixels"
+        )
+    return replace(card, normalisation=normalisation_in(network.model), multiple=multiple)
 
 
 def _write(
-    network: Smallest, card: Card, images: Images | None, formats: Sequence[str], count: int, place: Path
+    network: RunNetwork, card: Card, images: Images | None, formats: Sequence[str], count: int, place: Path
 ) -> dict[str, Written]:
     """The files in `place`, by format, as they were asked for. What they come through is there as well."""
-    notes = notes_of(_card_of(network, card), network.masks)
+    notes = notes_of(card, network.masks)
     onnx, openvino, int8 = (place / name for name in FILES.values())
-    written = {"onnx": Written(onnx, 0, write_onnx(network.model, onnx, notes, card.size))}
+    written = {"onnx": Written(onnx, write_onnx(network.model, onnx, notes, card.size))}
     if {"openvino", "int8"} & set(formats):
         write_openvino(onnx, openvino, notes)
-        written["openvino"] = Written(openvino, 0, difference_of(network.model, open_openvino(openvino), card.size))
+        written["openvino"] = Written(openvino, difference_of(network.model, open_openvino(openvino), card.size))
     if "int8" in formats:
         assert images is not None
         quantise(openvino, int8, notes, _calibration(images, count))
-        written["int8"] = Written(int8, 0, None)
-    sizes = {kind: sum(file.stat().st_size for file in files_of(one.file)) for kind, one in written.items()}
-    return {kind: one._replace(bytes=sizes[kind]) for kind, one in written.items() if kind in formats}
-
-
-def _card_of(network: Smallest, card: Card) -> Card:
-    return Card(**{**vars(card), "multiple": multiple_of(network.model)})
+        written["int8"] = Written(int8, None)
+    return {kind: one for kind, one in written.items() if kind in formats}
 
 
 def _calibration(images: Images, count: int) -> list[Any]:
@@ -117,32 +126,17 @@ def _calibration(images: Images, count: int) -> list[Any]:
     return [seen(data[index], 0)[0][None].numpy() for index in spread(len(data), min(count, len(data)))]
 
 
-def _evaluated(folder: Path, network: Smallest, images: Images, written: Mapping[str, Written]) -> dict[str, Row]:
-    saved = weights_in(folder / "model").stat().st_size
-    rows = {"torch": Row(evaluate(images, network.model, "cpu", "torch"), saved)}
+def _evaluated(network: RunNetwork, images: Images, written: Mapping[str, Written]) -> dict[str, Row]:
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.model.state_dict().values())
+    rows = {"torch": Row(evaluate(images, network.model, "cpu", "torch"), weights)}
     for kind, one in written.items():
-        found = evaluate(images, open_exported(one.file), "cpu", kind)
-        rows[kind] = Row(found, one.bytes, one.difference)
+        rows[kind] = Row(evaluate(images, open_exported(one.file), "cpu", kind), one.bytes, one.difference)
     return rows
 
 
-def _described(written: Mapping[str, Written], rows: Mapping[str, Row]) -> dict[str, Any]:
-    return {
-        kind: {
-            "file": one.file.name,
-            "bytes": one.bytes,
-            "difference": one.difference,
-            "scores": dict(rows[kind].scores) if kind in rows else None,
-        }
-        for kind, one in written.items()
-    }
-
-
-def _move(written: Mapping[str, Written], out: Path) -> None:
-    for one in written.values():
-        # The network last: without weights beside it, it would be damaged.
-        for file in reversed(files_of(one.file)):
-            file.replace(out / file.name)
+def _described(one: Written, row: Row | None) -> dict[str, Any]:
+    scores = None if row is None else dict(row.scores)
+    return {"file": one.file.name, "bytes": one.bytes, "difference": one.difference, "scores": scores}
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

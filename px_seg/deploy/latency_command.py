@@ -1,14 +1,20 @@
 """The command `latency`: what finished runs' networks cost, dense, masked and compacted."""
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on, from_three_on
+from px_seg.deploy.arguments import (
+    Parser,
+    add_device,
+    device_asked_for,
+    from_one_on,
+    from_three_on,
+    output_file,
+    write_output,
+)
 from px_seg.deploy.runs import (
     Measured,
     Setting,
@@ -19,8 +25,7 @@ from px_seg.deploy.runs import (
     plain,
     save_measured,
 )
-from px_seg.errors import InputError
-from px_seg.files import user_path, write_text
+from px_seg.files import user_path
 
 LATENCY = """Measure what the networks of finished runs cost: dense, with zeros for pruned weights, and compacted.
 
@@ -42,9 +47,7 @@ def measure(argv: Sequence[str]) -> None:
     folders = {text: user_path(text, "the run") for text in asked.runs}
     for folder in folders.values():
         check_finished(folder)
-    output = user_path(asked.output, "--output") if asked.output else None
-    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
-        raise InputError(f"--output {output} cannot be written: it is a folder, or its folder is missing or closed")
+    output = output_file(asked)
     rows: dict[str, Any] = {}
     for text, folder in folders.items():
         measured = measure_run(folder, setting)
@@ -52,9 +55,10 @@ def measure(argv: Sequence[str]) -> None:
             save_measured(folder, measured)
         rows[text] = {"size": measured.setting.size, **plain(measured)}
         print(_table(text, measured))
+        for problem in measured.left:
+            print(f"  left out: {problem}")
     if output is not None:
-        held = {"setting": described(setting), "runs": rows}
-        write_text(output, json.dumps(held, indent=2) + "\n")
+        write_output(output, {"setting": described(setting), "runs": rows})
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

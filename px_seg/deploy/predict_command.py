@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
-from px_seg.deploy.card import Card, check_classes, read_card
+from px_seg.deploy.card import Card, read_card
 from px_seg.deploy.exported import Exported, open_exported
 from px_seg.deploy.labelling import SUMMARY, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
+from px_seg.deploy.run_network import check_network
 from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
 from px_seg.files import user_path
@@ -73,11 +74,8 @@ def _segmenter(folder: Path, card: Card, device: str) -> Segmenter:
     model = load_model(folder).to(device)
     if getattr(model, "normalisation", None) is None:
         tell_normalisation(model, card.normalisation)
-    segmenter = Segmenter.of(model)
-    with torch.inference_mode():
-        found = segmenter.logits(torch.zeros((1, 3, 32, 32), dtype=segmenter.dtype, device=segmenter.device)).shape[1]
-    check_classes(found, card, folder)
-    return segmenter
+    check_network(model, card, folder)
+    return Segmenter.of(model)
 
 
 def _carried_out_by(exported: Exported) -> Segmenter:

@@ -4,20 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
+from px_seg.data.normalisation import IMAGENET
 from px_seg.deploy.card import Card
 from px_seg.errors import InputError
 from px_seg.models import is_compacted, load_model, tell_normalisation
 from px_seg.pruning import Masks, UnsupportedOperation
 from px_seg.pruning.compaction.shrinking import shrink
+from px_seg.pruning.modes import evaluating
 from px_seg.run.folder import RunFolder
 
 _STEP = 32
 """What divides the sides of images that every network takes."""
 
 
-class Smallest(NamedTuple):
+class RunNetwork(NamedTuple):
     """A run's network, on the CPU in eval mode."""
 
     model: nn.Module
@@ -27,27 +30,44 @@ class Smallest(NamedTuple):
     """What became of its size, in lines."""
 
 
-def smallest(folder: Path, card: Card) -> Smallest:
+def check_network(model: nn.Module, card: Card, folder: Path) -> None:
+    """Raise InputError where a run's network tells another number of classes apart than its results."""
+    side = -(-card.size // _STEP) * _STEP
+    parameter = next(model.parameters())
+    with evaluating(model), torch.inference_mode():
+        found = model(torch.zeros((1, 3, side, side), dtype=parameter.dtype, device=parameter.device)).shape[1]
+    if found != len(card.classes):
+        raise InputError(
+            f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "
+            "the two is of another run"
+        )
+
+
+def smallest(folder: Path, card: Card) -> RunNetwork:
     """The network of a finished run, compacted by the run or here.
 
     Raises InputError where it cannot be read, and where its masks are missing or not its own.
     """
     model, held = load_model(folder), RunFolder(folder)
+    check_network(model, card, folder)
     if getattr(model, "normalisation", None) is None:
-        tell_normalisation(model, card.normalisation)
-    if is_compacted(folder):
-        return Smallest(model, Masks.load(held.compact_masks, model), ["compacted by the run"])
+        # Runs that did not write it down yet had ImageNet's.
+        tell_normalisation(model, card.normalisation or IMAGENET)
     if not card.sparsity:
-        return Smallest(model, None, ["dense: nothing to compact"])
-    masks = Masks.load(held.masks, model)
+        return RunNetwork(model, None, ["dense: nothing to compact"])
+    cut = is_compacted(folder)
+    file = held.compact_masks if cut else held.masks
+    masks = Masks.load(file, model)
     if revived := masks.revived(model.state_dict()):
-        raise InputError(f"{held.masks} is not of the network in {folder}: it prunes weights of {next(iter(revived))}")
+        raise InputError(f"{file} is not of the network in {folder}: it prunes weights of {next(iter(revived))}")
+    if cut:
+        return RunNetwork(model, masks, ["compacted by the run"])
     side = -(-card.size // _STEP) * _STEP
     try:
         found = shrink(model, masks, (3, side, side))
     except UnsupportedOperation as error:
-        return Smallest(model, masks, [f"exported as it is, for it cannot be compacted: {error}"])
+        return RunNetwork(model, masks, [f"exported as it is, for it cannot be compacted: {error}"])
     tell_normalisation(found.model, model.normalisation)  # type: ignore[arg-type]
     wide, narrow = (sum(one.numel() for one in network.parameters()) for network in (model, found.model))
     said = [f"compacted from {wide:,} parameters to {narrow:,}", *(f"not made smaller: {what}" for what in found.left)]
-    return Smallest(found.model.eval(), Masks(found.masks, masks.provenance), said)
+    return RunNetwork(found.model.eval(), Masks(found.masks, masks.provenance), said)

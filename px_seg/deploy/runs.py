@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from px_seg.deploy.card import read_results
-from px_seg.deploy.exported.network import exported_in
+from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
@@ -46,6 +46,8 @@ class Measured(NamedTuple):
     """As dense, as it is, and compacted; of a dense run its network alone."""
     files: Mapping[str, FileCost]
     """What was exported, by format."""
+    left: Sequence[str] = ()
+    """Why exported files were left out."""
 
 
 def measure_run(folder: Path, setting: Setting) -> Measured:
@@ -59,11 +61,16 @@ def measure_run(folder: Path, setting: Setting) -> Measured:
     networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
     side = setting.size or own
     setting = replace(setting, size=side)
-    beside = exported_in(folder / EXPORTED) if setting.device == "cpu" and not setting.compiled else {}
+    beside, left = (
+        ExportFolder(folder / EXPORTED).opened() if setting.device == "cpu" and not setting.compiled else ({}, [])
+    )
+    for kind in [kind for kind, one in beside.items() if side % one.card.multiple]:
+        left.append(f"{beside.pop(kind).file} does not take images of {side} pixels")
     try:
         draws = torch.Generator().manual_seed(0)
         images = torch.randn(setting.batch_size, 3, side, side, generator=draws).to(device)
-        return Measured(setting, *costs_in_turns(networks, beside, images, setting.repeats, setting.compiled))
+        costs = costs_in_turns(networks, beside, images, setting.repeats, setting.compiled)
+        return Measured(setting, *costs, left)
     except InputError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -89,6 +96,8 @@ def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) 
         except InputError as error:
             failed.append(error)
             continue
+        for problem in measured.left:
+            say(f"left out: {problem}")
         dense, *_, small = [cost.milliseconds for cost in (measured.networks["dense"], *measured.networks.values())]
         say(f"measured {number} of {len(left)}: {folder}: {small:.1f} ms, dense {dense:.1f} ms")
     if failed:

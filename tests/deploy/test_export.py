@@ -23,11 +23,12 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError, Masks
 from px_seg.commands import main
+from px_seg.data.normalisation import SYMMETRIC
 from px_seg.data.palette import voc_colours
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
-from px_seg.deploy.exported.onnx_file import difference_of, multiple_of, open_onnx
+from px_seg.deploy.exported.onnx_file import Runtime, difference_of, multiple_of, open_onnx
 
 
 @pytest.fixture
@@ -84,6 +85,8 @@ def test_files_give_the_networks_logits_for_any_number_and_size_of_images(
     beside = openvino.Core().compile_model(finished / "export" / "model.xml", "CPU")(images.numpy())[0]
     for logits in (found, beside):
         assert np.abs(logits - expected.numpy()).max() < 1e-5 * expected.abs().max()
+    quantised = openvino.Core().compile_model(finished / "export" / "model.int8.xml", "CPU")(images.numpy())[0]
+    assert 0 < np.abs(quantised - expected.numpy()).mean() < 0.1 * expected.std()
 
 
 def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) -> None:
@@ -134,10 +137,11 @@ def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest
     results = json.loads((finished / "results.json").read_text())
     summary = json.loads((finished / "export" / "export.json").read_text())["files"]
     assert list(summary) == ["onnx", "openvino", "int8"]
+    assert results["miou"] > 0.02
     for kind in ("onnx", "openvino"):
         assert summary[kind]["scores"]["miou"] == pytest.approx(results["miou"], abs=2e-3)
         assert 0 < summary[kind]["difference"] < 1e-4
-    assert summary["int8"]["scores"]["miou"] == pytest.approx(results["miou"], abs=0.05)
+    assert summary["int8"]["scores"]["miou"] == pytest.approx(results["miou"], abs=0.01)
     output = finished.parent / "scores.json"
     files = [str(finished / "export" / name) for name in ("model.onnx", "model.int8.xml")]
     main(["evaluate", str(finished), "--model", *files, "--output", str(output), "--batch_size", "3"])
@@ -175,12 +179,12 @@ def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
                     str(tmp_path / name),
                     str(tmp_path / "photo.png"),
                     "--out",
-                    str(tmp_path / name[-4:]),
+                    str(tmp_path / f"labels{name[-4:]}"),
                     "--flip",
                 ]
             )
         assert caught.value.code == 0
-        labels[name] = np.array(Image.open(tmp_path / name[-4:] / "photo.png"))
+        labels[name] = np.array(Image.open(tmp_path / f"labels{name[-4:]}" / "photo.png"))
     assert all((found == labels["run"]).mean() > 0.999 for found in labels.values())
     model = open_exported(finished / "export" / "model.onnx")
     assert (px_seg.predict(model, image, flip=True) == labels["run"]).mean() > 0.999
@@ -219,6 +223,9 @@ def test_a_file_of_other_weights_is_told_from_the_networks(tmp_path: Path) -> No
     assert difference_of(model, runtime, 48) < 1e-5
     with pytest.raises(InputError, match="differ from the network's by"):
         difference_of(other, runtime, 48)
+    nothing = Runtime(lambda images: np.full((len(images), 3, *images.shape[2:]), np.nan, np.float32), {})
+    with pytest.raises(InputError, match="are NaN"):
+        difference_of(model, nothing, 48)
 
 
 def test_a_classifier_is_exported_and_evaluated(small: Path, tmp_path: Path) -> None:
@@ -232,6 +239,54 @@ def test_a_classifier_is_exported_and_evaluated(small: Path, tmp_path: Path) -> 
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
     summary = json.loads((tmp_path / "run" / "export" / "export.json").read_text())
     assert summary["files"]["onnx"]["scores"]["accuracy"] == pytest.approx(results["accuracy"], abs=1e-6)
+
+
+def test_a_second_export_keeps_what_it_does_not_write_and_mixes_no_networks(
+    finished: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = finished / "export"
+    before = json.loads((export / "export.json").read_text())
+    main(["export", str(finished), "--no_evaluation"])
+    after = json.loads((export / "export.json").read_text())
+    assert after["files"]["int8"] == before["files"]["int8"]
+    assert after["files"]["onnx"]["scores"] is None
+    assert [file.name for file in export.iterdir() if file.name.startswith(".")] == []
+    classify("--config", small, "--method", "dense", "--sparsity", 0, "--epochs", 0, "--output_dir", tmp_path / "other")
+    said = failing("export", tmp_path / "other", "--no_evaluation", "--out", export, capsys=capsys)
+    assert "holds files of another network" in said
+    (export / "export.json").write_text("{")
+    assert "is damaged" in failing("export", finished, "--no_evaluation", capsys=capsys)
+
+
+def test_files_that_cannot_be_opened_keep_no_run_from_being_measured(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "export" / "model.onnx").write_bytes(b"none")
+    main(["latency", str(finished), "--repeats", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:-1]] == ["dense", "masked", "compacted", "openvino", "int8"]
+    assert "left out" in lines[-1]
+    assert "model.onnx is not an ONNX file" in lines[-1]
+
+
+def test_masks_and_cards_that_are_damaged_are_told(finished: Path) -> None:
+    exported = open_exported(finished / "export" / "model.onnx")
+    exported._runtime = exported._runtime._replace(notes={"masks": "AAAA"})
+    with pytest.raises(InputError, match=r"the masks in .* are damaged"):
+        exported.masks()
+    text = exported.card.as_text()
+    for wrong in (text.replace('"multiple": 1', '"multiple": 0'), text.replace('"size": 32', '"size": Infinity')):
+        with pytest.raises(ValueError, match="card of px_seg"):
+            Card.of_text(wrong)
+
+
+def test_a_classifier_that_pads_to_fit_is_refused_where_it_would_not_take_its_own_images(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--encoder", "tu-tf_mobilenetv3_small_minimal_100", "--data.size", 40, "--epochs", 0)
+    classify("--config", small, *flags, "--method", "magnitude", "--output_dir", tmp_path / "run")
+    assert "takes sides that 32 divides alone" in failing("export", tmp_path / "run", capsys=capsys)
+    assert not (tmp_path / "run" / "export").exists()
 
 
 def test_an_operation_that_onnx_does_not_have_is_named(tmp_path: Path) -> None:
@@ -272,6 +327,11 @@ def test_bad_input_is_one_line_and_costs_no_time(
     card = open_exported(export / "model.onnx").card
     other = Card(**{**vars(card), "classes": ("cat", "dog", "cow")})
     write_onnx(px_seg.build_segmenter("tu-test_resnet", 3, None), tmp_path / "other.onnx", {"card": other.as_text()})
+    shifted = Card(**{**vars(card), "normalisation": SYMMETRIC})
+    shutil.copy(tmp_path / "other.onnx", tmp_path / "shifted.onnx")
+    proto = onnx.load(tmp_path / "shifted.onnx")
+    onnx.helper.set_model_props(proto, {"card": shifted.as_text()})
+    onnx.save(proto, tmp_path / "shifted.onnx")
     (tmp_path / "broken.onnx").write_bytes((export / "model.onnx").read_bytes()[:5000])
     (tmp_path / "text.xml").write_text("<html/>")
     shutil.copy(export / "model.xml", tmp_path / "alone.xml")
@@ -287,7 +347,7 @@ def test_bad_input_is_one_line_and_costs_no_time(
         (("export", finished, "--out", tmp_path / "file"), "cannot be written to"),
         (("evaluate", tmp_path / "empty"), "there is no finished run in"),
         (("evaluate", finished, "--model", tmp_path / "gone.onnx"), "there is no file"),
-        (("evaluate", finished, "--model", tmp_path / "tiny.pt"), "there is no file"),
+        (("evaluate", finished, "--model", tmp_path / "shifted.onnx"), "takes images normalised by mean 0.5"),
         (("evaluate", finished, "--model", finished / "config.yaml"), "is no exported network"),
         (("evaluate", finished, "--model", tmp_path / "bare.onnx"), "has no card of px_seg in it"),
         (("evaluate", finished, "--model", tmp_path / "other.onnx"), r"of 3 classes (cat, dog, cow, ...)"),
@@ -300,6 +360,11 @@ def test_bad_input_is_one_line_and_costs_no_time(
         line = failing(*words, capsys=capsys)
         assert said in line, line
         assert len(line) < 500
+    results = json.loads((finished / "results.json").read_text())
+    (finished / "results.json").write_text(json.dumps({**results, "class_iou": {"one": 0.5, "two": 0.5}}))
+    for command in ("export", "evaluate"):
+        assert "tells 21 classes apart, and its results.json 2" in failing(command, finished, capsys=capsys)
+    (finished / "results.json").write_text(json.dumps(results))
     (finished / "masks.safetensors").unlink()
     assert "there is no mask file" in failing("export", finished, "--no_evaluation", capsys=capsys)
     for package, words in (("onnxscript", ("export", finished)), ("nncf", ("export", finished, "--format", "int8"))):

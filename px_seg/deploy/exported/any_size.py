@@ -7,11 +7,12 @@ size soon take torch.export minutes or hours, unless they are written so that th
 import copy
 
 import torch.nn.functional as F
-from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+
+PADS_TO_FIT = ("Conv2dSame", "Conv2dDynamicSamePadding", "SameConv2d")
+"""Convolutions that pad by the size of their input, of timm and of segmentation-models-pytorch, whose is private."""
 
 
 class AnySize(nn.Module):
@@ -68,4 +69,4 @@ def of_any_size(model: nn.Module, stride: int | None) -> nn.Module:
 
 def pads_to_fit(module: nn.Module) -> bool:
     """Whether a module is a convolution that pads by the size of its input."""
-    return isinstance(module, Conv2dSame | Conv2dDynamicSamePadding | SameConv2d)
+    return isinstance(module, nn.Conv2d) and type(module).__name__ in PADS_TO_FIT

@@ -47,9 +47,17 @@ class Exported(nn.Module):
         return torch.from_numpy(logits).to(images.device)
 
     def masks(self) -> Masks | None:
-        """The masks that the network was trained under, by the names that its weights had; None for a dense one."""
-        packed = self._runtime.notes.get("masks")
-        return None if packed is None else unpacked(packed)
+        """The masks that the network was trained under, by the names of its weights in px_seg; None for a dense one.
+
+        Raises InputError where they are damaged.
+        """
+        held = self._runtime.notes.get("masks")
+        if held is None:
+            return None
+        try:
+            return unpacked(held)
+        except (ValueError, zlib.error) as error:
+            raise InputError(f"the masks in {self.file} are damaged: {one_line(error, 100)}") from None
 
 
 def open_exported(file: str | Path) -> Exported:
@@ -67,11 +75,6 @@ def open_exported(file: str | Path) -> Exported:
         return Exported(file, runtime, Card.of_text(runtime.notes["card"]))
     except (KeyError, ValueError):
         raise InputError(f"{file} has no card of px_seg in it: give a file that px_seg export wrote") from None
-
-
-def exported_in(folder: Path) -> dict[str, Exported]:
-    """The files that `px_seg export` wrote to a folder, by format. Raises what `open_exported` does."""
-    return {kind: open_exported(folder / name) for kind, name in FILES.items() if (folder / name).is_file()}
 
 
 def files_of(file: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Networks in ONNX files."""
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,14 +51,14 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
     logits differ.
     """
     onnx = extra("onnx", "export")
-    extra("onnxscript", "export"), extra("onnxruntime", "export")
+    for package in ("onnxscript", "onnxruntime"):
+        extra(package, "export")
     fresh, step = of_any_size(model, _stride(model)).cpu().float(), multiple_of(model)
     # Sides that no stride divides, so that nothing about them is taken for a rule.
     side = max(size // step, 1) * step if step > 1 else size | 1
     program = _program(fresh, torch.zeros((2, 3, side, side + step)), step, type(model).__name__)
     proto = program.model_proto
-    for name, note in notes.items():
-        onnx.helper.set_model_props(proto, {**_properties(proto), name: note})
+    onnx.helper.set_model_props(proto, {**{one.key: one.value for one in proto.metadata_props}, **notes})
     _name_sizes(proto)
     with replacing(file) as fresh_file:
         onnx.save(proto, fresh_file)
@@ -105,7 +106,10 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
         found = torch.from_numpy(runtime.logits(images.numpy()))
         if found.shape != expected.shape:
             raise InputError(f"the exported file gives {tuple(found.shape)} in place of {tuple(expected.shape)}")
-        worst = max(worst, ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item())
+        difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+        if math.isnan(difference):
+            raise InputError("the exported file's logits, or the network's own, are NaN: nothing was written")
+        worst = max(worst, difference)
     if not worst <= TOLERANCE:
         raise InputError(
             f"the exported file's logits differ from the network's by {worst:.1e} of the largest, more than "
@@ -167,17 +171,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _properties(proto: Any) -> dict[str, str]:
-    return {one.key: one.value for one in proto.metadata_props}
-
-
 def _name_sizes(proto: Any) -> None:
     """Sizes by the names that people know, where torch numbers them."""
-    names = {}
     for value in (*proto.graph.input, *proto.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, ("N", "", "H", "W"), strict=False):
             if dimension.dim_param and name:
-                names[dimension.dim_param] = name
                 dimension.dim_param = name
     # What is said of tensors within uses the old names, and a runtime finds it out by itself.
     del proto.graph.value_info[:]

@@ -1,0 +1,95 @@
+"""A folder of exported files, and what export.json in it says of them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from px_seg.deploy.card import Card
+from px_seg.deploy.exported.network import FILES, Exported, files_of, open_exported
+from px_seg.errors import InputError
+from px_seg.files import flush, write_text
+
+SUMMARY = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """Files of one network."""
+
+    path: Path
+
+    def held(self, card: Card) -> dict[str, Any]:
+        """What export.json says of files that are there, by format; nothing where there is none.
+
+        Raises InputError for one that is damaged, or of a network with another card.
+        """
+        file = self.path / SUMMARY
+        if not file.exists():
+            return {}
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+            same, files = Card.of_text(json.dumps(held["card"])) == card, dict(held["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{file} is damaged: delete {self.path}, or give another --out") from None
+        if not same:
+            raise InputError(f"{self.path} holds files of another network: give another --out, or delete it")
+        return {kind: about for kind, about in files.items() if kind in FILES and (self.path / FILES[kind]).is_file()}
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        """A folder within it to write to, gone at the end, and itself with it where it was new and has stayed empty.
+
+        Raises InputError where there cannot be one.
+        """
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            place = TemporaryDirectory(dir=self.path, prefix=".new-")
+        except OSError as error:
+            raise self.unwritable(error) from None
+        try:
+            with place as name:
+                yield Path(name)
+        finally:
+            if new:
+                with suppress(OSError):
+                    self.path.rmdir()
+
+    def take(self, files: Mapping[str, Path], summary: Mapping[str, Any]) -> None:
+        """Put files, by format, in place of those that are there, and write export.json.
+
+        A file that is read always has the weights that belong to it. Raises InputError where they cannot be written.
+        """
+        try:
+            for file in files.values():
+                parts = files_of(file)
+                for part in parts:
+                    flush(part)
+                (self.path / file.name).unlink(missing_ok=True)
+                for part in reversed(parts):
+                    part.replace(self.path / part.name)
+            write_text(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        except OSError as error:
+            raise self.unwritable(error) from None
+
+    def opened(self) -> tuple[dict[str, Exported], list[str]]:
+        """The files by format, and why others were left out."""
+        found, left = {}, []
+        for kind, name in FILES.items():
+            if not (self.path / name).is_file():
+                continue
+            try:
+                found[kind] = open_exported(self.path / name)
+            except InputError as error:
+                left.append(str(error))
+        return found, left
+
+    def unwritable(self, error: OSError) -> InputError:
+        """What to say where the disk is full or closed."""
+        return InputError(
+            f"{self.path} cannot be written to ({error.strerror or error}): make room, or give another --out"
+        )
