@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError, Masks
 from px_seg.commands import main
-from px_seg.data.normalisation import SYMMETRIC
+from px_seg.data.normalisation import Normalisation
 from px_seg.data.palette import voc_colours
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported import open_exported, write_onnx
@@ -327,7 +327,7 @@ def test_bad_input_is_one_line_and_costs_no_time(
     card = open_exported(export / "model.onnx").card
     other = Card(**{**vars(card), "classes": ("cat", "dog", "cow")})
     write_onnx(px_seg.build_segmenter("tu-test_resnet", 3, None), tmp_path / "other.onnx", {"card": other.as_text()})
-    shifted = Card(**{**vars(card), "normalisation": SYMMETRIC})
+    shifted = Card(**{**vars(card), "normalisation": Normalisation.of((0.1,) * 3, (0.9,) * 3)})
     shutil.copy(tmp_path / "other.onnx", tmp_path / "shifted.onnx")
     proto = onnx.load(tmp_path / "shifted.onnx")
     onnx.helper.set_model_props(proto, {"card": shifted.as_text()})
@@ -347,7 +347,7 @@ def test_bad_input_is_one_line_and_costs_no_time(
         (("export", finished, "--out", tmp_path / "file"), "cannot be written to"),
         (("evaluate", tmp_path / "empty"), "there is no finished run in"),
         (("evaluate", finished, "--model", tmp_path / "gone.onnx"), "there is no file"),
-        (("evaluate", finished, "--model", tmp_path / "shifted.onnx"), "takes images normalised by mean 0.5"),
+        (("evaluate", finished, "--model", tmp_path / "shifted.onnx"), "takes images normalised by mean 0.1"),
         (("evaluate", finished, "--model", finished / "config.yaml"), "is no exported network"),
         (("evaluate", finished, "--model", tmp_path / "bare.onnx"), "has no card of px_seg in it"),
         (("evaluate", finished, "--model", tmp_path / "other.onnx"), r"of 3 classes (cat, dog, cow, ...)"),
