@@ -362,9 +362,14 @@ def test_bad_input_is_one_line_and_costs_no_time(
         assert len(line) < 500
     results = json.loads((finished / "results.json").read_text())
     (finished / "results.json").write_text(json.dumps({**results, "class_iou": {"one": 0.5, "two": 0.5}}))
-    for command in ("export", "evaluate"):
-        assert "tells 21 classes apart, and its results.json 2" in failing(command, finished, capsys=capsys)
+    assert "have other classes than the run" in failing("evaluate", finished, capsys=capsys)
     (finished / "results.json").write_text(json.dumps(results))
+    (finished / "model").rename(finished / "own")
+    px_seg.save_model(px_seg.build_segmenter("tu-test_resnet", 3, None), finished / "model")
+    for command in ("export", "evaluate"):
+        assert "tells 3 classes apart, and its results.json 21" in failing(command, finished, capsys=capsys)
+    shutil.rmtree(finished / "model")
+    (finished / "own").rename(finished / "model")
     (finished / "masks.safetensors").unlink()
     assert "there is no mask file" in failing("export", finished, "--no_evaluation", capsys=capsys)
     for package, words in (("onnxscript", ("export", finished)), ("nncf", ("export", finished, "--format", "int8"))):
