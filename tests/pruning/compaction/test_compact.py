@@ -364,7 +364,7 @@ def test_an_exported_program_runs_without_px_seg_at_other_sizes(tmp_path) -> Non
     model = unsettled(px_seg.build_segmenter("resnet18", classes=3, weights=None)).float()
     small = px_seg.compact(model, holes(model, scope="encoder")).eval()
     torch.save(small, tmp_path / "small.pt")
-    # In a process of its own: torch.export.save crashes the one in which OpenVINO and NNCF have run.
+    # In a process of its own: in one where the tests of exported files had run, this crashed, for a reason not known.
     export = (
         "import torch\nfrom torch.export import Dim\nsmall = torch.load('small.pt', weights_only=False)\n"
         "side = 16 * Dim('side', min=2, max=16)\nsizes = ({0: Dim('batch', min=1, max=64), 2: side, 3: side},)\n"
