@@ -14,7 +14,7 @@ import openvino
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.runs import classify, go, make_voc, tiny_segmentation
+from helpers.runs import classify, go, make_voc, started, tiny_segmentation
 from PIL import Image
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
 from timm.layers import Conv2dSame
@@ -29,6 +29,9 @@ from px_seg.deploy.card import Card
 from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
 from px_seg.deploy.exported.onnx_file import Runtime, difference_of, multiple_of, open_onnx
+
+CORE = openvino.Core()
+"""One alone: see `px_seg.deploy.exported.openvino_file._core`."""
 
 
 @pytest.fixture
@@ -82,10 +85,10 @@ def test_files_give_the_networks_logits_for_any_number_and_size_of_images(
     assert (given.name, given.shape) == ("logits", ["N", 21, "H", "W"])
     found = session.run(None, {"image": images.numpy()})[0]
     # Nothing but the network is in the other format, either.
-    beside = openvino.Core().compile_model(finished / "export" / "model.xml", "CPU")(images.numpy())[0]
+    beside = CORE.compile_model(finished / "export" / "model.xml", "CPU")(images.numpy())[0]
     for logits in (found, beside):
         assert np.abs(logits - expected.numpy()).max() < 1e-5 * expected.abs().max()
-    quantised = openvino.Core().compile_model(finished / "export" / "model.int8.xml", "CPU")(images.numpy())[0]
+    quantised = CORE.compile_model(finished / "export" / "model.int8.xml", "CPU")(images.numpy())[0]
     assert 0 < np.abs(quantised - expected.numpy()).mean() < 0.1 * expected.std()
 
 
@@ -103,7 +106,7 @@ def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) 
     assert sizes["model.int8.bin"] < 0.3 * sizes["model.bin"]
     kinds = {
         node.get_element_type().get_type_name()
-        for node in openvino.Core().read_model(finished / "export" / "model.int8.xml").get_ops()
+        for node in CORE.read_model(finished / "export" / "model.int8.xml").get_ops()
         if node.get_type_name() == "Constant"
     }
     assert kinds & {"i8", "u8"}
@@ -165,6 +168,17 @@ def test_files_are_measured_beside_the_networks(finished: Path, capsys: pytest.C
     assert all(cost["milliseconds"] > 0 for cost in costs["exported"].values())
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == ["dense", "masked", "compacted", "onnx", "openvino", "int8"]
+
+
+def test_networks_that_are_closed_leave_signals_to_be_handled(finished: Path) -> None:
+    """A handler's stack that is no more ends the process at the next signal, such as that of a child's end."""
+    file = finished / "export" / "model.xml"
+    code = (
+        "import signal, subprocess, sys, px_seg\nsignal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "one = px_seg.open_exported(sys.argv[1])\ntwo = px_seg.open_exported(sys.argv[1])\ndel one\ndel two\n"
+        "subprocess.run([sys.executable, '-c', ''])\nprint('on')"
+    )
+    assert started("-c", code, file).stdout == "on\n"
 
 
 def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ def write_openvino(onnx_file: Path, file: Path, notes: Mapping[str, str]) -> Non
 
     Raises InputError where OpenVINO is missing or cannot read the network.
     """
-    openvino = extra("openvino", "export")
     try:
-        model = openvino.Core().read_model(str(onnx_file))
+        model = _core().read_model(str(onnx_file))
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot read {onnx_file}: {one_line(error, 200)}") from error
     _save(model, file, notes)
@@ -38,18 +38,16 @@ def quantise(source: Path, file: Path, notes: Mapping[str, str], images: Sequenc
     Weights have a scale for each output channel, activations one a tensor, from their range over `images`, each
     (1, 3, H, W) float32, normalised. Raises InputError where a package is missing or there is no image.
     """
-    openvino = extra("openvino", "export")
     with _nncf() as nncf:
         if not images:
             raise InputError("INT8 needs images to calibrate on, and the training set has none")
-        model = openvino.Core().read_model(str(source))
+        model = _core().read_model(str(source))
         quantised = nncf.quantize(model, nncf.Dataset(images), subset_size=len(images))
     _save(quantised, file, notes)
 
 
 def open_openvino(file: Path) -> Runtime:
     """The file in OpenVINO, on the CPU, with as many threads as torch has. InputError where it cannot be read."""
-    openvino = extra("openvino", "export")
     # Lower precisions than the file's are OpenVINO's own choice on some processors.
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -57,8 +55,8 @@ def open_openvino(file: Path) -> Runtime:
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        model = openvino.Core().read_model(str(file))
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        model = _core().read_model(str(file))
+        compiled = _core().compile_model(model, "CPU", settings)
         notes = {name: model.get_rt_info([_ROOM, name]).astype(str) for name in _names(model)}
     except RuntimeError as error:
         raise InputError(f"{file} is not a network that OpenVINO reads: {one_line(error, 160)}") from None
@@ -73,6 +71,17 @@ def open_openvino(file: Path) -> Runtime:
 def weights_beside(file: Path) -> Path:
     """The file of weights that belongs to OpenVINO's FILE.xml."""
     return file.with_suffix(".bin")
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's Core, one for the process.
+
+    Each has a stack of its own for signal handlers, and gives back the one that it found when it ends. Of two that end
+    in the order in which they began, the second gives back the first's, which is no more: the next signal then ends the
+    process. Python handles SIGCHLD once a DataLoader has had workers.
+    """
+    return extra("openvino", "export").Core()
 
 
 def _save(model: Any, file: Path, notes: Mapping[str, str]) -> None:

@@ -363,15 +363,10 @@ def test_an_exported_program_runs_without_px_seg_at_other_sizes(tmp_path) -> Non
     torch.manual_seed(0)
     model = unsettled(px_seg.build_segmenter("resnet18", classes=3, weights=None)).float()
     small = px_seg.compact(model, holes(model, scope="encoder")).eval()
-    torch.save(small, tmp_path / "small.pt")
-    # In a process of its own: in one where the tests of exported files had run, this crashed, for a reason not known.
-    export = (
-        "import torch\nfrom torch.export import Dim\nsmall = torch.load('small.pt', weights_only=False)\n"
-        "side = 16 * Dim('side', min=2, max=16)\nsizes = ({0: Dim('batch', min=1, max=64), 2: side, 3: side},)\n"
-        "program = torch.export.export(small, (torch.randn(2, 3, 64, 64),), dynamic_shapes=sizes)\n"
-        "torch.export.save(program, 'small.pt2')"
-    )
-    subprocess.run([sys.executable, "-c", export], cwd=tmp_path, check=True)
+    batch, side = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("side", min=2, max=16)
+    dynamic = ({0: batch, 2: 16 * side, 3: 16 * side},)
+    program = torch.export.export(small, (torch.randn(2, 3, 64, 64),), dynamic_shapes=dynamic)
+    torch.export.save(program, tmp_path / "small.pt2")
     x = torch.randn(3, 3, 96, 96)
     torch.save(x, tmp_path / "x.pt")
     code = (
