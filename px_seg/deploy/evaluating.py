@@ -111,7 +111,7 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
 
 
 def check_same(card: Card, found: Card, file: Path, folder: Path) -> None:
-    """Raise InputError where a file is of another task or tells other classes apart than a run does."""
+    """Raise InputError where a file is of another task, classes or normalisation of images than a run."""
     had = card.normalisation or IMAGENET
     if found.normalisation != had:
         raise InputError(f"{file} takes images normalised by {found.normalisation}, and the run in {folder} by {had}")

@@ -15,7 +15,7 @@ from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES, notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
 from px_seg.deploy.exported.openvino_file import open_openvino
-from px_seg.deploy.extras import extra
+from px_seg.deploy.extras import check_extra
 from px_seg.deploy.run_network import RunNetwork, smallest
 from px_seg.errors import InputError
 from px_seg.files import user_path
@@ -66,7 +66,7 @@ def export(argv: Sequence[str]) -> None:
     card = read_card(run)
     folder = ExportFolder(run / EXPORTED if asked.out is None else user_path(asked.out, "--out"))
     for name in dict.fromkeys(name for kind in ("onnx", *asked.format) for name in PACKAGES[kind]):
-        extra(name, "export")
+        check_extra(name, "export")
     needed = not asked.no_evaluation or "int8" in asked.format
     images = images_of(run, getattr(asked, "data.root")) if needed else None
     network = smallest(run, card)

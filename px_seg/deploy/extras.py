@@ -1,16 +1,22 @@
 """Packages that only some users need."""
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 from px_seg.errors import InputError
 
 
+def check_extra(package: str, name: str) -> None:
+    """Raise InputError, with the command that brings the extra of that name, where its package is not installed.
+
+    The package is not imported.
+    """
+    if find_spec(package) is None:
+        raise InputError(f"{package} is not installed: pip install 'px_seg[{name}]' brings it")
+
+
 def extra(package: str, name: str) -> ModuleType:
-    """The package, which the extra of that name brings. InputError, with the command, where it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise InputError(f"{package} is not installed: pip install 'px_seg[{name}]' brings it") from None
+    """The package, which the extra of that name brings. Raises what `check_extra` does."""
+    check_extra(package, name)
+    return importlib.import_module(package)

@@ -6,18 +6,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
 from px_seg.deploy.card import Card, read_card
-from px_seg.deploy.exported import Exported, open_exported
+from px_seg.deploy.exported import open_exported
 from px_seg.deploy.labelling import SUMMARY, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.deploy.run_network import check_network
 from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.models import load_model, normalisation_in, tell_normalisation
+from px_seg.models import load_model, tell_normalisation
 from px_seg.progress import bar
 
 PREDICT = """Label images of any size, folders of them, and videos, with the network of a finished run.
@@ -54,7 +52,7 @@ def label(argv: Sequence[str]) -> bool:
         wanted = [one for one in wanted if not all(file.is_file() for file in one.results(out))]
     check_results(wanted, out, asked.overwrite or asked.resume)
     read_summary(out, card.classes)
-    segmenter = _segmenter(source, card, device) if exported is None else _carried_out_by(exported)
+    segmenter = _segmenter(source, card, device) if exported is None else Segmenter.of(exported)
     _make(out)
     with bar(total=len(wanted), desc="labelling", unit="file", show=len(wanted) > 1) as progress:
 
@@ -76,11 +74,6 @@ def _segmenter(folder: Path, card: Card, device: str) -> Segmenter:
         tell_normalisation(model, card.normalisation)
     check_network(model, card, folder)
     return Segmenter.of(model)
-
-
-def _carried_out_by(exported: Exported) -> Segmenter:
-    """An exported file, which pads images itself."""
-    return Segmenter(exported, normalisation_in(exported), 1, torch.device("cpu"), torch.float32)
 
 
 def _make(out: Path) -> None:

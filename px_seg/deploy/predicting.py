@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError
-from px_seg.models import Classifier, normalisation_in, whole_logits
+from px_seg.models import COARSEST, Classifier, normalisation_in, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating
 
 _EXPECTED = "predict takes one that returns logits (N, classes, H, W), of two classes or more"
-
-COARSEST = 32
-"""A multiple of it is a side that every convolutional network takes."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,7 @@ class Segmenter(NamedTuple):
         if isinstance(model, Classifier):
             raise InputError("a Classifier gives an image one class: predict takes a segmenter")
         parameter = next(model.parameters(), torch.zeros(()))
-        stride: Any = getattr(getattr(model, "encoder", None), "output_stride", COARSEST)
-        return cls(model, normalisation_in(model), int(stride), parameter.device, parameter.dtype)
+        return cls(model, normalisation_in(model), stride_of(model), parameter.device, parameter.dtype)
 
     def logits(self, images: Tensor) -> Tensor:
         """(N, classes, H, W) of normalised images of any size. InputError for a network that returns anything else."""

@@ -10,14 +10,11 @@ from torch import nn
 from px_seg.data.normalisation import IMAGENET
 from px_seg.deploy.card import Card
 from px_seg.errors import InputError
-from px_seg.models import is_compacted, load_model, tell_normalisation
+from px_seg.models import COARSEST, is_compacted, load_model, tell_normalisation
 from px_seg.pruning import Masks, UnsupportedOperation
 from px_seg.pruning.compaction.shrinking import shrink
 from px_seg.pruning.modes import evaluating
 from px_seg.run.folder import RunFolder
-
-_STEP = 32
-"""What divides the sides of images that every network takes."""
 
 
 class RunNetwork(NamedTuple):
@@ -32,7 +29,7 @@ class RunNetwork(NamedTuple):
 
 def check_network(model: nn.Module, card: Card, folder: Path) -> None:
     """Raise InputError where a run's network tells another number of classes apart than its results."""
-    side = -(-card.size // _STEP) * _STEP
+    side = -(-card.size // COARSEST) * COARSEST
     parameter = next(model.parameters())
     with evaluating(model), torch.inference_mode():
         found = model(torch.zeros((1, 3, side, side), dtype=parameter.dtype, device=parameter.device)).shape[1]
@@ -62,7 +59,7 @@ def smallest(folder: Path, card: Card) -> RunNetwork:
         raise InputError(f"{file} is not of the network in {folder}: it prunes weights of {next(iter(revived))}")
     if cut:
         return RunNetwork(model, masks, ["compacted by the run"])
-    side = -(-card.size // _STEP) * _STEP
+    side = -(-card.size // COARSEST) * COARSEST
     try:
         found = shrink(model, masks, (3, side, side))
     except UnsupportedOperation as error:

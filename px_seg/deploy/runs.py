@@ -53,17 +53,16 @@ class Measured(NamedTuple):
 def measure_run(folder: Path, setting: Setting) -> Measured:
     """The costs of the run's networks, and on a CPU, without torch.compile, of the files that were exported of it.
 
-    Raises InputError for what is no finished run, and for images that the network
-    does not take or the machine does not hold.
+    Raises InputError for what is no finished run, and for images that the network does not take or the machine does
+    not hold.
     """
     results = read_results(folder)
     device, own = torch.device(setting.device), int(results["data"]["size"])
     networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
     side = setting.size or own
     setting = replace(setting, size=side)
-    beside, left = (
-        ExportFolder(folder / EXPORTED).opened() if setting.device == "cpu" and not setting.compiled else ({}, [])
-    )
+    here = setting.device == "cpu" and not setting.compiled
+    beside, left = ExportFolder(folder / EXPORTED).opened() if here else ({}, [])
     for kind in [kind for kind, one in beside.items() if side % one.card.multiple]:
         left.append(f"{beside.pop(kind).file} does not take images of {side} pixels")
     try:
@@ -98,7 +97,8 @@ def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) 
             continue
         for problem in measured.left:
             say(f"left out: {problem}")
-        dense, *_, small = [cost.milliseconds for cost in (measured.networks["dense"], *measured.networks.values())]
+        costs = measured.networks
+        dense, small = costs["dense"].milliseconds, list(costs.values())[-1].milliseconds
         say(f"measured {number} of {len(left)}: {folder}: {small:.1f} ms, dense {dense:.1f} ms")
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} runs were not measured; the first: {failed[0]}")

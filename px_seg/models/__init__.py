@@ -2,7 +2,7 @@
 
 from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
-from px_seg.models.inference import whole_logits
+from px_seg.models.inference import COARSEST, stride_of, whole_logits
 from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
 from px_seg.models.saved import built_as, is_compacted, load_model, save_model, weights_in
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
@@ -10,6 +10,7 @@ from px_seg.models.weights import Loaded, check_weights, load_encoder
 
 __all__ = [
     "ATROUS_RATES",
+    "COARSEST",
     "Classifier",
     "Loaded",
     "build_classifier",
@@ -25,6 +26,7 @@ __all__ = [
     "normalisation_in",
     "normalisation_of",
     "save_model",
+    "stride_of",
     "tell_normalisation",
     "weights_in",
     "whole_logits",

@@ -10,26 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.models import whole_logits
 
 PADS_TO_FIT = ("Conv2dSame", "Conv2dDynamicSamePadding", "SameConv2d")
 """Convolutions that pad by the size of their input, of timm and of segmentation-models-pytorch, whose is private."""
 
 
 class AnySize(nn.Module):
-    """A segmenter that pads images at the right and below to what it takes, and crops its logits.
-
-    `px_seg.models.whole_logits`, with sizes of which torch.export sees that `stride` divides them.
-    """
+    """A segmenter as `px_seg.models.whole_logits` applies it."""
 
     def __init__(self, network: nn.Module, stride: int) -> None:
         super().__init__()
         self.network, self.stride = network, stride
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        # ONNX divides whole numbers towards 0, so nothing here is negative.
-        below, right = ((side + self.stride - 1) // self.stride * self.stride - side for side in (height, width))
-        return self.network(F.pad(image, (0, right, 0, below)))[..., :height, :width]
+        return whole_logits(self.network, image, self.stride)
 
 
 class SameConv2d(nn.Conv2d):

@@ -25,8 +25,10 @@ OPENERS = {".onnx": open_onnx, ".xml": open_openvino}
 class Exported(nn.Module):
     """A network that another runtime carries out: images (N, 3, H, W), normalised, to logits, both on one device.
 
-    It has no parameters, computes in float32 on the CPU, and takes images of any size.
+    It has no parameters, computes in float32 on the CPU, and takes images of any size, which it pads itself.
     """
+
+    output_stride = 1
 
     def __init__(self, file: Path, runtime: Runtime, card: Card) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
-from px_seg.deploy.extras import extra
+from px_seg.deploy.extras import check_extra, extra
 from px_seg.errors import InputError, one_line
 from px_seg.files import replacing
-from px_seg.models import Classifier, whole_logits
+from px_seg.models import COARSEST, Classifier, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating
 
 INPUT, OUTPUT = "image", "logits"
@@ -25,14 +25,11 @@ INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-4
 """The most by which a file's logits may differ from the network's, as a share of the largest."""
 
-_COARSEST = 32
-"""What divides the sides of images for a classifier whose layers pad by the size of their input."""
-
 
 class Runtime(NamedTuple):
     """A file opened to be run."""
 
-    logits: Any
+    logits: Callable[[np.ndarray], np.ndarray]
     """Of images (N, 3, H, W) float32, as arrays."""
     notes: Mapping[str, str]
     """What travels in the file."""
@@ -52,7 +49,7 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
     """
     onnx = extra("onnx", "export")
     for package in ("onnxscript", "onnxruntime"):
-        extra(package, "export")
+        check_extra(package, "export")
     fresh, step = of_any_size(model, _stride(model)).cpu().float(), multiple_of(model)
     # Sides that no stride divides, so that nothing about them is taken for a rule.
     side = max(size // step, 1) * step if step > 1 else size | 1
@@ -69,7 +66,7 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
 def multiple_of(model: nn.Module) -> int:
     """What has to divide the sides of an image that the exported file is given."""
     fixed = _stride(model) is None and any(pads_to_fit(module) for module in model.modules())
-    return _COARSEST if fixed else 1
+    return COARSEST if fixed else 1
 
 
 def open_onnx(file: Path) -> Runtime:
@@ -127,9 +124,7 @@ def _expected(model: nn.Module, images: Tensor) -> Tensor:
 
 def _stride(model: nn.Module) -> int | None:
     """What divides the sides of a segmenter's images; None for a classifier."""
-    if isinstance(model, Classifier):
-        return None
-    return int(getattr(getattr(model, "encoder", None), "output_stride", _COARSEST))
+    return None if isinstance(model, Classifier) else stride_of(model)
 
 
 def _program(fresh: nn.Module, images: Tensor, multiple: int, name: str) -> Any:
