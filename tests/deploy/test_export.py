@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import openvino
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from helpers.runs import classify, go, make_voc, started, tiny_segmentation
 from PIL import Image
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
@@ -33,6 +34,9 @@ from px_seg.deploy.exported.onnx_file import Runtime, difference_of, multiple_of
 CORE = openvino.Core()
 """One alone: see `px_seg.deploy.exported.openvino_file._core`."""
 
+FLOAT = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Some processors would take bfloat16."""
+
 
 @pytest.fixture
 def finished(once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Path) -> Path:
@@ -41,9 +45,10 @@ def finished(once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Pa
     def make(folder: Path) -> None:
         config = tiny_segmentation(folder / "tiny.yaml", encoder="tu-test_resnet")
         root = make_voc(folder / "data")
-        voc = ("--data.name", "voc2012", "--data.root", root, "--data.evaluation", "whole")
+        voc = ("--data.name", "voc2012", "--data.root", root, "--data.evaluation", "whole", "--data.workers", 0)
         settings = ("--sparsity", 0.95, "--method", "px_conserved", "--granularity", "filter", "--rounds", 3)
-        go("--config", config, *voc, *settings, "--epochs", 3, "--output_dir", folder / "run")
+        rates = ("--epochs", 40, "--optimizer.backbone_lr", 0.03, "--optimizer.head_lr", 0.03)
+        go("--config", config, *voc, *settings, *rates, "--output_dir", folder / "run")
         main(["export", str(folder / "run"), "--format", "onnx,openvino,int8", "--calibration", "6"])
 
     made = once("exported", make)
@@ -61,6 +66,26 @@ def logits_of(run: Path, images: Tensor) -> Tensor:
     model, (height, width) = px_seg.load_model(run), images.shape[2:]
     with torch.no_grad():
         return model(F.pad(images, (0, -width % 16, 0, -height % 16)))[..., :height, :width]
+
+
+def validation(run: Path) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """The run's validation images, normalised as its network takes them, and their labels."""
+    tree = Path(yaml.safe_load((run / "config.yaml").read_text())["data"]["root"]) / "VOCdevkit" / "VOC2012"
+    mean, std = (np.array(values, np.float32) for values in px_seg.load_model(run).normalisation)
+    for file in sorted((tree / "SegmentationClass").glob("val_*.png")):
+        pixels = np.array(Image.open(tree / "JPEGImages" / f"{file.stem}.jpg").convert("RGB"), np.float32) / 255
+        yield torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)[None], np.array(Image.open(file))
+
+
+def miou_of(run: Path) -> float:
+    """The mIoU of torch's labels, by sets of pixels."""
+    pairs = [(logits_of(run, images)[0].argmax(0).numpy(), labels) for images, labels in validation(run)]
+    found, truth = (
+        np.concatenate(pixels) for pixels in zip(*((a[b != 255], b[b != 255]) for a, b in pairs), strict=True)
+    )
+    assert len(np.unique(found)) > 2
+    classes = np.union1d(found, truth)
+    return float(np.mean([((found == k) & (truth == k)).sum() / ((found == k) | (truth == k)).sum() for k in classes]))
 
 
 def failing(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
@@ -85,11 +110,17 @@ def test_files_give_the_networks_logits_for_any_number_and_size_of_images(
     assert (given.name, given.shape) == ("logits", ["N", 21, "H", "W"])
     found = session.run(None, {"image": images.numpy()})[0]
     # Nothing but the network is in the other format, either.
-    beside = CORE.compile_model(finished / "export" / "model.xml", "CPU")(images.numpy())[0]
+    beside = CORE.compile_model(finished / "export" / "model.xml", "CPU", FLOAT)(images.numpy())[0]
     for logits in (found, beside):
         assert np.abs(logits - expected.numpy()).max() < 1e-5 * expected.abs().max()
-    quantised = CORE.compile_model(finished / "export" / "model.int8.xml", "CPU")(images.numpy())[0]
-    assert 0 < np.abs(quantised - expected.numpy()).mean() < 0.1 * expected.std()
+
+
+def test_int8_is_near_on_images_like_those_of_its_calibration(finished: Path) -> None:
+    quantised = CORE.compile_model(finished / "export" / "model.int8.xml", "CPU", FLOAT)
+    for images, _ in validation(finished):
+        expected = logits_of(finished, images)
+        error = np.abs(quantised(images.numpy())[0] - expected.numpy())
+        assert 0 < error.mean() < 0.4 * expected.std()
 
 
 def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) -> None:
@@ -139,14 +170,14 @@ def test_what_there_is_to_know_travels_inside(finished: Path, name: str) -> None
 
 
 def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = json.loads((finished / "results.json").read_text())
+    miou = miou_of(finished)
     summary = json.loads((finished / "export" / "export.json").read_text())["files"]
     assert list(summary) == ["onnx", "openvino", "int8"]
-    assert results["miou"] > 0.02
+    assert miou > 0.2
     for kind in ("onnx", "openvino"):
-        assert summary[kind]["scores"]["miou"] == pytest.approx(results["miou"], abs=2e-3)
+        assert summary[kind]["scores"]["miou"] == pytest.approx(miou, abs=1e-4)
         assert 0 < summary[kind]["difference"] < 1e-4
-    assert summary["int8"]["scores"]["miou"] == pytest.approx(results["miou"], abs=0.01)
+    assert summary["int8"]["scores"]["miou"] == pytest.approx(miou, abs=0.1)
     output = finished.parent / "scores.json"
     files = [str(finished / "export" / name) for name in ("model.onnx", "model.int8.xml")]
     main(["evaluate", str(finished), "--model", *files, "--output", str(output), "--batch_size", "3"])
@@ -158,7 +189,7 @@ def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest
     assert scores[files[1]]["bytes"] == Path(files[1]).stat().st_size + weights == summary["int8"]["bytes"]
     assert f"{scores[files[0]]['miou']:.2%}" in capsys.readouterr().out
     main(["evaluate", str(finished), "--output", str(output)])
-    assert json.loads(output.read_text())["torch"]["miou"] == pytest.approx(results["miou"], abs=1e-4)
+    assert json.loads(output.read_text())["torch"]["miou"] == pytest.approx(miou, abs=1e-6)
 
 
 def test_files_are_measured_beside_the_networks(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +225,7 @@ def test_nobody_is_told_of_a_quantisation(finished: Path) -> None:
 
 
 def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (70, 45, 3), dtype=np.uint8)
+    image = voc_colours()[np.arange(70)[:, None] // 20 + np.zeros(45, int)] // 4 * 3
     Image.fromarray(image).save(tmp_path / "photo.png")
     labels = {}
     for name in ("run", "run/export/model.onnx", "run/export/model.xml"):
@@ -212,8 +243,13 @@ def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
         assert caught.value.code == 0
         labels[name] = np.array(Image.open(tmp_path / f"labels{name[-4:]}" / "photo.png"))
     assert all((found == labels["run"]).mean() > 0.999 for found in labels.values())
+    assert len(np.unique(labels["run"])) > 1
     model = open_exported(finished / "export" / "model.onnx")
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, images: seen.append(tuple(images[0].shape)))
     assert (px_seg.predict(model, image, flip=True) == labels["run/export/model.onnx"]).all()
+    # The file pads images itself.
+    assert seen == [(1, 3, 70, 45)] * 2
 
 
 @pytest.mark.parametrize("kind", [Conv2dSame, Conv2dDynamicSamePadding])

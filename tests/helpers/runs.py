@@ -65,6 +65,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
+    """A tree as VOC2012's: images of several sizes that show their classes' colours through noise."""
     rng = np.random.default_rng(0)
     tree = root / "VOCdevkit" / "VOC2012"
     lists = tree / "ImageSets" / "Segmentation"
@@ -74,10 +75,11 @@ def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
         names = [f"{split}_{number}" for number in range(count)]
         for number, name in enumerate(names):
             height, width = 50 + 7 * number, 90 - 5 * number
-            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            noise = rng.integers(0, 64, (height, width, 3), dtype=np.uint8)
             mask = np.zeros((height, width), np.uint8)
             mask[10:30, 10:40] = 1 + number
             mask[10, 10:40] = 255
+            image = noise + voc_colours()[mask] // 4 * 3
             Image.fromarray(image).save(tree / "JPEGImages" / f"{name}.jpg")
             indexed = Image.fromarray(mask)
             indexed.putpalette(voc_colours().flatten().tolist())
