@@ -10,6 +10,7 @@ from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.deploy import measure_missing
+from px_seg.deploy.demo_command import DEMO, show
 from px_seg.deploy.evaluate_command import EVALUATE, score
 from px_seg.deploy.export_command import EXPORT, export
 from px_seg.deploy.latency_command import LATENCY, measure
@@ -122,6 +123,12 @@ def predict(argv: Sequence[str]) -> None:
         sys.exit(not label(argv))
 
 
+def demo(argv: Sequence[str]) -> None:
+    """Show runs' networks on a local page."""
+    with one_line_errors():
+        show(argv)
+
+
 class Command(NamedTuple):
     """One command."""
 
@@ -141,6 +148,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(EVALUATE, evaluate),
     "latency": Command(LATENCY, measure_latency),
     "predict": Command(PREDICT, predict),
+    "demo": Command(DEMO, demo),
 }
 
 

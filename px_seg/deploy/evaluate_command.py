@@ -11,10 +11,10 @@ from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_o
 from px_seg.deploy.card import read_card
 from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported
-from px_seg.deploy.run_network import check_network
+from px_seg.deploy.run_network import saved_network
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.models import load_model, weights_in
+from px_seg.models import weights_in
 
 EVALUATE = """Evaluate the network of a finished run, or exported files of it, on the run's validation images.
 
@@ -45,9 +45,7 @@ def score(argv: Sequence[str]) -> None:
     output = output_file(asked)
     images = _with_batches(images_of(folder, getattr(asked, "data.root")), asked.batch_size)
     if not networks:
-        model = load_model(folder)
-        check_network(model, card, folder)
-        networks["torch"] = model.to(device), weights_in(folder / "model").stat().st_size
+        networks["torch"] = saved_network(folder, card).to(device), weights_in(folder / "model").stat().st_size
     where = "cpu" if asked.model else device
     rows = {
         name: Row(evaluate(images, network, where, Path(name).name), size) for name, (network, size) in networks.items()

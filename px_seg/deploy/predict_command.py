@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
-from px_seg.deploy.card import Card, read_card
+from px_seg.deploy.card import read_card
 from px_seg.deploy.exported import open_exported
 from px_seg.deploy.labelling import SUMMARY, label_all, read_summary
 from px_seg.deploy.predicting import Segmenter, Views
-from px_seg.deploy.run_network import check_network
+from px_seg.deploy.run_network import saved_network
 from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.models import load_model, tell_normalisation
 from px_seg.progress import bar
 
 PREDICT = """Label images of any size, folders of them, and videos, with the network of a finished run.
@@ -52,7 +51,7 @@ def label(argv: Sequence[str]) -> bool:
         wanted = [one for one in wanted if not all(file.is_file() for file in one.results(out))]
     check_results(wanted, out, asked.overwrite or asked.resume)
     read_summary(out, card.classes)
-    segmenter = _segmenter(source, card, device) if exported is None else Segmenter.of(exported)
+    segmenter = Segmenter.of(saved_network(source, card).to(device) if exported is None else exported)
     _make(out)
     with bar(total=len(wanted), desc="labelling", unit="file", show=len(wanted) > 1) as progress:
 
@@ -65,15 +64,6 @@ def label(argv: Sequence[str]) -> bool:
     left_out = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
     print(f"{len(outcome.labelled)} of {len(wanted)} files labelled{left_out}: {out / SUMMARY}")
     return not outcome.skipped
-
-
-def _segmenter(folder: Path, card: Card, device: str) -> Segmenter:
-    """The run's network. InputError where it does not tell the run's classes apart."""
-    model = load_model(folder).to(device)
-    if getattr(model, "normalisation", None) is None:
-        tell_normalisation(model, card.normalisation)
-    check_network(model, card, folder)
-    return Segmenter.of(model)
 
 
 def _make(out: Path) -> None:

@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from helpers.runs import classify, go, make_voc, started, tiny_segmentation
+from helpers.runs import classify, started
 from PIL import Image
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
 from timm.layers import Conv2dSame
@@ -36,25 +36,6 @@ CORE = openvino.Core()
 
 FLOAT = {"INFERENCE_PRECISION_HINT": "f32"}
 """Some processors would take bfloat16."""
-
-
-@pytest.fixture
-def finished(once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Path) -> Path:
-    """A finished run on images of several sizes, exported in all formats; a copy that is the test's own."""
-
-    def make(folder: Path) -> None:
-        config = tiny_segmentation(folder / "tiny.yaml", encoder="tu-test_resnet")
-        root = make_voc(folder / "data")
-        voc = ("--data.name", "voc2012", "--data.root", root, "--data.evaluation", "whole", "--data.workers", 0)
-        settings = ("--sparsity", 0.95, "--method", "px_conserved", "--granularity", "filter", "--rounds", 3)
-        rates = ("--epochs", 40, "--optimizer.backbone_lr", 0.03, "--optimizer.head_lr", 0.03)
-        go("--config", config, *voc, *settings, *rates, "--output_dir", folder / "run")
-        main(["export", str(folder / "run"), "--format", "onnx,openvino,int8", "--calibration", "6"])
-
-    made = once("exported", make)
-    shutil.copytree(made / "run", tmp_path / "run")
-    # The run says where its images are, which is with the original.
-    return tmp_path / "run"
 
 
 def normalised(count: int, height: int, width: int) -> Tensor:

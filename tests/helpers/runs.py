@@ -65,7 +65,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
-    """A tree as VOC2012's: images of several sizes that show their classes' colours through noise."""
+    """A tree as VOC2012's: images of eight sizes that show their classes' colours through noise."""
     rng = np.random.default_rng(0)
     tree = root / "VOCdevkit" / "VOC2012"
     lists = tree / "ImageSets" / "Segmentation"
@@ -74,10 +74,11 @@ def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:
     for split, count in {"train": train, "val": val}.items():
         names = [f"{split}_{number}" for number in range(count)]
         for number, name in enumerate(names):
-            height, width = 50 + 7 * number, 90 - 5 * number
+            kind = number % 8
+            height, width = 50 + 7 * kind, 90 - 5 * kind
             noise = rng.integers(0, 64, (height, width, 3), dtype=np.uint8)
             mask = np.zeros((height, width), np.uint8)
-            mask[10:30, 10:40] = 1 + number
+            mask[10:30, 10:40] = 1 + kind
             mask[10, 10:40] = 255
             image = noise + voc_colours()[mask] // 4 * 3
             Image.fromarray(image).save(tree / "JPEGImages" / f"{name}.jpg")

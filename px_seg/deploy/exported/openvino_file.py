@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from px_seg.deploy.exported.onnx_file import Runtime
-from px_seg.deploy.extras import extra
+from px_seg.deploy.extras import extra, variable
 from px_seg.errors import InputError, one_line
 
 _ROOM = "px_seg"
@@ -98,16 +97,9 @@ def _names(model: Any) -> list[str]:
 @contextmanager
 def _nncf() -> Iterator[Any]:
     """NNCF, without its report of every use to its makers, and without its lines on a terminal."""
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
-    try:
+    with variable("NNCF_CI", "1"):
         nncf = extra("nncf", "export")
         nncf.set_log_level(logging.ERROR)
         # Its progress bars are for terminals, and go to the standard output.
         with redirect_stdout(io.StringIO()):
             yield nncf
-    finally:
-        if before is None:
-            del os.environ["NNCF_CI"]
-        else:
-            os.environ["NNCF_CI"] = before

@@ -1,0 +1,1 @@
+"""A local page on which networks are seen side by side."""
