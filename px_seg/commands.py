@@ -3,13 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
 from px_seg.command_line import parse
 from px_seg.comparison.command import compare_methods, read_request
 from px_seg.config import CONFIGS, TransferConfig
-from px_seg.deploy import measure_missing
+from px_seg.deploy import check_formats, export_missing, measure_missing
 from px_seg.deploy.demo_command import DEMO, show
 from px_seg.deploy.evaluate_command import EVALUATE, score
 from px_seg.deploy.export_command import EXPORT, export
@@ -72,14 +73,17 @@ def sweep(argv: Sequence[str]) -> None:
     """Carry out a sweep, and report on what is finished; status 1 where a run is not."""
     with one_line_errors("interrupted: the same command continues the sweep"):
         request, asked = read(argv, SWEEP)
+        check_formats(asked.export)
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
         if outcome.done and not asked.dry_run:
-            try:
+            folders = [run.folder for run in read_runs(request.output_dir)]
+            # What cannot be exported or measured is no reason to be without a report on hours of work.
+            with ExitStack() as stack:
+                stack.callback(report, request.output_dir)
                 if asked.latency:
-                    measure_missing([run.folder for run in read_runs(request.output_dir)])
-            finally:
-                # What cannot be measured is no reason to be without a report on hours of work.
-                report(request.output_dir)
+                    stack.callback(measure_missing, folders)
+                if asked.export:
+                    export_missing(folders, asked.export)
         sys.exit(bool(outcome.unfinished))
 
 

@@ -95,12 +95,21 @@ def test_a_sweep_measures_its_runs_and_reports_whatever_happens(tmp_path, monkey
     assert (swept(), said) == (0, [("report", tmp_path)])
     assert (swept("--latency"), said) == (0, [("measure", [folder]), ("report", tmp_path)])
 
-    def refuse(folders: object) -> None:
+    monkeypatch.setattr(commands, "export_missing", lambda folders, formats: said.append(("export", folders, formats)))
+    every = [("export", [folder], ("onnx", "int8")), ("measure", [folder]), ("report", tmp_path)]
+    assert (swept("--latency", "--export", "onnx,int8"), said) == (0, every)
+    assert (swept("--export", "onnx,tflite"), said) == (2, [])
+    assert "error: there is no format 'tflite'" in capsys.readouterr().err
+
+    def refuse(*_: object) -> None:
         raise InputError("no memory")
 
     monkeypatch.setattr(commands, "measure_missing", refuse)
     assert (swept("--latency"), said) == (2, [("report", tmp_path)])
     assert capsys.readouterr().err == "error: no memory\n"
+    monkeypatch.setattr(commands, "measure_missing", lambda folders: said.append(("measure", folders)))
+    monkeypatch.setattr(commands, "export_missing", refuse)
+    assert (swept("--latency", "--export", "onnx"), said) == (2, every[1:])
 
 
 def test_the_help_of_a_sweep_is_grouped(capsys, monkeypatch) -> None:

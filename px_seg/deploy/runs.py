@@ -83,10 +83,12 @@ def measure_run(folder: Path, setting: Setting) -> Measured:
 def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) -> None:
     """Measure the runs that were not measured yet, one image each, and write what is found into their folders.
 
+    On a CPU, those of which something was exported that was not measured are measured anew.
+
     Raises InputError for those that cannot be measured, once the others are.
     """
     setting = Setting(device="cuda" if torch.cuda.is_available() else "cpu")
-    left = [folder for folder in folders if read_measured(folder) is None]
+    left = [folder for folder in folders if not _whole(folder, setting)]
     failed: list[InputError] = []
     for number, folder in enumerate(left, 1):
         try:
@@ -102,6 +104,15 @@ def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) 
         say(f"measured {number} of {len(left)}: {folder}: {small:.1f} ms, dense {dense:.1f} ms")
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} runs were not measured; the first: {failed[0]}")
+
+
+def _whole(folder: Path, setting: Setting) -> bool:
+    """Whether the run was measured, with what was exported of it where that can be measured."""
+    held = read_measured(folder)
+    if held is None:
+        return False
+    exported = ExportFolder(folder / EXPORTED).described() if setting.device == "cpu" else {}
+    return exported.keys() <= held.get("exported", {}).keys()
 
 
 def save_measured(folder: Path, measured: Measured) -> None:
@@ -126,6 +137,10 @@ def read_measured(folder: Path) -> Mapping[str, Any] | None:
         for cost in held["networks"].values():
             numbers = [*cost["quartiles"], *(cost[key] for key in ("milliseconds", "parameters", "flops"))]
             if len(numbers) != 5 or not all(float(number) > 0 for number in numbers):
+                raise damaged
+        for cost in held.get("exported", {}).values():
+            numbers = [*cost["quartiles"], cost["milliseconds"], cost["bytes"]]
+            if len(numbers) != 4 or not all(float(number) > 0 for number in numbers):
                 raise damaged
         if "dense" not in held["networks"]:
             raise damaged

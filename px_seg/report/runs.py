@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from px_seg.config import flat
-from px_seg.deploy import read_measured
+from px_seg.deploy import exported_scores, read_measured
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA
@@ -26,8 +26,15 @@ Group = tuple[str, ...]
 """What is varied beside method, sparsity and seed, as folders are named: ("weights=dino",)."""
 
 
+TORCH = "torch"
+"""The runtime of a network that was not exported."""
+
+RUNTIMES = {TORCH: "torch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "int8": "OpenVINO in INT8"}
+"""What carries a network out, by the format that was exported, as reports name it."""
+
+
 class Cost(NamedTuple):
-    """What a network costs for one batch."""
+    """What a network costs for one batch, in torch or in another runtime."""
 
     milliseconds: float
     quartiles: tuple[float, float]
@@ -35,7 +42,7 @@ class Cost(NamedTuple):
     dense: float
     """The dense network's milliseconds, measured in turns with it."""
     megabytes: float
-    """Of its parameters in float32."""
+    """Of its parameters in float32, or of the file that was exported."""
     flops: float
     setting: str
     """In which it was measured, as JSON."""
@@ -59,23 +66,36 @@ class Run:
     results: dict[str, Any]
     measured: Mapping[str, Any] | None = None
     """What its networks cost, if that was measured."""
+    exported: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What files that were exported of it score, by format, as `results` has it."""
 
     @property
     def cost(self) -> Cost | None:
-        """Of the smallest of its networks, in milliseconds beside the dense one's of the same measurement."""
+        """Of the smallest of its networks in torch."""
+        return self.cost_in(TORCH)
+
+    def cost_in(self, runtime: str) -> Cost | None:
+        """Of the smallest of its networks, in milliseconds beside the dense one's of the same measurement.
+
+        `runtime` is torch or a format that was exported; None where that was not measured.
+        """
         if self.measured is None:
             return None
         networks = self.measured["networks"]
         dense, small = networks["dense"], list(networks.values())[-1]
+        one = small if runtime == TORCH else self.measured.get("exported", {}).get(runtime)
+        if one is None:
+            return None
+        megabytes = 4e-6 * small["parameters"] if runtime == TORCH else one["bytes"] / 1e6
         setting = json.dumps(self.measured["setting"], sort_keys=True)
-        return Cost(
-            small["milliseconds"],
-            (small["quartiles"][0], small["quartiles"][1]),
-            dense["milliseconds"],
-            4e-6 * small["parameters"],
-            small["flops"],
-            setting,
-        )
+        first, third = one["quartiles"]
+        return Cost(one["milliseconds"], (first, third), dense["milliseconds"], megabytes, small["flops"], setting)
+
+    def score_in(self, runtime: str) -> float | None:
+        """In torch or, where it was evaluated, of the file of that format."""
+        if runtime == TORCH:
+            return self.score
+        return self.exported[runtime][score_by(self.results).name] if runtime in self.exported else None
 
     @property
     def sparsity(self) -> float:
@@ -135,6 +155,17 @@ class Panel:
         counted = Counter(run.cost.setting for run in (*self.dense, *self.runs) if run.cost)
         return counted.most_common(1)[0][0] if counted else None
 
+    def is_measured(self, run: Run, runtime: str) -> bool:
+        """Whether it is known what a run costs in a runtime, in the setting of most, and what it scores there."""
+        cost = run.cost_in(runtime)
+        return cost is not None and cost.setting == self.measured_in and run.score_in(runtime) is not None
+
+    @cached_property
+    def runtimes(self) -> list[str]:
+        """Torch, and the formats of files that were evaluated and measured."""
+        kinds = dict.fromkeys(kind for run in (*self.dense, *self.runs) for kind in run.exported if run.cost_in(kind))
+        return [TORCH, *kinds]
+
     @cached_property
     def also(self) -> list[str]:
         """Further lists of images that all of its runs were evaluated on."""
@@ -146,7 +177,8 @@ class Panel:
         """The same runs by what they score on one of `also`."""
 
         def viewed(run: Run) -> Run:
-            return replace(run, results={**run.results, **run.results["also"][split]})
+            exported = {kind: own["also"][split] for kind, own in run.exported.items() if split in own.get("also", {})}
+            return replace(run, results={**run.results, **run.results["also"][split]}, exported=exported)
 
         return Panel(self.group, [viewed(run) for run in self.runs], [viewed(run) for run in self.dense])
 
@@ -204,7 +236,7 @@ def _read(root: Path, place: Path) -> Run:
         )
     if not _sound(results):
         raise damaged
-    return Run(folder, tuple(group), method, flat(config), results, read_measured(folder))
+    return Run(folder, tuple(group), method, flat(config), results, read_measured(folder), exported_scores(folder))
 
 
 NUMBER = (int, float)
@@ -357,11 +389,13 @@ def _unmeasured(panel: Panel) -> list[str]:
         keys = [key for key in {**usual, **own} if usual.get(key) != own.get(key)]
         differs = ", ".join(f"{key} {own.get(key)} and not {usual.get(key)}" for key in keys)
         notes.append(f"milliseconds measured in another setting than most are left out: {differs}")
-    lacking = [
-        _cell(method, sparsity)
-        for sparsity, method in panel.cells
-        if any(not run.cost or run.cost.setting != panel.measured_in for run in panel.of(method, sparsity))
-    ]
-    if lacking:
-        notes.append(f"not all seeds were measured, so it has no milliseconds here: {', '.join(lacking)}")
+    for runtime in panel.runtimes:
+        lacking = [
+            _cell(method, sparsity)
+            for sparsity, method in panel.cells
+            if not all(panel.is_measured(run, runtime) for run in panel.of(method, sparsity))
+        ]
+        where = "" if runtime == TORCH else f" in {RUNTIMES[runtime]}"
+        if lacking:
+            notes.append(f"not all seeds were measured{where}, so it has no milliseconds here: {', '.join(lacking)}")
     return notes

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from px_seg.deploy.runs import images_in
 from px_seg.metrics import Score
 from px_seg.report.payoff import points
-from px_seg.report.runs import Panel, Run
+from px_seg.report.runs import RUNTIMES, TORCH, Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.sweep.methods import DENSE, criterion_of
-from px_seg.tasks import TASKS
+from px_seg.tasks import TASKS, score_by
 
 FEWEST = 4
 """Methods that a rank correlation is told of."""
@@ -76,10 +76,17 @@ def _tidy_row(run: Run) -> dict[str, Any]:
 
 
 def _measured(run: Run) -> dict[str, float]:
-    if run.cost is None:
-        return {}
-    own = run.cost
-    return {"milliseconds": own.milliseconds, "dense_milliseconds": own.dense, "compacted_megabytes": own.megabytes}
+    found: dict[str, float] = {}
+    if run.cost is not None:
+        found |= {"milliseconds": run.cost.milliseconds, "dense_milliseconds": run.cost.dense}
+        found["compacted_megabytes"] = run.cost.megabytes
+    for runtime in run.exported:
+        score, cost = run.score_in(runtime), run.cost_in(runtime)
+        if score is not None:
+            found[f"{runtime}_{score_by(run.results).name}"] = score
+        if cost is not None:
+            found |= {f"{runtime}_milliseconds": cost.milliseconds, f"{runtime}_megabytes": cost.megabytes}
+    return found
 
 
 def scores(panel: Panel) -> Table:
@@ -169,24 +176,27 @@ def costs(panel: Panel) -> Table:
 
 def payoff_table(panel: Panel) -> Table | None:
     """What the smallest networks of the runs cost where they were measured; None where none was."""
+    found = points(panel)
+    exported = any(point.runtime != TORCH for point in found)
     rows = [
         [
             point.method,
             f"{point.sparsity:.2%}",
+            *[RUNTIMES[point.runtime]] * exported,
             f"{point.milliseconds:.1f} ({point.quartiles[0]:.1f} to {point.quartiles[1]:.1f})",
             f"{point.share:.2f}",
             f"{point.megabytes:.1f}",
             f"{point.gflops:.3g}",
             panel.score.number(point.score),
         ]
-        for point in points(panel)
+        for point in found
     ]
     caption = (
         f"What the networks cost, those that are pruned compacted, on {_measured_on(panel)}: milliseconds of a forward "
-        "pass and their quartiles, by the share of the dense network's with which each was measured in turns; "
-        "megabytes of parameters; operations, zeros included"
+        "pass and their quartiles, by the share of torch's dense network's, with which each was measured in turns; "
+        f"megabytes of parameters{', or of the exported file' if exported else ''}; operations, zeros included"
     )
-    head = ["method", "sparsity", "ms", "of dense", "MB", "GFLOPs", panel.score.label]
+    head = ["method", "sparsity", *["in"] * exported, "ms", "of dense", "MB", "GFLOPs", panel.score.label]
     return Table(caption, head, rows) if rows else None
 
 

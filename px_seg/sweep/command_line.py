@@ -84,6 +84,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="Slurm parameter, as in submitit; repeatable")
     add = parser.add_argument_group("how").add_argument
     add("--retry", action="store_true", help="try failed runs again")
+    exported = "export and evaluate every finished run, for the report: one or more of onnx,openvino,int8"
+    add("--export", type=list_of(str), default=(), metavar="A,B", help=exported)
     add("--latency", action="store_true", help="measure every finished run's networks in milliseconds, for the report")
     add("--dry_run", action="store_true", help="check and print the plan, start nothing")
     return parser

@@ -26,6 +26,7 @@ from px_seg import InputError, Masks
 from px_seg.commands import main
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.palette import voc_colours
+from px_seg.deploy import export_missing, exported_scores, measure_missing, read_measured
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
@@ -299,6 +300,41 @@ def test_a_second_export_keeps_what_it_does_not_write_and_mixes_no_networks(
     assert "holds files of another network" in said
     (export / "export.json").write_text("{")
     assert "is damaged" in failing("export", finished, "--no_evaluation", capsys=capsys)
+
+
+def test_runs_of_a_sweep_are_exported_and_measured_once(finished: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    runs = [finished, tmp_path / "none"]
+    export_missing(runs[:1], ["int8", "onnx"], said.append)
+    measure_missing(runs[:1], said.append)
+    assert [line.partition(":")[0] for line in said] == ["measured 1 of 1"]
+    assert set(read_measured(finished)["exported"]) == {"onnx", "openvino", "int8"}
+    # What was not evaluated is exported anew; what is new is measured.
+    summary = finished / "export" / "export.json"
+    held = json.loads(summary.read_text())
+    held["files"]["onnx"]["scores"] = None
+    summary.write_text(json.dumps(held))
+    (finished / "export" / "model.int8.xml").unlink()
+    said.clear()
+    with pytest.raises(
+        InputError, match=r"1 of 2 runs were not exported; the first: there is no finished run in .*none"
+    ):
+        export_missing(runs, ["onnx"], said.append)
+    assert said[0] == f"exporting 1 of 2: {finished}"
+    assert exported_scores(finished)["onnx"] == held["files"]["openvino"]["scores"]
+    assert list(exported_scores(finished)) == ["onnx", "openvino"]
+    costs = read_measured(finished)
+    del costs["exported"]["onnx"]
+    (finished / "latency.json").write_text(json.dumps(costs))
+    said.clear()
+    for _ in range(2):
+        measure_missing(runs[:1], said.append)
+    assert len(said) == 1
+    assert set(read_measured(finished)["exported"]) == {"onnx", "openvino"}
+    costs["exported"]["onnx"] = {"milliseconds": 0, "quartiles": [1, 2], "bytes": 3}
+    (finished / "latency.json").write_text(json.dumps(costs))
+    with pytest.raises(InputError, match=r"latency\.json is damaged"):
+        read_measured(finished)
 
 
 def test_files_that_cannot_be_opened_keep_no_run_from_being_measured(

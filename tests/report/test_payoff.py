@@ -1,9 +1,10 @@
 """What networks cost beside what they score: of runs whose milliseconds are known."""
 
 import csv
+import json
 
 import pytest
-from helpers.measured import measured
+from helpers.measured import exported, measured
 from helpers.sweeps import finished
 from matplotlib.figure import Figure
 
@@ -38,9 +39,9 @@ def test_milliseconds_are_those_of_the_dense_network_by_the_share_measured_in_tu
     # The mean of all dense networks' milliseconds, 330 + 350 + 300 + 300 over 12 runs.
     whole = 1280 / 12
     one, half = pytest.approx(whole), pytest.approx(0.5 * whole)
-    assert dense == Point("dense", 0.0, pytest.approx(0.71), 1.0, one, (one, one), 4.0, 2.0)
+    assert dense == Point("dense", 0.0, "torch", pytest.approx(0.71), 1.0, one, (one, one), 4.0, 2.0)
     # By hand: a half, three fifths and two fifths of the dense network's.
-    assert px == Point("px", 0.8, pytest.approx(0.69), 0.5, half, (half, half), pytest.approx(1.6), 0.8)
+    assert px == Point("px", 0.8, "torch", pytest.approx(0.69), 0.5, half, (half, half), pytest.approx(1.6), 0.8)
     assert (px98.method, px98.sparsity, px98.share) == ("px", 0.98, pytest.approx(0.1))
     assert (random98.method, random98.share) == ("random", pytest.approx(0.3))
 
@@ -74,6 +75,60 @@ def test_a_report_shows_what_was_measured(costly, monkeypatch) -> None:
     assert rows["px", "0.8", "1"]["milliseconds"] == "120.0"
     assert rows["px", "0.8", "1"]["dense_milliseconds"] == "200.0"
     assert rows["random", "0.8", "1"]["milliseconds"] == ""
+
+
+def test_exported_files_are_shown_beside_their_networks(costly, monkeypatch) -> None:
+    for seed, milliseconds in enumerate((10.0, 24.0, 4.0)):
+        exported(costly / "px" / "0.8" / f"seed{seed}", "int8", milliseconds, 400_000, 0.65 + seed / 100)
+    # Of one seed alone.
+    exported(costly / "px" / "0.98" / "seed1", "int8", 1.0, 100_000, 0.5)
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(payoff, "save", lambda figure, folder, name: save(drawn.setdefault(name, figure), folder, name))
+    report(costly, say=str)
+    (panel,) = panels(read_runs(costly))
+    *in_torch, int8 = points(panel)
+    assert [one.runtime for one in in_torch] == ["torch"] * 4
+    # Shares by hand: 10 of 100, 24 of 200, 4 of 50.
+    cost = pytest.approx(0.1 * 1280 / 12)
+    assert int8 == Point("px", 0.8, "int8", pytest.approx(0.66), pytest.approx(0.1), cost, (cost, cost), 0.4, 0.8)
+    assert [note for note in caveats([panel]) if "INT8" in note] == [
+        "not all seeds were measured in OpenVINO in INT8, so it has no milliseconds here: dense, random at 80.00%, "
+        "px at 98.00%, random at 98.00%"
+    ]
+    left, right = drawn["payoff"].axes
+    (half,) = [line for line in left.lines if line.get_fillstyle() == "bottom"]
+    assert (half.get_xdata(), half.get_ydata()) == ([cost], [pytest.approx(66.0)])
+    assert right.get_xlabel() == "megabytes of parameters, or of the exported file"
+    # It is as good as the network at 98 % is not, and cheaper than that at 80 %.
+    assert 0.4 in [pytest.approx(x) for x in right.lines[0].get_xdata()]
+    (legend,) = drawn["payoff"].legends
+    assert [text.get_text() for text in legend.get_texts()][-2:] == ["torch", "OpenVINO in INT8"]
+    table = payoff_table(panel)
+    assert table.head[2] == "in"
+    assert table.rows[-1] == ["px", "80.00%", "OpenVINO in INT8", "10.7 (10.7 to 10.7)", "0.10", "0.4", "0.8", "66.00"]
+    with (costly / "report" / "runs.csv").open(newline="") as file:
+        rows = {(r["method"], r["sparsity"], r["seed"]): r for r in csv.DictReader(file)}
+    assert [rows["px", "0.8", "1"][f"int8_{name}"] for name in ("miou", "milliseconds", "megabytes")] == [
+        "0.66",
+        "24.0",
+        "0.4",
+    ]
+    assert rows["random", "0.8", "1"]["int8_miou"] == ""
+
+
+def test_exported_files_score_on_further_lists_of_images(tmp_path) -> None:
+    folder = finished(tmp_path, "px", 0.8, 0, 0.6)
+    results = json.loads((folder / "results.json").read_text())
+    results["also"] = {"val_seen": {"miou": 0.8, "pixel_accuracy": 0.9, "class_iou": {}}}
+    (folder / "results.json").write_text(json.dumps(results))
+    measured(folder, 100.0, 50.0, 1000)
+    exported(folder, "onnx", 20.0, 4000, 0.59, val_seen=0.79)
+    (panel,) = panels(read_runs(tmp_path))
+    assert [point.score for point in points(panel)] == [0.6, 0.59]
+    assert [point.score for point in points(panel.on("val_seen"))] == [0.8, 0.79]
+    (folder / "export" / "export.json").write_text("{}")
+    with pytest.raises(InputError, match=r"export\.json is damaged"):
+        read_runs(tmp_path)
 
 
 def test_figures_of_each_group_are_drawn_anew(costly) -> None:

@@ -23,20 +23,38 @@ class ExportFolder:
     path: Path
 
     def held(self, card: Card) -> dict[str, Any]:
+        """What `described` says, of a network with this card. InputError where it is of another."""
+        held = self._summary()
+        if held is None:
+            return {}
+        if Card.of_text(json.dumps(held["card"])) != card:
+            raise InputError(f"{self.path} holds files of another network: give another --out, or delete it")
+        return self._there(held)
+
+    def described(self) -> dict[str, Any]:
         """What export.json says of files that are there, by format; nothing where there is none.
 
-        Raises InputError for one that is damaged, or of a network with another card.
+        Raises InputError for one that is damaged.
         """
+        held = self._summary()
+        return {} if held is None else self._there(held)
+
+    def _summary(self) -> dict[str, Any] | None:
         file = self.path / SUMMARY
         if not file.exists():
-            return {}
+            return None
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-            same, files = Card.of_text(json.dumps(held["card"])) == card, dict(held["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+            Card.of_text(json.dumps(held["card"]))
+            for about in held["files"].values():
+                if about["scores"] is not None:
+                    dict(about["scores"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{file} is damaged: delete {self.path}, or give another --out") from None
-        if not same:
-            raise InputError(f"{self.path} holds files of another network: give another --out, or delete it")
+        return held
+
+    def _there(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        files = held["files"]
         return {kind: about for kind, about in files.items() if kind in FILES and (self.path / FILES[kind]).is_file()}
 
     @contextmanager

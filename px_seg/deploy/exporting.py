@@ -1,0 +1,168 @@
+"""The network of a finished run in files that other runtimes read."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from px_seg.deploy.card import Card, read_card
+from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
+from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
+from px_seg.deploy.exported.folder import ExportFolder
+from px_seg.deploy.exported.network import FILES, notes_of
+from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
+from px_seg.deploy.exported.openvino_file import open_openvino
+from px_seg.deploy.extras import check_extra
+from px_seg.deploy.run_network import RunNetwork, smallest
+from px_seg.errors import InputError
+from px_seg.models import normalisation_in
+from px_seg.run.folder import EXPORTED
+from px_seg.tasks.base import spread
+
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "int8": ("openvino", "nncf"),
+}
+"""What each format needs, ONNX's beside, through which the others come."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be written of a run."""
+
+    formats: Sequence[str] = ("onnx",)
+    calibration: int = 300
+    """Training images that INT8 sees."""
+    evaluated: bool = True
+    """Whether torch's network and the files are evaluated on the run's validation images."""
+    root: str | None = None
+    """Where the run's images are now; where they were if None."""
+
+
+class Written(NamedTuple):
+    """One exported file."""
+
+    file: Path
+    difference: float | None
+    """Of its logits from torch's, as a share of the largest; None for INT8, which is judged by its scores."""
+
+    @property
+    def bytes(self) -> int:
+        """With its weights beside it."""
+        return sum(file.stat().st_size for file in files_of(self.file))
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise InputError for a format that there is not, and where a package that one needs is not installed."""
+    for kind in formats:
+        if kind not in FILES:
+            raise InputError(f"there is no format {kind!r}: choose of {', '.join(FILES)}")
+    for name in dict.fromkeys(name for kind in ("onnx", *formats) for name in PACKAGES[kind]):
+        check_extra(name, "export")
+
+
+def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[str], Any] = print) -> None:
+    """Write the network of a finished run to a folder, hold it to torch's, and evaluate what was written.
+
+    Raises InputError for what is no finished run, where a package is missing, where the run's images are not there, and
+    for a network that cannot be exported; nothing is written then.
+    """
+    card = read_card(run)
+    check_formats(asked.formats)
+    images = images_of(run, asked.root) if asked.evaluated or "int8" in asked.formats else None
+    network = smallest(run, card)
+    for line in network.said:
+        say(line)
+    card = _card_of(network, card, run)
+    before = folder.held(card)
+    with folder.fresh() as place:
+        try:
+            written = _write(network, card, images, asked.formats, asked.calibration, place)
+        except OSError as error:
+            raise folder.unwritable(error) from None
+        rows = _evaluated(network, images, written) if asked.evaluated and images is not None else {}
+        files = {kind: _described(one, rows.get(kind)) for kind, one in written.items()}
+        torch_row = {"torch": dict(rows["torch"].scores)} if rows else {}
+        summary = {"card": json.loads(card.as_text()), **torch_row, "files": {**before, **files}}
+        folder.take({kind: one.file for kind, one in written.items()}, summary)
+    if images is not None and rows:
+        say(table(images, rows))
+    say(f"written to {folder.path}: {', '.join(one.file.name for one in written.values())}")
+
+
+def export_missing(runs: Sequence[Path], formats: Sequence[str], say: Callable[[str], Any] = print) -> None:
+    """Export and evaluate the runs of which not all formats were yet.
+
+    Raises InputError for those that cannot be exported, once the others are.
+    """
+    failed: list[InputError] = []
+    left = {run: missing for run in runs if (missing := [kind for kind in formats if kind not in exported_scores(run)])}
+    for number, (run, missing) in enumerate(left.items(), 1):
+        try:
+            say(f"exporting {number} of {len(left)}: {run}")
+            export_run(run, ExportFolder(run / EXPORTED), Export(missing), say)
+        except InputError as error:
+            failed.append(error)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(left)} runs were not exported; the first: {failed[0]}")
+
+
+def exported_scores(run: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What was found when files of a run were evaluated, by format, as results.json has it.
+
+    Raises InputError for an export.json that is damaged.
+    """
+    folder = ExportFolder(run / EXPORTED)
+    return {kind: about["scores"] for kind, about in folder.described().items() if about["scores"] is not None}
+
+
+def _card_of(network: RunNetwork, card: Card, run: Path) -> Card:
+    """What travels in the files. InputError for a network that would not take the run's own images then."""
+    multiple = multiple_of(network.model)
+    if card.size % multiple:
+        raise InputError(
+            f"the network in {run} pads by the size of its images: exported, it takes sides that {multiple} divides "
+            f"alone, and the run's have {card.size} pixels"
+        )
+    return replace(card, normalisation=normalisation_in(network.model), multiple=multiple)
+
+
+def _write(
+    network: RunNetwork, card: Card, images: Images | None, formats: Sequence[str], count: int, place: Path
+) -> dict[str, Written]:
+    """The files in `place`, by format, as they were asked for. What they come through is there as well."""
+    notes = notes_of(card, network.masks)
+    onnx, openvino, int8 = (place / name for name in FILES.values())
+    written = {"onnx": Written(onnx, write_onnx(network.model, onnx, notes, card.size))}
+    if {"openvino", "int8"} & set(formats):
+        write_openvino(onnx, openvino, notes)
+        written["openvino"] = Written(openvino, difference_of(network.model, open_openvino(openvino), card.size))
+    if "int8" in formats:
+        assert images is not None
+        quantise(openvino, int8, notes, _calibration(images, count))
+        written["int8"] = Written(int8, None)
+    return {kind: one for kind, one in written.items() if kind in formats}
+
+
+def _calibration(images: Images, count: int) -> list[Any]:
+    """Training images as the network is evaluated on them, evenly spread over all: (1, 3, H, W) arrays."""
+    data = images.task.train.data
+    seen = images.task.val.transform
+    if count > len(data):
+        print(f"calibrated on all {len(data)} training images, for there are no {count}")
+    return [seen(data[index], 0)[0][None].numpy() for index in spread(len(data), min(count, len(data)))]
+
+
+def _evaluated(network: RunNetwork, images: Images, written: Mapping[str, Written]) -> dict[str, Row]:
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.model.state_dict().values())
+    rows = {"torch": Row(evaluate(images, network.model, "cpu", "torch"), weights)}
+    for kind, one in written.items():
+        rows[kind] = Row(evaluate(images, open_exported(one.file), "cpu", kind), one.bytes, one.difference)
+    return rows
+
+
+def _described(one: Written, row: Row | None) -> dict[str, Any]:
+    scores = None if row is None else dict(row.scores)
+    return {"file": one.file.name, "bytes": one.bytes, "difference": one.difference, "scores": scores}
