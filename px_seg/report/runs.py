@@ -163,8 +163,8 @@ class Panel:
     @cached_property
     def runtimes(self) -> list[str]:
         """Torch, and the formats of files that were evaluated and measured."""
-        kinds = dict.fromkeys(kind for run in (*self.dense, *self.runs) for kind in run.exported if run.cost_in(kind))
-        return [TORCH, *kinds]
+        kinds = {kind for run in (*self.dense, *self.runs) for kind in run.exported if run.cost_in(kind)}
+        return [TORCH, *(kind for kind in RUNTIMES if kind in kinds)]
 
     @cached_property
     def also(self) -> list[str]:

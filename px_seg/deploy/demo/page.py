@@ -22,7 +22,7 @@ _STYLE = """
 .numbers table {font-variant-numeric: tabular-nums}
 .numbers th, .numbers td {white-space: nowrap; overflow-wrap: normal; padding: 6px 12px !important}
 .numbers td:not(:first-child), .numbers th:not(:first-child) {text-align: right !important}
-.networks {display: grid !important; grid-template-columns: repeat(auto-fill, minmax(min(280px, 100%), 1fr))}
+.networks {display: grid !important; grid-template-columns: repeat(auto-fit, minmax(min(220px, 100%), 1fr))}
 """
 
 _SHOWN = 480
@@ -69,7 +69,7 @@ def build_page(
                 # Without the folder that the page keeps its files in.
                 message = str(error).replace(f"{file.parent}/", "")
                 raise gradio.Error(message, duration=None, print_exception=False) from None
-            found = [f"#### {name}: {one.milliseconds:.3g} ms" for name, one in seen.items()]
+            found = [f"#### {name}\n{one.milliseconds:.3g} ms" for name, one in seen.items()]
             return [_table(seen, networks), *found, *(_picture(image, one.labels, classes) for one in seen.values())]
 
         shown = [numbers, *heads, *frames]
