@@ -1,11 +1,10 @@
 """What pruning pays: networks dense, masked and compacted, in parameters, megabytes, operations and milliseconds."""
 
 import copy
-import csv
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from px_seg.analysis.layer_collapse import collapse
 from px_seg.benchmark.operators import breakdown
 from px_seg.benchmark.photographs import read_photographs
 from px_seg.benchmark.pretrained import Setting, all_named, pruned
+from px_seg.benchmark.rows import read_rows, write_rows
 from px_seg.cost import timings
 from px_seg.deploy.latency import network_costs
-from px_seg.errors import InputError, one_line
-from px_seg.files import replacing
+from px_seg.errors import InputError
 from px_seg.models import build_segmenter, check_segmenter, normalisation_of
 from px_seg.pruning import Masks, prunable
 from px_seg.pruning.compaction.shrinking import compact, shrink
@@ -110,8 +109,8 @@ def report_payoff(
     Methods are written as `px_seg.benchmark.pretrained.report_preservation` reads them. Returns all rows of the file.
     """
     named = all_named(methods, case.seed, sparsities)
-    setting = _setting(case)
-    known = {row.key for row in read_rows(output)}
+    setting = setting_of(case)
+    known = {row.key for row in read_rows(output / FILE, Row)}
     batches = setting.labelled()
     for method, own in named.items():
         for sparsity in sparsities:
@@ -120,12 +119,12 @@ def report_payoff(
                 continue
             masks = pruned(setting, batches, own, sparsity)
             row = Row(*key, **_measured(case, setting.model, masks))
-            _write(output, [*read_rows(output), row])
+            write_rows(output / FILE, [*read_rows(output / FILE, Row), row])
             say(
                 f"{case.encoder} {method} {sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of the "
                 f"milliseconds, {row.step:.2f} of a training step's"
             )
-    return read_rows(output)
+    return read_rows(output / FILE, Row)
 
 
 def report_operators(
@@ -136,7 +135,7 @@ def report_operators(
     Of `case.repeats` passes each, in turns, the median of every kind of operator counts.
     """
     named = all_named(methods, case.seed, sparsities)
-    setting = _setting(case)
+    setting = setting_of(case)
     batches = setting.labelled()
     draws = torch.Generator().manual_seed(case.seed)
     images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
@@ -162,8 +161,11 @@ def _spent(dense: nn.Module, small: nn.Module, images: Tensor, repeats: int) -> 
     return tuple({kind: statistics.median(run[kind] for run in found) for kind in found[0]} for found in runs)
 
 
-def _setting(case: Case) -> Setting:
-    """Raises InputError for what cannot be built, and for too few images."""
+def setting_of(case: Case) -> Setting:
+    """The dense network of a case, and the photographs to prune it by.
+
+    Raises InputError for what cannot be built, and for too few images.
+    """
     for name in ("batch_size", "train_batch_size", "prune_images", "threads"):
         if getattr(case, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(case, name)}")
@@ -192,13 +194,13 @@ def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
         free = Masks({})
         steps = _steps(case, {"dense": (dense, free), "compacted": (small, Masks(found.masks)), "free": (small, free)})
     flops = [count_flops(network, prunable(network), images.shape[1:]).total for network in (dense, small)]
-    megabytes = [_megabytes(network) for network in (dense, small)]
+    sizes = [megabytes(network) for network in (dense, small)]
     ms = {name: cost.milliseconds for name, cost in costs.items()}
     live = masks.kept * (1 - collapse(dense, masks, images.shape[1:]).stranded)
     return {
         "effective_sparsity": 1 - live / masks.total,
         "parameters": costs["compacted"].parameters / costs["dense"].parameters,
-        "megabytes": megabytes[1] / megabytes[0],
+        "megabytes": sizes[1] / sizes[0],
         "flops": flops[1] / flops[0],
         "milliseconds": ms["compacted"] / ms["dense"],
         "step": steps["compacted"] / steps["dense"],
@@ -206,7 +208,7 @@ def _measured(case: Case, dense: nn.Module, masks: Masks) -> dict[str, Any]:
         "held": steps["compacted"] / steps["free"],
         "dense_milliseconds": ms["dense"],
         "dense_step_milliseconds": 1000 * steps["dense"],
-        "dense_megabytes": megabytes[0],
+        "dense_megabytes": sizes[0],
         "dense_gflops": flops[0] / 1e9,
     }
 
@@ -239,38 +241,9 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, 
     optimizer.zero_grad()
 
 
-def _megabytes(network: nn.Module) -> float:
+def megabytes(network: nn.Module) -> float:
+    """Of all its numbers, BatchNorm's statistics among them."""
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) / 1e6
-
-
-def read_rows(output: Path) -> list[Row]:
-    """The rows of payoff.csv in the folder, none where there is no file. InputError for a file of another kind."""
-    file = output / FILE
-    if not file.exists():
-        return []
-    kinds: dict[str, Any] = {field.name: field.type for field in fields(Row)}
-    try:
-        with file.open(newline="") as lines:
-            return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in csv.DictReader(lines)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file} cannot be read as rows of this benchmark: {one_line(error)}") from None
-
-
-def _write(output: Path, rows: Iterable[Row]) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with replacing(output / FILE) as fresh, fresh.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, [field.name for field in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(_plain(row) for row in rows)
-    except OSError as error:
-        raise InputError(f"{output} cannot be written to ({error.strerror}): give another --output") from None
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    """The row for a file, its sparsity in all digits, by which it is found again."""
-    rounded = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in asdict(row).items()}
-    return {**rounded, "sparsity": repr(row.sparsity)}
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -9,7 +9,9 @@ from helpers.runs import make_voc
 
 import px_seg
 from px_seg import InputError
-from px_seg.benchmark.payoff import Case, read_rows, report_operators, report_payoff, table
+from px_seg.benchmark import exported
+from px_seg.benchmark.payoff import FILE, Case, Row, report_operators, report_payoff, table
+from px_seg.benchmark.rows import read_rows
 
 METHODS = ["magnitude", "magnitude+granularity=filter"]
 
@@ -39,7 +41,7 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     for _ in range(2):
         report_payoff(case, METHODS[:1], [0.123456789], tmp_path / "out", said.append)
     assert len(said) == 6
-    rows = [row for row in read_rows(tmp_path / "out") if row.seed == 0 and row.sparsity in (0.5, 0.9)]
+    rows = [row for row in read_rows(tmp_path / "out" / FILE, Row) if row.seed == 0 and row.sparsity in (0.5, 0.9)]
     dense = px_seg.build_segmenter(case.encoder, classes=21, weights=None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in dense.state_dict().values()) / 1e6
     assert single.dense_megabytes == pytest.approx(size, rel=1e-4)
@@ -49,7 +51,7 @@ def test_every_network_is_measured_once_and_rows_are_added(case: Case, tmp_path:
     assert lines[5].startswith(f"| {case.encoder} | 32 | `magnitude+granularity=filter` | 90% |")
     other = report_payoff(replace(case, train_batch_size=3), METHODS[:1], [0.5], tmp_path / "out", said.append)
     assert len(other) == 7
-    assert other == read_rows(tmp_path / "out")
+    assert other == read_rows(tmp_path / "out" / FILE, Row)
 
 
 def test_where_the_time_goes_is_said_of_both_networks(case: Case) -> None:
@@ -75,3 +77,26 @@ def test_what_cannot_be_measured_is_refused(case: Case, tmp_path: Path) -> None:
     (tmp_path / "out" / "payoff.csv").write_text("encoder,side\nresnet18,large\n")
     with pytest.raises(InputError, match=r"payoff.csv cannot be read as rows of this benchmark"):
         report_payoff(case, METHODS[:1], [0.5], tmp_path / "out", print)
+
+
+def test_every_runtime_is_measured_dense_and_compacted(case: Case, tmp_path: Path) -> None:
+    said: list[str] = []
+    case = replace(case, encoder="tu-test_resnet")
+    for _ in range(2):
+        rows = exported.report_exported(case, METHODS[1:], [0.9], tmp_path / "out", said.append)
+    assert len(said) == 1
+    found = {(row.network, row.runtime): row for row in rows}
+    kinds = ("torch", "onnx", "openvino", "int8")
+    assert list(found) == [(network, kind) for network in ("dense", "compacted") for kind in kinds]
+    assert found["dense", "torch"].share == 1
+    for row in rows:
+        assert row.share == pytest.approx(row.milliseconds / found["dense", "torch"].milliseconds, rel=1e-4)
+        assert (row.error == 0) == (row.runtime == "torch")
+        # A head that is random has logits which differ little, so that INT8's error is as large as they are.
+        assert row.error < (2 if row.runtime == "int8" else 1e-3)
+    for kind in kinds:
+        assert found["compacted", kind].megabytes < 0.9 * found["dense", kind].megabytes
+    assert found["dense", "int8"].megabytes < 0.4 * found["dense", "onnx"].megabytes
+    lines = exported.table(rows).splitlines()
+    assert len(lines) == 10
+    assert lines[2].startswith("| tu-test_resnet | 32 | `magnitude+granularity=filter` | 90% | dense | torch | ")

@@ -1,0 +1,146 @@
+"""What pruning pays in other runtimes: networks dense and compacted, in torch, ONNX Runtime and OpenVINO."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from px_seg.benchmark.payoff import Case, megabytes, setting_of
+from px_seg.benchmark.pretrained import all_named, pruned
+from px_seg.benchmark.rows import read_rows, write_rows
+from px_seg.deploy.card import Card
+from px_seg.deploy.exported import Exported, open_exported, quantise, write_onnx, write_openvino
+from px_seg.deploy.exported.network import FILES, notes_of
+from px_seg.deploy.exporting import check_formats
+from px_seg.deploy.latency import costs_in_turns
+from px_seg.models import normalisation_of
+from px_seg.pruning.compaction.shrinking import compact
+
+FILE = "exported.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a network costs in one runtime."""
+
+    encoder: str
+    weights: str
+    root: str
+    output_stride: int
+    side: int
+    batch_size: int
+    prune_images: int
+    threads: int
+    seed: int
+    method: str
+    sparsity: float
+    network: str
+    """dense or compacted."""
+    runtime: str
+    """torch, or the format that was exported."""
+    milliseconds: float
+    """The median."""
+    share: float
+    """Of the dense network's in torch."""
+    megabytes: float
+    """Of its numbers, or of the file."""
+    error: float
+    """Mean distance of its logits from torch's of the same network, as a share of their standard deviation."""
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What was pruned, and how it was measured."""
+        return tuple(getattr(self, field.name) for field in fields(self)[:11])
+
+
+def report_exported(
+    case: Case, methods: Sequence[str], sparsities: Sequence[float], output: Path, say: Callable[[str], Any] = print
+) -> list[Row]:
+    """Measure every method at every sparsity in every runtime, into exported.csv in `output`; rows that are there stay.
+
+    INT8 is calibrated on the photographs that prune, on which its error is measured as well. Returns all rows of the
+    file. Raises InputError as `report_payoff` does, and where a package is missing.
+    """
+    check_formats(list(FILES))
+    named = all_named(methods, case.seed, sparsities)
+    setting = setting_of(case)
+    known = {row.cell for row in read_rows(output / FILE, Row)}
+    batches = setting.labelled()
+    for method, own in named.items():
+        for sparsity in sparsities:
+            cell = {field.name: getattr(case, field.name) for field in fields(Row)[:9]}
+            cell |= {"method": method, "sparsity": float(sparsity)}
+            if tuple(cell.values()) in known:
+                continue
+            networks = {
+                "dense": setting.model,
+                "compacted": compact(setting.model, pruned(setting, batches, own, sparsity)),
+            }
+            rows = _measured(case, cell, networks, [image[None] for batch in setting.prune_by for image in batch])
+            write_rows(output / FILE, [*read_rows(output / FILE, Row), *rows])
+            shares = ", ".join(f"{row.network} {row.runtime} {row.share:.2f}" for row in rows)
+            say(f"{case.encoder} {method} {sparsity:.0%}, of the dense network's milliseconds in torch: {shares}")
+    return read_rows(output / FILE, Row)
+
+
+def _measured(
+    case: Case, cell: Mapping[str, Any], networks: Mapping[str, nn.Module], photographs: Sequence[Tensor]
+) -> list[Row]:
+    method, sparsity = cell["method"], cell["sparsity"]
+    normalisation = normalisation_of(case.encoder, case.weights)
+    classes = tuple(f"class {number}" for number in range(21))
+    notes = notes_of(Card("seg", classes, normalisation, case.side, case.encoder, method, sparsity), None)
+    draws = torch.Generator().manual_seed(case.seed)
+    images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
+    with TemporaryDirectory() as place:
+        files: dict[str, Exported] = {}
+        for name, network in networks.items():
+            onnx, openvino, int8 = (Path(place) / f"{name}.{file}" for file in FILES.values())
+            write_onnx(network, onnx, notes, case.side)
+            write_openvino(onnx, openvino, notes)
+            quantise(openvino, int8, notes, [image.numpy() for image in photographs])
+            files |= {
+                f"{name} {kind}": open_exported(file) for kind, file in zip(FILES, (onnx, openvino, int8), strict=True)
+            }
+        costs, file_costs = costs_in_turns(networks, files, images, case.repeats)
+        errors = {name: _error(networks[name.split()[0]], one, photographs) for name, one in files.items()}
+    dense = costs["dense"].milliseconds
+    rows: list[Row] = []
+
+    def add(runtime: str, milliseconds: float, size: float, error: float) -> None:
+        share = milliseconds / dense
+        where = {"network": name, "runtime": runtime}
+        rows.append(Row(**cell, **where, milliseconds=milliseconds, share=share, megabytes=size, error=error))
+
+    for name, network in networks.items():
+        add("torch", costs[name].milliseconds, megabytes(network), 0.0)
+        for kind in FILES:
+            found = file_costs[f"{name} {kind}"]
+            add(kind, found.milliseconds, found.bytes / 1e6, errors[f"{name} {kind}"])
+    return rows
+
+
+def _error(network: nn.Module, exported: Exported, photographs: Sequence[Tensor]) -> float:
+    with torch.inference_mode():
+        pairs = [(network(image).numpy(), exported(image).numpy()) for image in photographs]
+    away = np.mean([np.abs(own - other).mean() for own, other in pairs])
+    return float(away / np.concatenate([own.ravel() for own, _ in pairs]).std())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table of the rows, a line for each network and runtime."""
+    lines = [
+        "| network | side | method | pruned | | in | ms | of dense in torch | MB | logits' error |",
+        "|---|---:|---|---:|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.encoder} | {row.side} | `{row.method}` | {row.sparsity:.0%} | {row.network} | {row.runtime} | "
+            f"{row.milliseconds:.1f} | {row.share:.2f} | {row.megabytes:.1f} | {row.error:.1g} |"
+        )
+    return "\n".join(lines)
