@@ -114,7 +114,7 @@ def _measured(
 
     def add(runtime: str, milliseconds: float, size: float, error: float) -> None:
         share = milliseconds / dense
-        where = {"network": name, "runtime": runtime}
+        where: dict[str, Any] = {"network": name, "runtime": runtime}
         rows.append(Row(**cell, **where, milliseconds=milliseconds, share=share, megabytes=size, error=error))
 
     for name, network in networks.items():
