@@ -44,11 +44,13 @@ def parts(text: str) -> list[str]:
 
 
 def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    """Reads values separated by commas."""
+    """Reads values separated by commas, one at least."""
 
     def read(text: str) -> tuple[T, ...]:
         try:
-            return tuple(kind(part) for part in parts(text))
+            if found := tuple(kind(part) for part in parts(text)):
+                return found
+            raise ValueError("none")
         except ValueError:
             words: dict[object, str] = {int: "whole numbers", float: "numbers"}
             kinds = words.get(kind, "names")

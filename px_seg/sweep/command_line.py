@@ -164,10 +164,10 @@ def _word(value: Any) -> str:
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    chosen = () if text == "none" else list_of(int)(text)
-    if not chosen and text != "none":
-        raise argparse.ArgumentTypeError(f"takes numbers separated by commas, or none, got {text!r}")
-    return chosen
+    try:
+        return () if text == "none" else list_of(int)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"takes numbers separated by commas, or none, got {text!r}") from None
 
 
 def _varied(text: str) -> tuple[str, tuple[str, ...]]:

@@ -423,6 +423,7 @@ def test_bad_input_is_one_line(
             ("export", finished, "--format", "onnx,tflite"),
             "there is no format 'tflite': choose of onnx, openvino",
         ),
+        (("export", finished, "--format", ","), "takes names separated by commas"),
         (("export", finished, "--calibration", 0), "takes a whole number from 1 on"),
         (("export", finished, "--data.root", tmp_path / "gone"), "gone"),
         (("export", finished, "--out", tmp_path / "file"), "cannot be written to"),

@@ -56,7 +56,7 @@ GIVEN = ("--methods", "px", "--sparsities", "0.9", "--output_dir", "out")
         (["--methods", "px", "--output_dir", "out"], "no sparsity to prune to: give --sparsities"),
         ([*GIVEN, "--methods", "foo"], "there is no method 'foo'"),
         ([*GIVEN, "--methods", "px,px"], "methods has px twice"),
-        ([*GIVEN, "--methods", ","], "no method to sweep"),
+        ([*GIVEN, "--methods", ","], "--methods: takes names separated by commas, got ','"),
         ([*GIVEN, "--sparsities", "0,0.5"], "sparsity 0 is the dense network: give dense"),
         ([*GIVEN, "--sparsities", "80"], "above 0 and below 1, got 80"),
         ([*GIVEN, "--sparsities", "much"], "--sparsities: takes numbers separated by commas, got 'much'"),
