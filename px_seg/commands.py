@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
@@ -77,14 +76,24 @@ def sweep(argv: Sequence[str]) -> None:
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
         if outcome.done and not asked.dry_run:
             folders = [run.folder for run in read_runs(request.output_dir)]
+            wanted = [partial(export_missing, folders, asked.export)] if asked.export else []
+            failed = _problems([*wanted, *[partial(measure_missing, folders)] * asked.latency])
             # What cannot be exported or measured is no reason to be without a report on hours of work.
-            with ExitStack() as stack:
-                stack.callback(report, request.output_dir)
-                if asked.latency:
-                    stack.callback(measure_missing, folders)
-                if asked.export:
-                    export_missing(folders, asked.export)
+            report(request.output_dir)
+            if failed:
+                raise InputError(". ".join(failed))
         sys.exit(bool(outcome.unfinished))
+
+
+def _problems(works: Sequence[Callable[[], None]]) -> list[str]:
+    """What kept some of the works from being done; all are tried."""
+    found = []
+    for work in works:
+        try:
+            work()
+        except InputError as error:
+            found.append(str(error))
+    return found
 
 
 def rebuild_report(argv: Sequence[str]) -> None:

@@ -110,6 +110,13 @@ def test_a_sweep_measures_its_runs_and_reports_whatever_happens(tmp_path, monkey
     monkeypatch.setattr(commands, "measure_missing", lambda folders: said.append(("measure", folders)))
     monkeypatch.setattr(commands, "export_missing", refuse)
     assert (swept("--latency", "--export", "onnx"), said) == (2, every[1:])
+    assert capsys.readouterr().err == "error: no memory\n"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "export_missing", interrupted)
+    assert (swept("--latency", "--export", "onnx"), said) == (130, [])
 
 
 def test_the_help_of_a_sweep_is_grouped(capsys, monkeypatch) -> None:

@@ -4,8 +4,8 @@ import argparse
 import signal
 import socket
 import threading
-from collections.abc import Container, Mapping, Sequence
-from itertools import chain, count
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
 from px_seg.deploy.card import Card, read_card
@@ -37,12 +37,13 @@ def show(argv: Sequence[str]) -> None:
     folders = {text: user_path(text, "the run") for text in asked.runs}
     cards = {text: read_card(folder) for text, folder in folders.items()}
     _check_cards(cards)
+    labels = _labels(cards)
     networks: dict[str, Contender] = {}
     for text, card in cards.items():
         found, said = contenders(folders[text], card, device)
         for line in said:
             print(f"{text}: {line}")
-        networks |= found if len(cards) == 1 else _named(found, card, networks)
+        networks |= found if len(cards) == 1 else {f"{labels[text]}: {name}": one for name, one in found.items()}
     title = " and ".join(dict.fromkeys(card.encoder for card in cards.values()))
     title += f": {', '.join(dict.fromkeys(_network(card) for card in cards.values()))}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -69,15 +70,11 @@ def _check_cards(cards: Mapping[str, Card]) -> None:
             raise InputError(f"{text} and {first} tell different classes apart: give runs of one dataset")
 
 
-def _named(found: Mapping[str, Contender], card: Card, taken: Container[str]) -> dict[str, Contender]:
-    """The networks of one of several runs, under names that are not taken."""
-
-    def free(name: str) -> str:
-        others = (f"{name} ({number})" for number in count(2))
-        return next(one for one in chain([name], others) if one not in taken)
-
-    own = _network(card)
-    return {free(own if name == own else f"{own}, {name}"): one for name, one in found.items()}
+def _labels(cards: Mapping[str, Card]) -> dict[str, str]:
+    """What the networks of each of several runs are called by, with its folder where two would have the same name."""
+    names = {text: _network(card) for text, card in cards.items()}
+    several = Counter(names.values())
+    return {text: name if several[name] == 1 else f"{name}, {text}" for text, name in names.items()}
 
 
 def _network(card: Card) -> str:

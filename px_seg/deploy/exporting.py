@@ -84,6 +84,8 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
             raise folder.unwritable(error) from None
         rows = _evaluated(network, images, written) if asked.evaluated and images is not None else {}
         files = {kind: _described(one, rows.get(kind)) for kind, one in written.items()}
+        if "int8" in files:
+            files["int8"]["calibration"] = asked.calibration
         torch_row = {"torch": dict(rows["torch"].scores)} if rows else {}
         summary = {"card": json.loads(card.as_text()), **torch_row, "files": {**before, **files}}
         folder.take({kind: one.file for kind, one in written.items()}, summary)
@@ -112,10 +114,15 @@ def export_missing(runs: Sequence[Path], formats: Sequence[str], say: Callable[[
 def exported_scores(run: Path) -> Mapping[str, Mapping[str, Any]]:
     """What was found when files of a run were evaluated, by format, as results.json has it.
 
-    Raises InputError for an export.json that is damaged.
+    INT8's has the number of `calibration` images beside it; one of an earlier version, which did not write it down and
+    used the whole range of INT8, is as if it had not been evaluated. Raises InputError for an export.json that is
+    damaged.
     """
-    folder = ExportFolder(run / EXPORTED)
-    return {kind: about["scores"] for kind, about in folder.described().items() if about["scores"] is not None}
+    described = {kind: about for kind, about in ExportFolder(run / EXPORTED).described().items() if about["scores"]}
+    found = {kind: about["scores"] for kind, about in described.items() if kind != "int8"}
+    if "calibration" in described.get("int8", {}):
+        found["int8"] = {**described["int8"]["scores"], "calibration": described["int8"]["calibration"]}
+    return found
 
 
 def _card_of(network: RunNetwork, card: Card, run: Path) -> Card:

@@ -12,6 +12,7 @@ from torch import nn
 
 from px_seg.deploy.card import read_results
 from px_seg.deploy.exported.folder import ExportFolder
+from px_seg.deploy.exported.network import FILES
 from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
@@ -107,12 +108,16 @@ def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) 
 
 
 def _whole(folder: Path, setting: Setting) -> bool:
-    """Whether the run was measured, with what was exported of it where that can be measured."""
+    """Whether the run was measured, with what was exported of it, as that is now, where it can be measured."""
     held = read_measured(folder)
     if held is None:
         return False
-    exported = ExportFolder(folder / EXPORTED).described() if setting.device == "cpu" else {}
-    return exported.keys() <= held.get("exported", {}).keys()
+    exported = ExportFolder(folder / EXPORTED)
+    kinds = exported.described().keys() if setting.device == "cpu" else ()
+    when = (folder / COSTS).stat().st_mtime
+    return all(
+        kind in held.get("exported", {}) and (exported.path / FILES[kind]).stat().st_mtime <= when for kind in kinds
+    )
 
 
 def save_measured(folder: Path, measured: Measured) -> None:

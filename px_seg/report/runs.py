@@ -162,8 +162,8 @@ class Panel:
 
     @cached_property
     def runtimes(self) -> list[str]:
-        """Torch, and the formats of files that were evaluated and measured."""
-        kinds = {kind for run in (*self.dense, *self.runs) for kind in run.exported if run.cost_in(kind)}
+        """Torch, and the formats of files that were evaluated."""
+        kinds = {kind for run in (*self.dense, *self.runs) for kind in run.exported}
         return [TORCH, *(kind for kind in RUNTIMES if kind in kinds)]
 
     @cached_property
@@ -236,7 +236,11 @@ def _read(root: Path, place: Path) -> Run:
         )
     if not _sound(results):
         raise damaged
-    return Run(folder, tuple(group), method, flat(config), results, read_measured(folder), exported_scores(folder))
+    exported = exported_scores(folder)
+    name = score_by(results).name
+    if not all(_is_score(one.get(name)) for own in exported.values() for one in (own, *own.get("also", {}).values())):
+        raise InputError(f"what was exported of the run in {folder} has damaged scores: export it again")
+    return Run(folder, tuple(group), method, flat(config), results, read_measured(folder), exported)
 
 
 NUMBER = (int, float)
@@ -259,6 +263,10 @@ PRESERVATION: dict[str, Any] = {"cka": dict, "agreement": NUMBER, "error": NUMBE
 """The same of its part of that name, where it has one."""
 
 
+def _is_score(value: Any) -> bool:
+    return isinstance(value, NUMBER) and math.isfinite(value)
+
+
 def _sound(results: Mapping[str, Any]) -> bool:
     def fits(value: Any, kind: Any) -> bool:
         if isinstance(kind, dict):
@@ -267,16 +275,13 @@ def _sound(results: Mapping[str, Any]) -> bool:
 
     if not fits(results, KINDS) or results["task"] not in TASKS:
         return False
-    score = results.get(score_by(results).name)
-    if not (isinstance(score, NUMBER) and math.isfinite(score)):
+    if not _is_score(results.get(score_by(results).name)):
         return False
     others = results.get("also", {})
     if not isinstance(others, dict):
         return False
-    for own in others.values():
-        score = own.get(score_by(results).name) if isinstance(own, dict) else None
-        if not (isinstance(score, NUMBER) and math.isfinite(score)):
-            return False
+    if not all(isinstance(own, dict) and _is_score(own.get(score_by(results).name)) for own in others.values()):
+        return False
     # Runs from random weights, and those of earlier versions, have none.
     found = [results.get(key) for key in ("preservation", "preservation_repaired")]
     return all(preserved is None or (fits(preserved, PRESERVATION) and bool(preserved["cka"])) for preserved in found)
@@ -360,6 +365,8 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         }
         said = [run.results["normalisation"] for run in members if "normalisation" in run.results]
         launched["normalisation"] = {json.dumps(own) for own in said}
+        quantised = [run.exported["int8"] for run in members if "int8" in run.exported]
+        launched["number of INT8 calibration images"] = {str(own["calibration"]) for own in quantised}
         # Data may lie elsewhere on another machine, or be other data.
         launched["data.root"] = {str(run.config.get("data.root")) for run in members}
         for key, values in launched.items():

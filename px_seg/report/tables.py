@@ -200,6 +200,21 @@ def payoff_table(panel: Panel) -> Table | None:
     return Table(caption, head, rows) if rows else None
 
 
+def exported_table(panel: Panel) -> Table | None:
+    """What networks score in torch and in files that were exported, means over seeds; None where none was evaluated."""
+    if panel.runtimes == [TORCH]:
+        return None
+    rows = []
+    for sparsity, method in panel.cells:
+        several = panel.of(method, sparsity)
+        found = [[score for run in several if (score := run.score_in(one)) is not None] for one in panel.runtimes]
+        cells = [panel.score.number(mean(own)) if len(own) == len(several) else "" for own in found]
+        rows.append([method, f"{sparsity:.2%}", *cells])
+    name = f"{panel.score.label} in {panel.score.unit}" if panel.score.unit else panel.score.label
+    head = ["method", "sparsity", *(RUNTIMES[one] for one in panel.runtimes)]
+    return Table(f"{name} of exported files, means over seeds; empty where not all seeds were exported", head, rows)
+
+
 def _measured_on(panel: Panel) -> str:
     setting = json.loads(panel.measured_in or "{}")
     words = [images_in(setting.get("batch_size"), setting.get("size")), setting.get("processor")]
@@ -262,9 +277,10 @@ def made(panel: Panel) -> list[Table]:
     """All tables of a panel that say something."""
     tables = [scores(panel), differences(panel), predicted(panel)]
     for split in panel.also:
-        for table in (scores(panel.on(split)), differences(panel.on(split)), predicted(panel.on(split))):
+        seen = panel.on(split)
+        for table in (scores(seen), differences(seen), predicted(seen), exported_table(seen)):
             tables.append(table and table._replace(caption=f"On {split}: {table.caption}"))
-    tables += [preserved(panel), costs(panel), payoff_table(panel)]
+    tables += [preserved(panel), costs(panel), exported_table(panel), payoff_table(panel)]
     return [table for table in tables if table is not None]
 
 

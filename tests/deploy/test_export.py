@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers.runs import classify, started
+from helpers.watched import WATCHED
 from PIL import Image
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
 from timm.layers import Conv2dSame
@@ -198,6 +201,14 @@ def test_networks_that_are_closed_leave_signals_to_be_handled(finished: Path) ->
     assert started("-c", code, file).stdout == "on\n"
 
 
+def test_nobody_is_told_that_a_file_is_opened(finished: Path) -> None:
+    file = str(finished / "export" / "model.xml")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    code = WATCHED.replace("main(sys.argv[1:])", "import px_seg; px_seg.open_exported(sys.argv[1]); print('opened')")
+    done = subprocess.run([sys.executable, "-c", code, file], env=environment, capture_output=True, text=True)
+    assert done.stdout == "opened\n", done.stderr
+
+
 def test_nobody_is_told_of_a_quantisation(finished: Path) -> None:
     """NNCF reports its use unless it is told not to before it is imported; it does not under pytest."""
     code = (
@@ -308,6 +319,7 @@ def test_runs_of_a_sweep_are_exported_and_measured_once(finished: Path, tmp_path
     said: list[str] = []
     runs = [finished, tmp_path / "none"]
     export_missing(runs[:1], ["int8", "onnx"], said.append)
+    assert exported_scores(finished)["int8"]["calibration"] == 6
     measure_missing(runs[:1], said.append)
     assert [line.partition(":")[0] for line in said] == ["measured 1 of 1"]
     assert set(read_measured(finished)["exported"]) == {"onnx", "openvino", "int8"}
@@ -325,6 +337,8 @@ def test_runs_of_a_sweep_are_exported_and_measured_once(finished: Path, tmp_path
     assert said[0] == f"exporting 1 of 2: {finished}"
     assert exported_scores(finished)["onnx"] == held["files"]["openvino"]["scores"]
     assert list(exported_scores(finished)) == ["onnx", "openvino"]
+    measure_missing(runs[:1], said.append)
+    assert said[-1].startswith("measured 1 of 1")
     costs = read_measured(finished)
     del costs["exported"]["onnx"]
     (finished / "latency.json").write_text(json.dumps(costs))

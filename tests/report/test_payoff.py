@@ -14,7 +14,7 @@ from px_seg.deploy.runs import Setting
 from px_seg.report import payoff, report
 from px_seg.report.payoff import Point, front, points
 from px_seg.report.runs import caveats, panels, read_runs
-from px_seg.report.tables import payoff_table
+from px_seg.report.tables import exported_table, payoff_table
 
 COSTS = {
     ("dense", 0.0): [(100.0, 100.0, 1_000_000), (120.0, 120.0, 1_000_000), (110.0, 110.0, 1_000_000)],
@@ -114,6 +114,19 @@ def test_exported_files_are_shown_beside_their_networks(costly, monkeypatch) -> 
         "0.4",
     ]
     assert rows["random", "0.8", "1"]["int8_miou"] == ""
+    assert exported_table(panel).head == ["method", "sparsity", "torch", "OpenVINO in INT8"]
+    assert exported_table(panel).rows == [
+        ["dense", "0.00%", "71.00", ""],
+        ["px", "80.00%", "69.00", "66.00"],
+        ["random", "80.00%", "70.00", ""],
+        ["px", "98.00%", "61.00", ""],
+        ["random", "98.00%", "45.00", ""],
+    ]
+    # Without milliseconds there is the table alone.
+    for file in costly.glob("*/*/*/latency.json"):
+        file.unlink()
+    report(costly, say=str)
+    assert "| px | 80.00% | 69.00 | 66.00 |" in (costly / "report" / "table.md").read_text()
 
 
 def test_exported_files_score_on_further_lists_of_images(tmp_path) -> None:
@@ -126,6 +139,21 @@ def test_exported_files_score_on_further_lists_of_images(tmp_path) -> None:
     (panel,) = panels(read_runs(tmp_path))
     assert [point.score for point in points(panel)] == [0.6, 0.59]
     assert [point.score for point in points(panel.on("val_seen"))] == [0.8, 0.79]
+    assert exported_table(panel.on("val_seen")).rows == [["px", "80.00%", "80.00", "79.00"]]
+    other = finished(tmp_path, "px", 0.8, 1, 0.6)
+    measured(other, 100.0, 50.0, 1000)
+    for one, images in ((folder, 300), (other, 50)):
+        exported(one, "int8", 20.0, 4000, 0.5)
+        file = one / "export" / "export.json"
+        held = json.loads(file.read_text())
+        held["files"]["int8"]["calibration"] = images
+        file.write_text(json.dumps(held))
+    said = "not all runs have the same number of INT8 calibration images: 300, 50"
+    assert said in caveats(panels(read_runs(tmp_path)))
+    held["files"]["int8"]["scores"] = {"miou": float("nan")}
+    file.write_text(json.dumps(held))
+    with pytest.raises(InputError, match="has damaged scores: export it again"):
+        read_runs(tmp_path)
     (folder / "export" / "export.json").write_text("{}")
     with pytest.raises(InputError, match=r"export\.json is damaged"):
         read_runs(tmp_path)

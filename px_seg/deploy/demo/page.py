@@ -59,7 +59,10 @@ def build_page(
         def look(given: Mapping[str, Any] | None) -> list[Any]:
             if given is None:
                 return [_table({}, networks), *(f"#### {name}" for name in networks), *(None for _ in networks)]
-            file = Path(given["path"]).resolve()
+            try:
+                file = Path(given["path"]).resolve()
+            except (KeyError, TypeError, ValueError):
+                raise gradio.Error("this is no picture", print_exception=False) from None
             try:
                 if not file.is_relative_to(pictures.resolve()):
                     raise InputError(f"{file} is not a picture that was dropped here")

@@ -84,7 +84,8 @@ def _core() -> Any:
     in the order in which they began, the second gives back the first's, which is no more: the next signal then ends the
     process. Python handles SIGCHLD once a DataLoader has had workers.
     """
-    return extra("openvino", "export").Core()
+    with _untold():
+        return extra("openvino", "export").Core()
 
 
 def _save(model: Any, file: Path, notes: Mapping[str, str]) -> None:
@@ -99,9 +100,16 @@ def _names(model: Any) -> list[str]:
 
 
 @contextmanager
+def _untold() -> Iterator[None]:
+    """OpenVINO reports every import to its makers, and NNCF every use, but where they are tests of a project."""
+    with variable("CI", "true"), variable("NNCF_CI", "1"):
+        yield
+
+
+@contextmanager
 def _nncf() -> Iterator[Any]:
-    """NNCF, without its report of every use to its makers, and without its lines on a terminal."""
-    with variable("NNCF_CI", "1"):
+    """NNCF, without its lines on a terminal."""
+    with _untold():
         nncf = extra("nncf", "export")
         nncf.set_log_level(logging.ERROR)
         # Its progress bars are for terminals, and go to the standard output.
