@@ -49,6 +49,15 @@ def served(finished: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen, s
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    try:
+        yield process, _address(process, finished)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(process: subprocess.Popen, run: Path) -> str:
+    """Where the page is, once it is served."""
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -58,10 +67,8 @@ def served(finished: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen, s
     else:
         raise AssertionError("".join(said))
     assert len(said) == 2
-    assert said[0].startswith(f"{finished}: compacted from ")
-    yield process, found[1]
-    process.kill()
-    process.wait()
+    assert said[0].startswith(f"{run}: compacted from ")
+    return found[1]
 
 
 @pytest.fixture
