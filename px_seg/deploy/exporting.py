@@ -47,6 +47,8 @@ class Written(NamedTuple):
     file: Path
     difference: float | None
     """Of its logits from torch's, as a share of the largest; None for INT8, which is judged by its scores."""
+    calibration: int | None = None
+    """Images that INT8 saw."""
 
     @property
     def bytes(self) -> int:
@@ -84,8 +86,6 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
             raise folder.unwritable(error) from None
         rows = _evaluated(network, images, written) if asked.evaluated and images is not None else {}
         files = {kind: _described(one, rows.get(kind)) for kind, one in written.items()}
-        if "int8" in files:
-            files["int8"]["calibration"] = asked.calibration
         torch_row = {"torch": dict(rows["torch"].scores)} if rows else {}
         summary = {"card": json.loads(card.as_text()), **torch_row, "files": {**before, **files}}
         folder.take({kind: one.file for kind, one in written.items()}, summary)
@@ -148,8 +148,9 @@ def _write(
         written["openvino"] = Written(openvino, difference_of(network.model, open_openvino(openvino), card.size))
     if "int8" in formats:
         assert images is not None
-        quantise(openvino, int8, notes, _calibration(images, count))
-        written["int8"] = Written(int8, None)
+        seen = _calibration(images, count)
+        quantise(openvino, int8, notes, seen)
+        written["int8"] = Written(int8, None, len(seen))
     return {kind: one for kind, one in written.items() if kind in formats}
 
 
@@ -172,4 +173,5 @@ def _evaluated(network: RunNetwork, images: Images, written: Mapping[str, Writte
 
 def _described(one: Written, row: Row | None) -> dict[str, Any]:
     scores = None if row is None else dict(row.scores)
-    return {"file": one.file.name, "bytes": one.bytes, "difference": one.difference, "scores": scores}
+    seen = {} if one.calibration is None else {"calibration": one.calibration}
+    return {"file": one.file.name, "bytes": one.bytes, "difference": one.difference, "scores": scores, **seen}

@@ -7,9 +7,11 @@ from typing import Any
 
 from px_seg.errors import InputError
 from px_seg.report import figures, tables
+from px_seg.report.notes import caveats
 from px_seg.report.page import write_page
 from px_seg.report.payoff import draw_payoff
-from px_seg.report.runs import Panel, Run, caveats, panels, read_runs
+from px_seg.report.reading import read_runs
+from px_seg.report.runs import Panel, Run, panels
 from px_seg.sweep.plan import REPORT
 from px_seg.tasks import TASKS, score_by
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from px_seg.curves import legend_size, place, style
 from px_seg.report.figures import _plots
-from px_seg.report.runs import panels, read_runs
+from px_seg.report.reading import read_runs
+from px_seg.report.runs import panels
 from px_seg.sweep import PAPER
 
 

@@ -12,8 +12,10 @@ from px_seg import InputError
 from px_seg.curves import save
 from px_seg.deploy.runs import Setting
 from px_seg.report import payoff, report
+from px_seg.report.notes import caveats
 from px_seg.report.payoff import Point, front, points
-from px_seg.report.runs import caveats, panels, read_runs
+from px_seg.report.reading import read_runs
+from px_seg.report.runs import panels
 from px_seg.report.tables import exported_table, payoff_table
 
 COSTS = {

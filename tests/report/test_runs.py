@@ -10,7 +10,9 @@ from helpers.runs import parsed
 from helpers.sweeps import finished
 
 from px_seg import InputError
-from px_seg.report.runs import caveats, panels, read_runs
+from px_seg.report.notes import caveats
+from px_seg.report.reading import read_runs
+from px_seg.report.runs import panels
 
 
 def test_dense_runs_are_held_to_all_that_agree_with_them_in_what_they_felt(tmp_path) -> None:

@@ -8,7 +8,8 @@ from helpers.sweeps import finished
 
 from px_seg.metrics import Score
 from px_seg.report import report
-from px_seg.report.runs import panels, read_runs
+from px_seg.report.reading import read_runs
+from px_seg.report.runs import panels
 from px_seg.report.tables import costs, differences, made, markdown, predicted, preserved, scores
 from px_seg.tasks import Segmentation
 
