@@ -1,7 +1,7 @@
 """What pruning pays in other runtimes: networks dense and compacted, in torch, ONNX Runtime and OpenVINO."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from px_seg.benchmark.payoff import Case, megabytes, setting_of
-from px_seg.benchmark.pretrained import all_named, pruned
-from px_seg.benchmark.rows import read_rows, write_rows
+from px_seg.benchmark.payoff import Case, megabytes, pruned_cells, setting_of
+from px_seg.benchmark.pretrained import all_named
+from px_seg.benchmark.rows import PrunedRow, read_rows, write_rows
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported import Exported, open_exported, quantise, write_onnx, write_openvino
 from px_seg.deploy.exported.network import FILES, notes_of
@@ -25,20 +25,9 @@ FILE = "exported.csv"
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(PrunedRow):
     """What a network costs in one runtime."""
 
-    encoder: str
-    weights: str
-    root: str
-    output_stride: int
-    side: int
-    batch_size: int
-    prune_images: int
-    threads: int
-    seed: int
-    method: str
-    sparsity: float
     network: str
     """dense or compacted."""
     runtime: str
@@ -51,11 +40,6 @@ class Row:
     """Of its numbers, or of the file."""
     error: float
     """Mean distance of its logits from torch's of the same network, as a share of their standard deviation."""
-
-    @property
-    def cell(self) -> tuple[Any, ...]:
-        """What was pruned, and how it was measured."""
-        return tuple(getattr(self, field.name) for field in fields(self)[:11])
 
 
 def report_exported(
@@ -70,21 +54,14 @@ def report_exported(
     named = all_named(methods, case.seed, sparsities)
     setting = setting_of(case)
     known = {row.cell for row in read_rows(output / FILE, Row)}
-    batches = setting.labelled()
-    for method, own in named.items():
-        for sparsity in sparsities:
-            cell = {field.name: getattr(case, field.name) for field in fields(Row)[:9]}
-            cell |= {"method": method, "sparsity": float(sparsity)}
-            if tuple(cell.values()) in known:
-                continue
-            networks = {
-                "dense": setting.model,
-                "compacted": compact(setting.model, pruned(setting, batches, own, sparsity)),
-            }
-            rows = _measured(case, cell, networks, [image[None] for batch in setting.prune_by for image in batch])
-            write_rows(output / FILE, [*read_rows(output / FILE, Row), *rows])
-            shares = ", ".join(f"{row.network} {row.runtime} {row.share:.2f}" for row in rows)
-            say(f"{case.encoder} {method} {sparsity:.0%}, of the dense network's milliseconds in torch: {shares}")
+    photographs = [image[None] for batch in setting.prune_by for image in batch]
+    for cell, masks in pruned_cells(case, setting, named, sparsities, known):
+        networks = {"dense": setting.model, "compacted": compact(setting.model, masks)}
+        rows = _measured(case, cell, networks, photographs)
+        write_rows(output / FILE, [*read_rows(output / FILE, Row), *rows])
+        shares = ", ".join(f"{row.network} {row.runtime} {row.share:.2f}" for row in rows)
+        what = f"{case.encoder} {cell['method']} {cell['sparsity']:.0%}"
+        say(f"{what}, of the dense network's milliseconds in torch: {shares}")
     return read_rows(output / FILE, Row)
 
 
@@ -110,18 +87,15 @@ def _measured(
         costs, file_costs = costs_in_turns(networks, files, images, case.repeats)
         errors = {name: _error(networks[name.split()[0]], one, photographs) for name, one in files.items()}
     dense = costs["dense"].milliseconds
-    rows: list[Row] = []
-
-    def add(runtime: str, milliseconds: float, size: float, error: float) -> None:
-        share = milliseconds / dense
-        where: dict[str, Any] = {"network": name, "runtime": runtime}
-        rows.append(Row(**cell, **where, milliseconds=milliseconds, share=share, megabytes=size, error=error))
-
+    rows = []
     for name, network in networks.items():
-        add("torch", costs[name].milliseconds, megabytes(network), 0.0)
+        found = {"torch": (costs[name].milliseconds, megabytes(network), 0.0)}
         for kind in FILES:
-            found = file_costs[f"{name} {kind}"]
-            add(kind, found.milliseconds, found.bytes / 1e6, errors[f"{name} {kind}"])
+            cost = file_costs[f"{name} {kind}"]
+            found[kind] = (cost.milliseconds, cost.bytes / 1e6, errors[f"{name} {kind}"])
+        for kind, (own, size, error) in found.items():
+            where: dict[str, Any] = {**cell, "network": name, "runtime": kind}
+            rows.append(Row(**where, milliseconds=own, share=own / dense, megabytes=size, error=error))
     return rows
 
 

@@ -2,10 +2,11 @@
 
 import copy
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from px_seg.analysis.flops import count_flops
 from px_seg.analysis.layer_collapse import collapse
 from px_seg.benchmark.operators import breakdown
 from px_seg.benchmark.photographs import read_photographs
-from px_seg.benchmark.pretrained import Setting, all_named, pruned
-from px_seg.benchmark.rows import read_rows, write_rows
+from px_seg.benchmark.pretrained import Asked, Setting, all_named, pruned
+from px_seg.benchmark.rows import PrunedRow, read_rows, write_rows
 from px_seg.cost import timings
 from px_seg.deploy.latency import network_costs
 from px_seg.errors import InputError
@@ -63,21 +64,10 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(PrunedRow):
     """What one pruned network costs, beside the dense one; times are medians."""
 
-    encoder: str
-    weights: str
-    root: str
-    output_stride: int
-    side: int
-    batch_size: int
     train_batch_size: int
-    prune_images: int
-    threads: int
-    seed: int
-    method: str
-    sparsity: float
     effective_sparsity: float
     """Of the backbone: weights that are pruned or on no path."""
     parameters: float
@@ -95,11 +85,6 @@ class Row:
     dense_megabytes: float
     dense_gflops: float
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What was measured, and how."""
-        return tuple(getattr(self, field.name) for field in fields(self)[:12])
-
 
 def report_payoff(
     case: Case, methods: Sequence[str], sparsities: Sequence[float], output: Path, say: Callable[[str], Any] = print
@@ -110,20 +95,15 @@ def report_payoff(
     """
     named = all_named(methods, case.seed, sparsities)
     setting = setting_of(case)
-    known = {row.key for row in read_rows(output / FILE, Row)}
-    batches = setting.labelled()
-    for method, own in named.items():
-        for sparsity in sparsities:
-            key = (*(getattr(case, field.name) for field in fields(Row)[:10]), method, float(sparsity))
-            if key in known:
-                continue
-            masks = pruned(setting, batches, own, sparsity)
-            row = Row(*key, **_measured(case, setting.model, masks))
-            write_rows(output / FILE, [*read_rows(output / FILE, Row), row])
-            say(
-                f"{case.encoder} {method} {sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of the "
-                f"milliseconds, {row.step:.2f} of a training step's"
-            )
+    size = case.train_batch_size
+    known = {row.cell for row in read_rows(output / FILE, Row) if row.train_batch_size == size}
+    for cell, masks in pruned_cells(case, setting, named, sparsities, known):
+        row = Row(**cell, train_batch_size=size, **_measured(case, setting.model, masks))
+        write_rows(output / FILE, [*read_rows(output / FILE, Row), row])
+        say(
+            f"{case.encoder} {row.method} {row.sparsity:.0%}: {row.flops:.2f} of the FLOPs, {row.milliseconds:.2f} of "
+            f"the milliseconds, {row.step:.2f} of a training step's"
+        )
     return read_rows(output / FILE, Row)
 
 
@@ -136,19 +116,17 @@ def report_operators(
     """
     named = all_named(methods, case.seed, sparsities)
     setting = setting_of(case)
-    batches = setting.labelled()
     draws = torch.Generator().manual_seed(case.seed)
     images = torch.randn(case.batch_size, 3, case.side, case.side, generator=draws)
-    for method, own in named.items():
-        for sparsity in sparsities:
-            small = compact(setting.model, pruned(setting, batches, own, sparsity))
-            dense, left = _spent(setting.model, small, images, case.repeats)
-            flops = [count_flops(net, prunable(net), images.shape[1:]).total for net in (setting.model, small)]
-            say(f"{case.encoder} {method} {sparsity:.0%}: {flops[1] / flops[0]:.2f} of the FLOPs")
-            say(f"{'milliseconds in':40}    dense  compacted")
-            for kind in dense:
-                say(f"{kind:40}{1000 * dense[kind]:9.2f}  {1000 * left[kind]:9.2f}")
-            say(f"{'all':40}{1000 * sum(dense.values()):9.2f}  {1000 * sum(left.values()):9.2f}")
+    for cell, masks in pruned_cells(case, setting, named, sparsities):
+        small = compact(setting.model, masks)
+        dense, left = _spent(setting.model, small, images, case.repeats)
+        flops = [count_flops(net, prunable(net), images.shape[1:]).total for net in (setting.model, small)]
+        say(f"{case.encoder} {cell['method']} {cell['sparsity']:.0%}: {flops[1] / flops[0]:.2f} of the FLOPs")
+        say(f"{'milliseconds in':40}    dense  compacted")
+        for kind in dense:
+            say(f"{kind:40}{1000 * dense[kind]:9.2f}  {1000 * left[kind]:9.2f}")
+        say(f"{'all':40}{1000 * sum(dense.values()):9.2f}  {1000 * sum(left.values()):9.2f}")
 
 
 def _spent(dense: nn.Module, small: nn.Module, images: Tensor, repeats: int) -> tuple[dict[str, float], ...]:
@@ -159,6 +137,22 @@ def _spent(dense: nn.Module, small: nn.Module, images: Tensor, repeats: int) -> 
             for network, found in zip((dense, small), runs, strict=True):
                 found.append(breakdown(images.device, partial(network, images)))
     return tuple({kind: statistics.median(run[kind] for run in found) for kind in found[0]} for found in runs)
+
+
+def pruned_cells(
+    case: Case,
+    setting: Setting,
+    named: Mapping[str, Asked],
+    sparsities: Sequence[float],
+    known: Container[tuple[Any, ...]] = (),
+) -> Iterator[tuple[dict[str, Any], Masks]]:
+    """The first columns of the row of every method at every sparsity that is not known, and its masks."""
+    batches = setting.labelled()
+    where = {field.name: getattr(case, field.name) for field in fields(PrunedRow) if hasattr(case, field.name)}
+    for (method, own), sparsity in product(named.items(), sparsities):
+        cell = {**where, "method": method, "sparsity": float(sparsity)}
+        if tuple(cell.values()) not in known:
+            yield cell, pruned(setting, batches, own, sparsity)
 
 
 def setting_of(case: Case) -> Setting:

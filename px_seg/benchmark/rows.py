@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,28 @@ from px_seg.errors import InputError, one_line
 from px_seg.files import replacing
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PrunedRow:
+    """What was pruned, and how it was measured: the columns that such rows have in common."""
+
+    encoder: str
+    weights: str
+    root: str
+    output_stride: int
+    side: int
+    batch_size: int
+    prune_images: int
+    threads: int
+    seed: int
+    method: str
+    sparsity: float
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """All of it."""
+        return tuple(getattr(self, field.name) for field in fields(PrunedRow))
 
 
 def read_rows(file: Path, kind: type[R]) -> list[R]:

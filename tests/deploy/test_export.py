@@ -215,8 +215,10 @@ def test_nobody_is_told_of_a_quantisation(finished: Path) -> None:
         "import sys\nfrom px_seg.commands import main\nmain(sys.argv[1:])\n"
         "from nncf.telemetry.wrapper import telemetry\nprint(type(telemetry).__name__)"
     )
-    words = ("export", finished, "--format", "int8", "--no_evaluation", "--calibration", 2, "--threads", 1)
+    words = ("export", finished, "--format", "int8", "--no_evaluation", "--calibration", 300, "--threads", 1)
     assert started("-c", code, *words).stdout.splitlines()[-1] == "MagicMock"
+    # There are no 300.
+    assert json.loads((finished / "export" / "export.json").read_text())["files"]["int8"]["calibration"] == 80
 
 
 def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
