@@ -26,14 +26,20 @@ def count_flops(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequence
     Convolutions, linear layers and matrix products count; norms, activations and interpolation do not. `weights` are
     those whose zeros count, by parameter name. The model comes back as it was.
     """
+    counts, total = layer_flops(model, shape)
+    # Every weight of a layer is used equally often.
+    saved = sum(
+        own * (weights[name].numel() - int(weights[name].count_nonzero())) / weights[name].numel()
+        for name, own in counts.items()
+    )
+    return Flops(round(total - saved), total)
+
+
+def layer_flops(model: nn.Module, shape: Sequence[int]) -> tuple[dict[str, int], int]:
+    """The operations of `count_flops` by the name of a layer's weight, 0 where it is not used, and those of all."""
     like = next(model.parameters())
     with FlopCounterMode(display=False) as counter, evaluating(model), torch.no_grad():
         model(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
-    total, root = counter.get_total_flops(), type(model).__name__
-    saved, counts = 0.0, counter.get_flop_counts()
-    for name in prunable(model):
-        own = sum(counts.get(f"{root}.{name.removesuffix('.weight')}", {}).values())
-        weight = weights[name]
-        # Every weight of a layer is used equally often.
-        saved += own * (weight.numel() - int(weight.count_nonzero())) / weight.numel()
-    return Flops(round(total - saved), total)
+    counts, root = counter.get_flop_counts(), type(model).__name__
+    own = {name: sum(counts.get(f"{root}.{name.removesuffix('.weight')}", {}).values()) for name in prunable(model)}
+    return own, counter.get_total_flops()

@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from px_seg.deploy.card import Card, read_card
+from torch import nn
+
+from px_seg.analysis.sparse_units import of_sparse_units, sparse_layers
+from px_seg.deploy.card import Card, read_card, read_results
 from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
 from px_seg.deploy.exported.folder import ExportFolder
@@ -14,10 +17,12 @@ from px_seg.deploy.exported.network import FILES, notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
 from px_seg.deploy.exported.openvino_file import open_openvino
 from px_seg.deploy.extras import check_extra
-from px_seg.deploy.run_network import RunNetwork, smallest
+from px_seg.deploy.run_network import RunNetwork, as_saved, smallest
+from px_seg.deploy.tensorrt import sparse_command
 from px_seg.errors import InputError
 from px_seg.models import normalisation_in
 from px_seg.run.folder import EXPORTED
+from px_seg.run.results import sparse_layers_of
 from px_seg.tasks.base import spread
 
 PACKAGES = {
@@ -37,6 +42,8 @@ class Export:
     """Training images that INT8 sees."""
     evaluated: bool = True
     """Whether torch's network and the files are evaluated on the run's validation images."""
+    compacted: bool = True
+    """Whether a network with zeros is made smaller first."""
     root: str | None = None
     """Where the run's images are now; where they were if None."""
 
@@ -74,7 +81,7 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
     card = read_card(run)
     check_formats(asked.formats)
     images = images_of(run, asked.root) if asked.evaluated or "int8" in asked.formats else None
-    network = smallest(run, card)
+    network = smallest(run, card) if asked.compacted else as_saved(run, card)
     for line in network.said:
         say(line)
     card = _card_of(network, card, run)
@@ -85,13 +92,16 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
         except OSError as error:
             raise folder.unwritable(error) from None
         rows = _evaluated(network, images, written) if asked.evaluated and images is not None else {}
-        files = {kind: _described(one, rows.get(kind)) for kind, one in written.items()}
+        files = {kind: _described(one, rows.get(kind), network.kind) for kind, one in written.items()}
         torch_row = {"torch": dict(rows["torch"].scores)} if rows else {}
         summary = {"card": json.loads(card.as_text()), **torch_row, "files": {**before, **files}}
         folder.take({kind: one.file for kind, one in written.items()}, summary)
     if images is not None and rows:
         say(table(images, rows))
     say(f"written to {folder.path}: {', '.join(one.file.name for one in written.values())}")
+    if "onnx" in asked.formats:
+        for line in _of_sparse_units(run, network.model, folder.path / FILES["onnx"], card.size):
+            say(line)
 
 
 def export_missing(runs: Sequence[Path], formats: Sequence[str], say: Callable[[str], Any] = print) -> None:
@@ -123,6 +133,16 @@ def exported_scores(run: Path) -> Mapping[str, Mapping[str, Any]]:
     if "calibration" in described.get("int8", {}):
         found["int8"] = {**described["int8"]["scores"], "calibration": described["int8"]["calibration"]}
     return found
+
+
+def _of_sparse_units(run: Path, model: nn.Module, file: Path, size: int) -> list[str]:
+    """What sparse matrix units can take of an exported network, in lines; none where the run has nothing for them."""
+    before = sparse_layers_of(read_results(run))
+    found = sparse_layers(model, model.state_dict(), (3, size, size))
+    lines = [of_sparse_units(found), f"try them with {sparse_command(file, size)}"] if found else []
+    if len(found) < len(before):
+        lines.append(f"compaction left the pattern 2:4 to {len(found)} of {len(before)} layers: --no_compact keeps it")
+    return lines
 
 
 def _card_of(network: RunNetwork, card: Card, run: Path) -> Card:
@@ -171,7 +191,8 @@ def _evaluated(network: RunNetwork, images: Images, written: Mapping[str, Writte
     return rows
 
 
-def _described(one: Written, row: Row | None) -> dict[str, Any]:
+def _described(one: Written, row: Row | None, kind: str) -> dict[str, Any]:
     scores = None if row is None else dict(row.scores)
     seen = {} if one.calibration is None else {"calibration": one.calibration}
-    return {"file": one.file.name, "bytes": one.bytes, "difference": one.difference, "scores": scores, **seen}
+    known = {"file": one.file.name, "network": kind, "bytes": one.bytes, "difference": one.difference}
+    return {**known, "scores": scores, **seen}

@@ -42,8 +42,8 @@ def saved_network(folder: Path, card: Card) -> nn.Module:
     return model.eval()
 
 
-def smallest(folder: Path, card: Card) -> RunNetwork:
-    """The network of a finished run, compacted by the run or here.
+def as_saved(folder: Path, card: Card) -> RunNetwork:
+    """The network of a finished run with its masks.
 
     Raises InputError where it cannot be read, and where its masks are missing or not its own.
     """
@@ -57,6 +57,18 @@ def smallest(folder: Path, card: Card) -> RunNetwork:
         raise InputError(f"{file} is not of the network in {folder}: it prunes weights of {next(iter(revived))}")
     if cut:
         return RunNetwork(model, masks, "compacted", ["compacted by the run"])
+    return RunNetwork(model, masks, "masked", ["left as it is, with zeros for pruned weights"])
+
+
+def smallest(folder: Path, card: Card) -> RunNetwork:
+    """The network of a finished run, compacted by the run or here.
+
+    Raises what `as_saved` does.
+    """
+    saved = as_saved(folder, card)
+    model, masks = saved.model, saved.masks
+    if saved.kind != "masked" or masks is None:
+        return saved
     side = -(-card.size // COARSEST) * COARSEST
     try:
         found = shrink(model, masks, (3, side, side))

@@ -7,11 +7,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from px_seg.analysis.sparse_units import UNITS, share_of, short
 from px_seg.deploy.runs import images_in
+from px_seg.deploy.tensorrt import sparse_command
 from px_seg.metrics import Score
 from px_seg.report.payoff import points
 from px_seg.report.runs import RUNTIMES, TORCH, Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
+from px_seg.run.folder import EXPORTED
+from px_seg.run.results import sparse_layers_of
 from px_seg.sweep.methods import DENSE, criterion_of
 from px_seg.tasks import TASKS, score_by
 
@@ -215,6 +219,29 @@ def exported_table(panel: Panel) -> Table | None:
     return Table(f"{name} of exported files, means over seeds; empty where not all seeds were exported", head, rows)
 
 
+def sparse_table(panel: Panel) -> Table | None:
+    """Which layers sparse matrix units can take, of the lowest seed; None where there are none."""
+    rows, run = [], None
+    for sparsity, method in panel.cells:
+        first = min(panel.of(method, sparsity), key=lambda run: run.seed)
+        if layers := sparse_layers_of(first.results):
+            wide = {name: layer for name, layer in layers.items() if layer.is_wide}
+            counts = [part for own in (layers, wide) for part in (str(len(own)), f"{share_of(own):.0%}")]
+            rows.append([method, f"{sparsity:.2%}", *counts, ", ".join(short(wide))])
+            run = run or first
+    if run is None:
+        return None
+    command = sparse_command(run.folder / EXPORTED / "model.onnx", run.results["data"]["size"])
+    caption = (
+        "Layers that sparse matrix units can take, with at most 2 of every 4 weights along their input channels, and "
+        f"their share of all operations; of those {UNITS.channels} channels wide or more, in and out, where the units "
+        f"gain, the names; of the lowest seed. What TensorRT makes of them: px_seg export {run.folder} --no_compact; "
+        f"{command}"
+    )
+    head = ["method", "sparsity", "layers", "operations", "wide", "operations", "wide layers"]
+    return Table(caption, head, rows)
+
+
 def _measured_on(panel: Panel) -> str:
     setting = json.loads(panel.measured_in or "{}")
     words = [images_in(setting.get("batch_size"), setting.get("size")), setting.get("processor")]
@@ -280,7 +307,7 @@ def made(panel: Panel) -> list[Table]:
         seen = panel.on(split)
         for table in (scores(seen), differences(seen), predicted(seen), exported_table(seen)):
             tables.append(table and table._replace(caption=f"On {split}: {table.caption}"))
-    tables += [preserved(panel), costs(panel), exported_table(panel), payoff_table(panel)]
+    tables += [preserved(panel), costs(panel), exported_table(panel), payoff_table(panel), sparse_table(panel)]
     return [table for table in tables if table is not None]
 
 

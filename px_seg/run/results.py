@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
 from px_seg.analysis.layer_collapse import collapse
+from px_seg.analysis.sparse_units import SparseLayer, of_sparse_units, sparse_layers
 from px_seg.config import RunConfig
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA, Masks, UnsupportedOperation, prunable
@@ -79,6 +80,7 @@ def collect(
         "model_weights": every,
         "parameters": {"kept": _kept_parameters(weights, model), "total": dense.parameters},
         "flops": {"kept": count_flops(model, weights, image.shape).kept, "total": dense.flops},
+        "sparse_layers": {name: layer._asdict() for name, layer in sparse_layers(model, weights, image.shape).items()},
         "checkpoint_bytes": {"file": saved.stat().st_size, "compressed": _compressed_bytes(saved)},
         "seed": config.seed,
         "data": {
@@ -135,6 +137,11 @@ def compacted_sizes(model: nn.Module, task: Task) -> dict[str, int]:
     """What a network that was made smaller takes as it is, zeros among its weights included."""
     sizes = whole(model, task)
     return {"parameters": sizes.parameters, "flops": sizes.flops}
+
+
+def sparse_layers_of(results: Mapping[str, Any]) -> dict[str, SparseLayer]:
+    """The layers that sparse matrix units can take; none where an earlier version did not look for them."""
+    return {name: SparseLayer(**layer) for name, layer in results.get("sparse_layers", {}).items()}
 
 
 def _kept(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> int:
@@ -235,6 +242,8 @@ def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
         "  seconds",
         *(f"    {stage:<20}{spent:>8.1f}" for stage, spent in results["seconds"].items()),
     ]
+    if sparse := sparse_layers_of(results):
+        lines.append(f"  {of_sparse_units(sparse)}")
     if results["empty_layers"]:
         lines.append(f"  layers with no weights left: {', '.join(results['empty_layers'])}")
     return "\n".join([*lines, f"written to {folder}"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from helpers.runs import classify, started
+from helpers.runs import classify, go, started, tiny_segmentation
 from helpers.watched import WATCHED
 from PIL import Image
 from segmentation_models_pytorch.encoders._efficientnet import Conv2dDynamicSamePadding
@@ -128,6 +128,47 @@ def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) 
     assert sum(array.size for array in constants) > 0.9 * narrow
     # By hand: 2 * 255 * 64 is below 2**15, and 2 * 255 * 127 is not.
     assert 60 < max(np.abs(array.astype(int)).max() for array in constants) <= 64
+
+
+def test_a_pattern_for_sparse_units_is_kept_in_the_file_unless_channels_go(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told of layers, and then counted in the ONNX file by itself."""
+    run = tmp_path / "patterned"
+    config = tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet")
+    pattern = ("--method", "px_conserved", "--rounds", 3, "--sparsity", 0.8, "--pattern", "at-most 2:4 from 16")
+    # Untrained, the last BatchNorm of each block is 0, and with it the weights into which it goes.
+    go("--config", config, *pattern, "--epochs", 1, "--output_dir", run)
+    layers = json.loads((run / "results.json").read_text())["sparse_layers"]
+    assert len(layers) > 5
+    capsys.readouterr()
+    main(["export", str(run), "--no_compact", "--no_evaluation", "--out", str(tmp_path / "whole")])
+    said = capsys.readouterr().out
+    assert f"2:4 in {len(layers)} layers" in said
+    assert f"trtexec --onnx={tmp_path}/whole/model.onnx --shapes=image:1x3x32x32 " in said
+    assert "compaction" not in said
+    kept = {weight.shape for weight in in_pattern(tmp_path / "whole" / "model.onnx")}
+    assert {(layer["outputs"], layer["inputs"]) for layer in layers.values()} == {shape[:2] for shape in kept}
+    assert len(in_pattern(tmp_path / "whole" / "model.onnx")) == len(layers)
+    main(["export", str(run), "--no_evaluation", "--out", str(tmp_path / "small")])
+    left = len(in_pattern(tmp_path / "small" / "model.onnx"))
+    assert left < len(layers)
+    said = capsys.readouterr().out
+    assert f"compaction left the pattern 2:4 to {left} of {len(layers)} layers: --no_compact keeps it" in said
+    # A network that never had one is not spoken to of it.
+    main(["export", str(finished), "--no_evaluation", "--out", str(tmp_path / "other")])
+    assert "2:4" not in capsys.readouterr().out
+
+
+def in_pattern(file: Path) -> list[np.ndarray]:
+    """Weights with at most two of every four input channels."""
+    arrays = [onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer]
+    weights = [array for array in arrays if array.ndim == 4 and array.shape[1] % 4 == 0 and array.any()]
+    return [
+        weight
+        for weight in weights
+        if all((weight[:, k : k + 4] != 0).sum(1).max() <= 2 for k in range(0, weight.shape[1], 4))
+    ]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.int8.xml"])

@@ -10,7 +10,7 @@ from px_seg.metrics import Score
 from px_seg.report import report
 from px_seg.report.reading import read_runs
 from px_seg.report.runs import panels
-from px_seg.report.tables import costs, differences, made, markdown, predicted, preserved, scores
+from px_seg.report.tables import costs, differences, made, markdown, predicted, preserved, scores, sparse_table
 from px_seg.tasks import Segmentation
 
 
@@ -169,3 +169,20 @@ def test_what_runs_score_on_further_lists_has_tables_of_its_own(tmp_path) -> Non
     assert scores(panel).rows[1][1] != tables[0].rows[1][1]
     with (report(tmp_path) / "runs.csv").open() as file:
         assert {row["miou_seen"] for row in csv.DictReader(file)} >= {"0.6", "0.61"}
+
+
+def test_layers_for_sparse_units_are_named_with_the_command_that_tries_them(tmp_path) -> None:
+    finished(tmp_path, "dense", 0.0, 0, 0.7)
+    runs = {seed: finished(tmp_path, "px", 0.5, seed, 0.6) for seed in (1, 2)}
+    (panel,) = panels(read_runs(tmp_path))
+    assert sparse_table(panel) is None
+    wide = {f"encoder.layer4.{block}.conv2": {"inputs": 512, "outputs": 512, "share": 0.25} for block in (0, 1)}
+    layers = {1: wide | {"encoder.layer1.0.conv1": {"inputs": 64, "outputs": 64, "share": 0.1}}, 2: wide}
+    for seed, run in runs.items():
+        results = json.loads((run / "results.json").read_text())
+        (run / "results.json").write_text(json.dumps(results | {"sparse_layers": layers[seed]}))
+    table = sparse_table(panels(read_runs(tmp_path))[0])
+    assert table.rows == [["px", "50.00%", "3", "60%", "2", "50%", "encoder.layer4.{0-1}.conv2"]]
+    assert table in made(panels(read_runs(tmp_path))[0])
+    command = f"trtexec --onnx={runs[1]}/export/model.onnx --shapes=image:1x3x32x32 --fp16 --sparsity=enable --verbose"
+    assert f"px_seg export {runs[1]} --no_compact; {command}" in table.caption

@@ -119,7 +119,7 @@ def test_the_ablations_of_the_paper(tiny_resnet18, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet18, tmp_path) -> None:
+def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet18, tmp_path, capsys) -> None:
     flags = ("--config", tiny_resnet18, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
     results = go(*flags, "--output_dir", tmp_path / "o")
     assert (results["sparsity"], results["pattern"]) == (0.5, "2:4")
@@ -128,6 +128,8 @@ def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet
     assert weights["encoder.conv1.weight"].all()
     for name in masks:
         assert int((weights[name] != 0).unflatten(1, (-1, 4)).sum(2).max()) == 2
+    assert {f"{name}.weight" for name in results["sparse_layers"]} == set(masks)
+    assert "2:4 in 19 layers" in capsys.readouterr().out
     again = go("--config", tmp_path / "o" / "config.yaml", "--output_dir", tmp_path / "again")
     assert again["miou"] == results["miou"]
 
