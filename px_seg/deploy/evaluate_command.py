@@ -12,7 +12,6 @@ from px_seg.deploy.card import read_card
 from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported
 from px_seg.deploy.run_network import saved_network
-from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.models import weights_in
 
@@ -34,19 +33,17 @@ def score(argv: Sequence[str]) -> None:
     device = device_asked_for(asked)
     folder = user_path(asked.run, "the run")
     card = read_card(folder)
-    if asked.model and asked.device == "cuda":
-        raise InputError("exported files run on the CPU: leave --device cuda out, or --model")
     networks: dict[str, tuple[nn.Module, int]] = {}
     for text in asked.model or ():
         file = user_path(text, "--model")
-        exported = open_exported(file)
+        exported = open_exported(file, asked.device or "cpu")
         check_same(card, exported.card, file, folder)
         networks[text] = exported, sum(one.stat().st_size for one in files_of(file))
     output = output_file(asked)
     images = _with_batches(images_of(folder, getattr(asked, "data.root")), asked.batch_size)
     if not networks:
         networks["torch"] = saved_network(folder, card).to(device), weights_in(folder / "model").stat().st_size
-    where = "cpu" if asked.model else device
+    where = (asked.device or "cpu") if asked.model else device
     rows = {
         name: Row(evaluate(images, network, where, Path(name).name), size) for name, (network, size) in networks.items()
     }

@@ -32,8 +32,9 @@ LATENCY = """Measure what the networks of finished runs cost: dense, with zeros 
     px_seg latency runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0
     px_seg latency RUN RUN --batch_size 8 --size 512 --threads 1 --output latency.json
 
-All networks run in turns in one process; what is measured is single forward passes in eval mode. On a CPU, what
-px_seg export wrote to a run's folder is measured beside them."""
+All networks run in turns in one process; what is measured is single forward passes in eval mode. What px_seg export
+wrote to a run's folder is measured beside them: on a CPU all files, on a GPU the ONNX file, by onnxruntime's CUDA and,
+where it is installed, by TensorRT."""
 
 
 def measure(argv: Sequence[str]) -> None:

@@ -38,14 +38,12 @@ def label(argv: Sequence[str]) -> bool:
     views = Views(asked.flip, asked.scales, asked.window)
     device = device_asked_for(asked)
     source, out = user_path(asked.run, "the run"), user_path(asked.out, "--out")
-    exported = open_exported(source) if source.is_file() else None
+    exported = open_exported(source, asked.device or "cpu") if source.is_file() else None
     card = read_card(source) if exported is None else exported.card
     if card.task != "seg":
         raise InputError(f"{source} is of a classifier: predict labels pixels, so give a run of px_seg seg")
     if len(card.classes) > 256:
         raise InputError(f"{source} tells {len(card.classes)} classes apart, which do not fit into a byte a pixel")
-    if exported is not None and asked.device == "cuda":
-        raise InputError("exported files run on the CPU: leave --device cuda out, or give the run's folder")
     wanted = find([user_path(text, "the image") for text in asked.images], out)
     if asked.resume:
         wanted = [one for one in wanted if not all(file.is_file() for file in one.results(out))]

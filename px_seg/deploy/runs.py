@@ -46,13 +46,13 @@ class Measured(NamedTuple):
     networks: Mapping[str, Cost]
     """As dense, as it is, and compacted; of a dense run its network alone."""
     files: Mapping[str, FileCost]
-    """What was exported, by format."""
+    """What was exported, by runtime."""
     left: Sequence[str] = ()
     """Why exported files were left out."""
 
 
 def measure_run(folder: Path, setting: Setting) -> Measured:
-    """The costs of the run's networks, and on a CPU, without torch.compile, of the files that were exported of it.
+    """The costs of the run's networks, and without torch.compile of the files that were exported of it.
 
     Raises InputError for what is no finished run, and for images that the network does not take or the machine does
     not hold.
@@ -62,8 +62,7 @@ def measure_run(folder: Path, setting: Setting) -> Measured:
     networks = {name: network.to(device) for name, network in _networks(folder, results, own).items()}
     side = setting.size or own
     setting = replace(setting, size=side)
-    here = setting.device == "cpu" and not setting.compiled
-    beside, left = ExportFolder(folder / EXPORTED).opened() if here else ({}, [])
+    beside, left = ({}, []) if setting.compiled else ExportFolder(folder / EXPORTED).opened(setting.device)
     for kind in [kind for kind, one in beside.items() if side % one.card.multiple]:
         left.append(f"{beside.pop(kind).file} does not take images of {side} pixels")
     try:

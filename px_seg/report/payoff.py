@@ -20,9 +20,10 @@ from px_seg.sweep.methods import DENSE
 WIDTH = 9.6
 """Inches of a figure."""
 
-FILLED: dict[str, Literal["full", "none", "left", "bottom"]] = {
+FILLED: dict[str, Literal["full", "none", "left", "right", "bottom"]] = {
     TORCH: "full",
     "onnx": "none",
+    "tensorrt": "right",
     "openvino": "left",
     "int8": "bottom",
 }
@@ -38,7 +39,7 @@ class Point(NamedTuple):
     method: str
     sparsity: float
     runtime: str
-    """torch, or the format that was exported."""
+    """One of RUNTIMES."""
     score: float
     share: float
     """Of the dense network's milliseconds, with which each was measured in turns."""

@@ -21,8 +21,17 @@ Group = tuple[str, ...]
 TORCH = "torch"
 """The runtime of a network that was not exported."""
 
-RUNTIMES = {TORCH: "torch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "int8": "OpenVINO in INT8"}
-"""What carries a network out, by the format that was exported, as reports name it."""
+RUNTIMES = {
+    TORCH: "torch",
+    "onnx": "ONNX Runtime",
+    "tensorrt": "TensorRT",
+    "openvino": "OpenVINO",
+    "int8": "OpenVINO in INT8",
+}
+"""What carries a network out, as it is measured, and as reports name it."""
+
+FORMATS = {runtime: "onnx" if runtime == "tensorrt" else runtime for runtime in RUNTIMES if runtime != TORCH}
+"""The format of the file that each takes, whose scores are known once it was evaluated in one of them."""
 
 
 class Cost(NamedTuple):
@@ -69,7 +78,7 @@ class Run:
     def cost_in(self, runtime: str) -> Cost | None:
         """Of the smallest of its networks, in milliseconds beside the dense one's of the same measurement.
 
-        `runtime` is torch or a format that was exported; None where that was not measured.
+        `runtime` is one of RUNTIMES; None where that was not measured.
         """
         if self.measured is None:
             return None
@@ -84,10 +93,11 @@ class Run:
         return Cost(one["milliseconds"], (first, third), dense["milliseconds"], megabytes, small["flops"], setting)
 
     def score_in(self, runtime: str) -> float | None:
-        """In torch or, where it was evaluated, of the file of that format."""
+        """In torch or, where it was evaluated, of the file that the runtime takes."""
         if runtime == TORCH:
             return self.score
-        return self.exported[runtime][score_by(self.results).name] if runtime in self.exported else None
+        kind = FORMATS[runtime]
+        return self.exported[kind][score_by(self.results).name] if kind in self.exported else None
 
     @property
     def sparsity(self) -> float:
@@ -154,9 +164,11 @@ class Panel:
 
     @cached_property
     def runtimes(self) -> list[str]:
-        """Torch, and the formats of files that were evaluated."""
-        kinds = {kind for run in (*self.dense, *self.runs) for kind in run.exported}
-        return [TORCH, *(kind for kind in RUNTIMES if kind in kinds)]
+        """Torch, and those that take files that were evaluated, a second one of the same file where it was measured."""
+        runs = [*self.dense, *self.runs]
+        evaluated = {kind for run in runs for kind in run.exported}
+        shown = {one for one, kind in FORMATS.items() if one == kind or any(run.cost_in(one) for run in runs)}
+        return [TORCH, *(one for one, kind in FORMATS.items() if one in shown and kind in evaluated)]
 
     @cached_property
     def also(self) -> list[str]:

@@ -12,7 +12,7 @@ from px_seg.deploy.runs import images_in
 from px_seg.deploy.tensorrt import sparse_command
 from px_seg.metrics import Score
 from px_seg.report.payoff import points
-from px_seg.report.runs import RUNTIMES, TORCH, Panel, Run
+from px_seg.report.runs import FORMATS, RUNTIMES, TORCH, Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.run.folder import EXPORTED
 from px_seg.run.results import sparse_layers_of
@@ -84,11 +84,11 @@ def _measured(run: Run) -> dict[str, float]:
     if run.cost is not None:
         found |= {"milliseconds": run.cost.milliseconds, "dense_milliseconds": run.cost.dense}
         found["compacted_megabytes"] = run.cost.megabytes
-    for runtime in run.exported:
+    for runtime, kind in FORMATS.items():
         score, cost = run.score_in(runtime), run.cost_in(runtime)
-        if score is not None:
+        if score is not None and runtime == kind:
             found[f"{runtime}_{score_by(run.results).name}"] = score
-        if cost is not None:
+        if score is not None and cost is not None:
             found |= {f"{runtime}_milliseconds": cost.milliseconds, f"{runtime}_megabytes": cost.megabytes}
     return found
 
@@ -206,16 +206,17 @@ def payoff_table(panel: Panel) -> Table | None:
 
 def exported_table(panel: Panel) -> Table | None:
     """What networks score in torch and in files that were exported, means over seeds; None where none was evaluated."""
-    if panel.runtimes == [TORCH]:
+    shown = [one for one in panel.runtimes if FORMATS.get(one, one) == one]
+    if shown == [TORCH]:
         return None
     rows = []
     for sparsity, method in panel.cells:
         several = panel.of(method, sparsity)
-        found = [[score for run in several if (score := run.score_in(one)) is not None] for one in panel.runtimes]
+        found = [[score for run in several if (score := run.score_in(one)) is not None] for one in shown]
         cells = [panel.score.number(mean(own)) if len(own) == len(several) else "" for own in found]
         rows.append([method, f"{sparsity:.2%}", *cells])
     name = f"{panel.score.label} in {panel.score.unit}" if panel.score.unit else panel.score.label
-    head = ["method", "sparsity", *(RUNTIMES[one] for one in panel.runtimes)]
+    head = ["method", "sparsity", *(RUNTIMES[one] for one in shown)]
     return Table(f"{name} of exported files, means over seeds; empty where not all seeds were exported", head, rows)
 
 

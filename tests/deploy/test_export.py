@@ -33,7 +33,8 @@ from px_seg.deploy import export_missing, exported_scores, measure_missing, read
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
-from px_seg.deploy.exported.onnx_file import Runtime, difference_of, multiple_of, open_onnx
+from px_seg.deploy.exported.folder import ExportFolder
+from px_seg.deploy.exported.onnx_file import PROVIDERS, Provider, Runtime, difference_of, multiple_of, open_onnx
 
 CORE = openvino.Core()
 """One alone: see `px_seg.deploy.exported.openvino_file._core`."""
@@ -160,6 +161,38 @@ def test_a_pattern_for_sparse_units_is_kept_in_the_file_unless_channels_go(
     assert "2:4" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_onnxruntime_cannot_use_is_refused_in_one_line(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = finished / "export" / "model.onnx"
+    # onnxruntime takes the CPU where a provider's libraries cannot be loaded, and says so on the terminal alone.
+    for listed in (["CPUExecutionProvider"], ["TensorrtExecutionProvider", "CUDAExecutionProvider"]):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda listed=listed: listed)
+        with pytest.raises(InputError, match="has no CUDAExecutionProvider here, which cuda needs: pip install onnx"):
+            open_exported(file, "cuda")
+        with pytest.raises(InputError, match="has no TensorrtExecutionProvider here, which tensorrt needs: pip "):
+            open_exported(file, "tensorrt")
+    with pytest.raises(InputError, match=r"model\.xml runs on the CPU: give the ONNX file for cuda"):
+        open_exported(finished / "export" / "model.xml", "cuda")
+    with pytest.raises(InputError, match="run on cpu, cuda, tensorrt, not on npu"):
+        open_exported(file, "npu")
+
+
+def test_on_a_gpu_the_onnx_file_is_run_in_two_ways(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in ("cuda", "tensorrt"):
+        monkeypatch.setitem(PROVIDERS, where, Provider("CPUExecutionProvider", {}, "cpu"))
+    found, left = ExportFolder(finished / "export").opened("cuda")
+    assert (list(found), left) == (["onnx", "tensorrt"], [])
+    images = normalised(2, 32, 64)
+    for one in found.values():
+        assert one.file == finished / "export" / "model.onnx"
+        torch.testing.assert_close(one(images), logits_of(finished, images), rtol=1e-4, atol=1e-4)
+    monkeypatch.setitem(PROVIDERS, "tensorrt", Provider("Missing", {}, "cuda", "install it"))
+    found, left = ExportFolder(finished / "export").opened("cuda")
+    assert (list(found), left) == (["onnx"], ["onnxruntime has no Missing here, which tensorrt needs: install it"])
+
+
 def in_pattern(file: Path) -> list[np.ndarray]:
     """Weights with at most two of every four input channels."""
     arrays = [onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer]
@@ -263,7 +296,8 @@ def test_nobody_is_told_of_a_quantisation(finished: Path) -> None:
 
 
 def test_an_exported_file_labels_images(finished: Path, tmp_path: Path) -> None:
-    image = voc_colours()[np.arange(70)[:, None] // 20 + np.zeros(45, int)] // 4 * 3
+    tree = Path(yaml.safe_load((finished / "config.yaml").read_text())["data"]["root"]) / "VOCdevkit" / "VOC2012"
+    image = np.array(Image.open(sorted(tree.glob("JPEGImages/val_*.jpg"))[0]).convert("RGB").resize((45, 70)))
     Image.fromarray(image).save(tmp_path / "photo.png")
     labels = {}
     for name in ("run", "run/export/model.onnx", "run/export/model.xml"):
@@ -323,7 +357,7 @@ def test_a_file_of_other_weights_is_told_from_the_networks(tmp_path: Path) -> No
     assert difference_of(model, runtime, 48) < 1e-5
     with pytest.raises(InputError, match="differ from the network's by"):
         difference_of(other, runtime, 48)
-    nothing = Runtime(lambda images: np.full((len(images), 3, *images.shape[2:]), np.nan, np.float32), {})
+    nothing = Runtime(lambda images: torch.full_like(images, torch.nan), {}, torch.device("cpu"))
     with pytest.raises(InputError, match="are NaN"):
         difference_of(model, nothing, 48)
 

@@ -20,11 +20,7 @@ def measured(folder: Path, dense: float, small: float, parameters: int, setting:
 
 def exported(folder: Path, kind: str, milliseconds: float, size: int, score: float, **also: float) -> None:
     """As if a file of a measured run had that many bytes, taken that many milliseconds and got that mIoU."""
-    measurement = folder / "latency.json"
-    held = json.loads(measurement.read_text())
-    cost = {"milliseconds": milliseconds, "quartiles": [milliseconds, milliseconds], "bytes": size}
-    held.setdefault("exported", {})[kind] = cost
-    measurement.write_text(json.dumps(held))
+    took(folder, kind, milliseconds, size)
     (folder / "export").mkdir(exist_ok=True)
     name = {"onnx": "model.onnx", "int8": "model.int8.xml"}[kind]
     (folder / "export" / name).touch()
@@ -32,3 +28,12 @@ def exported(folder: Path, kind: str, milliseconds: float, size: int, score: flo
     scores = {"miou": score, "also": {split: {"miou": own} for split, own in also.items()}}
     files = {kind: {"file": name, "bytes": size, "difference": None, "scores": scores, "calibration": 300}}
     (folder / "export" / "export.json").write_text(json.dumps({"card": json.loads(card.as_text()), "files": files}))
+
+
+def took(folder: Path, runtime: str, milliseconds: float, size: int) -> None:
+    """As if a file of a measured run that has that many bytes had taken that many milliseconds in a runtime."""
+    measurement = folder / "latency.json"
+    held = json.loads(measurement.read_text())
+    cost = {"milliseconds": milliseconds, "quartiles": [milliseconds, milliseconds], "bytes": size}
+    held.setdefault("exported", {})[runtime] = cost
+    measurement.write_text(json.dumps(held))

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from helpers.measured import exported, measured
+from helpers.measured import exported, measured, took
 from helpers.sweeps import finished
 from matplotlib.figure import Figure
 
@@ -129,6 +129,31 @@ def test_exported_files_are_shown_beside_their_networks(costly, monkeypatch) -> 
         file.unlink()
     report(costly, say=str)
     assert "| px | 80.00% | 69.00 | 66.00 |" in (costly / "report" / "table.md").read_text()
+
+
+def test_tensorrt_takes_the_onnx_file_and_has_its_scores(tmp_path) -> None:
+    folder = finished(tmp_path, "px", 0.8, 0, 0.8)
+    measured(folder, 40.0, 20.0, 1000)
+    exported(folder, "onnx", 10.0, 4000, 0.79)
+    assert panels(read_runs(tmp_path))[0].runtimes == ["torch", "onnx"]
+    took(folder, "tensorrt", 5.0, 4000)
+    (panel,) = panels(read_runs(tmp_path))
+    assert [(one.runtime, one.score, one.share) for one in points(panel)] == [
+        ("torch", 0.8, 0.5),
+        ("onnx", 0.79, 0.25),
+        ("tensorrt", 0.79, 0.125),
+    ]
+    assert payoff_table(panel).rows[-1][2] == "TensorRT"
+    # It was not evaluated itself.
+    assert exported_table(panel).head == ["method", "sparsity", "torch", "ONNX Runtime"]
+    report(tmp_path, say=str)
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["onnx_miou"], row["tensorrt_milliseconds"]) == ("0.79", "5.0")
+    assert "tensorrt_miou" not in row
+    # Of a file that was not evaluated nothing is shown.
+    (folder / "export" / "export.json").unlink()
+    assert panels(read_runs(tmp_path))[0].runtimes == ["torch"]
 
 
 def test_exported_files_score_on_further_lists_of_images(tmp_path) -> None:

@@ -15,6 +15,12 @@ from px_seg.files import flush, write_text
 
 SUMMARY = "export.json"
 
+RUN_ON: dict[str, dict[str, str]] = {
+    "cpu": dict.fromkeys(FILES, "cpu"),
+    "cuda": {"onnx": "cuda", "tensorrt": "tensorrt"},
+}
+"""By device, what carries exported files out there, and as `open_exported` calls it; TensorRT takes the ONNX file."""
+
 
 @dataclass(frozen=True)
 class ExportFolder:
@@ -94,14 +100,15 @@ class ExportFolder:
         except OSError as error:
             raise self.unwritable(error) from None
 
-    def opened(self) -> tuple[dict[str, Exported], list[str]]:
-        """The files by format, and why others were left out."""
+    def opened(self, device: str = "cpu") -> tuple[dict[str, Exported], list[str]]:
+        """What can be run on a CPU or on a GPU ("cuda"), by the runtime's name, and why others were left out."""
         found, left = {}, []
-        for kind, name in FILES.items():
-            if not (self.path / name).is_file():
+        for kind, where in RUN_ON[device].items():
+            file = self.path / FILES.get(kind, FILES["onnx"])
+            if not file.is_file():
                 continue
             try:
-                found[kind] = open_exported(self.path / name)
+                found[kind] = open_exported(file, where)
             except InputError as error:
                 left.append(str(error))
         return found, left

@@ -5,12 +5,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from px_seg.deploy.card import Card
-from px_seg.deploy.exported.onnx_file import Runtime, open_onnx
+from px_seg.deploy.exported.onnx_file import PROVIDERS, Runtime, open_onnx
 from px_seg.deploy.exported.openvino_file import open_openvino, weights_beside
 from px_seg.errors import InputError, one_line
 from px_seg.models import tell_normalisation
@@ -19,13 +18,11 @@ from px_seg.pruning import Masks
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "int8": "model.int8.xml"}
 """By format, in a folder of exported files."""
 
-OPENERS = {".onnx": open_onnx, ".xml": open_openvino}
-
 
 class Exported(nn.Module):
     """A network that another runtime carries out: images (N, 3, H, W), normalised, to logits, both on one device.
 
-    It has no parameters, computes in float32 on the CPU, and takes images of any size, which it pads itself.
+    It has no parameters, computes in float32, and takes images of any size, which it pads itself.
     """
 
     output_stride = 1
@@ -42,11 +39,11 @@ class Exported(nn.Module):
         if any(side % multiple for side in images.shape[-2:]):
             raise InputError(f"{self.file} takes images whose sides {multiple} divides, got {tuple(images.shape)}")
         try:
-            logits = self._runtime.logits(np.ascontiguousarray(images.detach().float().cpu().numpy()))
+            logits = self._runtime.logits(images.detach().to(self._runtime.device, torch.float32).contiguous())
         except Exception as error:
             # Neither runtime has a class for what it raises.
             raise InputError(f"{self.file} does not take {tuple(images.shape)}: {one_line(error, 160)}") from error
-        return torch.from_numpy(logits).to(images.device)
+        return logits.to(images.device)
 
     def masks(self) -> Masks | None:
         """The masks that the network was trained under, by the names of its weights in px_seg; None for a dense one.
@@ -62,17 +59,22 @@ class Exported(nn.Module):
             raise InputError(f"the masks in {self.file} are damaged: {one_line(error, 100)}") from None
 
 
-def open_exported(file: str | Path) -> Exported:
+def open_exported(file: str | Path, where: str = "cpu") -> Exported:
     """A file that `px_seg export` wrote: .onnx, or .xml with its .bin beside it.
 
-    Raises InputError for any other file, and where the package that runs it is missing.
+    `where` is "cpu", or for ONNX "cuda" or "tensorrt", on a GPU. Raises InputError for any other file, and where the
+    package that runs it is missing, or cannot run it there.
     """
     file = Path(file)
+    if where not in PROVIDERS:
+        raise InputError(f"exported files run on {', '.join(PROVIDERS)}, not on {where}")
     if not file.is_file():
         raise InputError(f"there is no file {file}")
-    if file.suffix not in OPENERS:
-        raise InputError(f"{file} is no exported network: px_seg export writes {' and '.join(OPENERS)}")
-    runtime = OPENERS[file.suffix](file)
+    if file.suffix not in (".onnx", ".xml"):
+        raise InputError(f"{file} is no exported network: px_seg export writes .onnx and .xml")
+    if file.suffix == ".xml" and where != "cpu":
+        raise InputError(f"{file} runs on the CPU: give the ONNX file for {where}")
+    runtime = open_onnx(file, where) if file.suffix == ".onnx" else open_openvino(file)
     try:
         return Exported(file, runtime, Card.of_text(runtime.notes["card"]))
     except (KeyError, ValueError):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from px_seg.cost import synchronise
 from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
 from px_seg.deploy.extras import check_extra, extra
 from px_seg.errors import InputError, one_line
@@ -29,10 +30,35 @@ TOLERANCE = 1e-4
 class Runtime(NamedTuple):
     """A file opened to be run."""
 
-    logits: Callable[[np.ndarray], np.ndarray]
-    """Of images (N, 3, H, W) float32, as arrays."""
+    logits: Callable[[Tensor], Tensor]
+    """Of images (N, 3, H, W), contiguous float32 on `device`, and on it."""
     notes: Mapping[str, str]
     """What travels in the file."""
+    device: torch.device
+
+
+class Provider(NamedTuple):
+    """What onnxruntime carries a file out with."""
+
+    name: str
+    """As onnxruntime calls it."""
+    settings: Mapping[str, str]
+    device: str
+    remedy: str = ""
+    """What to do where it is not there."""
+
+
+_GPU = "pip install onnxruntime-gpu in place of onnxruntime"
+
+PROVIDERS = {
+    "cpu": Provider("CPUExecutionProvider", {}, "cpu"),
+    "cuda": Provider("CUDAExecutionProvider", {}, "cuda", _GPU),
+    # Where weights are in the pattern 2:4 TensorRT may use sparse units, if they are faster.
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider", {"trt_sparsity_enable": "1"}, "cuda", f"{_GPU}, and tensorrt as it asks for"
+    ),
+}
+"""By where a file is to be run."""
 
 
 def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int = 64) -> float:
@@ -69,24 +95,44 @@ def multiple_of(model: nn.Module) -> int:
     return COARSEST if fixed else 1
 
 
-def open_onnx(file: Path) -> Runtime:
-    """The file in onnxruntime, on the CPU, with as many threads as torch has. InputError where it cannot be read."""
-    onnxruntime = extra("onnxruntime", "export")
+def open_onnx(file: Path, where: str = "cpu") -> Runtime:
+    """The file in onnxruntime, on the CPU with as many threads as torch has, or by another of PROVIDERS.
+
+    Raises InputError where it cannot be read, and where onnxruntime has not that provider.
+    """
+    onnxruntime, provider = extra("onnxruntime", "export"), PROVIDERS[where]
+    lacking = f"onnxruntime has no {provider.name} here, which {where} needs: {provider.remedy}"
+    if provider.name not in onnxruntime.get_available_providers():
+        raise InputError(lacking)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    chosen = [(provider.name, dict(provider.settings))]
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, chosen, enable_fallback=0)
         names = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
     except Exception as error:
         # onnxruntime has no common class for what it raises.
-        raise InputError(f"{file} is not an ONNX file that onnxruntime reads: {one_line(error, 160)}") from None
+        what = f"{file} is not an ONNX file that onnxruntime reads" if where == "cpu" else lacking
+        raise InputError(f"{what}: {one_line(error, 160)}") from None
     if names != ([INPUT], [OUTPUT]):
         raise InputError(f"{file} is the ONNX file of another program: px_seg's take {INPUT} and give {OUTPUT}")
+    # Where its libraries are missing, onnxruntime takes the CPU and goes on.
+    if session.get_providers()[0] != provider.name:
+        raise InputError(lacking)
+    device = torch.device(provider.device)
+    given = session.get_outputs()[0].shape
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        return session.run([OUTPUT], {INPUT: images})[0]
+    def logits(images: Tensor) -> Tensor:
+        found = torch.empty((len(images), given[1], *images.shape[2 : len(given)]), device=device)
+        binding, place = session.io_binding(), (device.type, device.index or 0, np.float32)
+        binding.bind_input(INPUT, *place, tuple(images.shape), images.data_ptr())
+        binding.bind_output(OUTPUT, *place, tuple(found.shape), found.data_ptr())
+        # onnxruntime has a stream of its own.
+        synchronise(device)
+        session.run_with_iobinding(binding)
+        return found
 
-    return Runtime(logits, session.get_modelmeta().custom_metadata_map)
+    return Runtime(logits, session.get_modelmeta().custom_metadata_map, device)
 
 
 def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
@@ -100,7 +146,7 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
         sides = [max(side // step, 1) * step for side in (height, width)]
         images = torch.randn((count, 3, *sides), generator=draws)
         expected = _expected(model, images)
-        found = torch.from_numpy(runtime.logits(images.numpy()))
+        found = runtime.logits(images)
         if found.shape != expected.shape:
             raise InputError(f"the exported file gives {tuple(found.shape)} in place of {tuple(expected.shape)}")
         difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

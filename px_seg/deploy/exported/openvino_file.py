@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from px_seg.deploy.exported.onnx_file import Runtime
 from px_seg.deploy.extras import extra, variable
@@ -65,10 +66,10 @@ def open_openvino(file: Path) -> Runtime:
         raise InputError(f"{file} is not a network that OpenVINO reads: {one_line(error, 160)}") from None
     request = compiled.create_infer_request()
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        return request.infer([images])[0]
+    def logits(images: Tensor) -> Tensor:
+        return torch.from_numpy(request.infer([images.numpy()])[0])
 
-    return Runtime(logits, notes)
+    return Runtime(logits, notes, torch.device("cpu"))
 
 
 def weights_beside(file: Path) -> Path:
