@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -236,8 +237,8 @@ def sparse_table(panel: Panel) -> Table | None:
     caption = (
         "Layers that sparse matrix units can take, with at most 2 of every 4 weights along their input channels, and "
         f"their share of all operations; of those {UNITS.channels} channels wide or more, in and out, where the units "
-        f"gain, the names; of the lowest seed. What TensorRT makes of them: px_seg export {run.folder} --no_compact; "
-        f"{command}"
+        f"gain, the names. What TensorRT makes of them: px_seg export {shlex.quote(str(run.folder))} --no_compact; "
+        f"{command} (without --fp16 from TensorRT 11 on). Of the lowest seed"
     )
     head = ["method", "sparsity", "layers", "operations", "wide", "operations", "wide layers"]
     return Table(caption, head, rows)
