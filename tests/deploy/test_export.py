@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from helpers.networks import unsettled
 from helpers.runs import classify, go, started, tiny_segmentation
 from helpers.watched import WATCHED
 from PIL import Image
@@ -35,6 +36,7 @@ from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.onnx_file import PROVIDERS, Provider, Runtime, difference_of, multiple_of, open_onnx
+from px_seg.pruning.compaction.narrow import Narrow
 
 CORE = openvino.Core()
 """One alone: see `px_seg.deploy.exported.openvino_file._core`."""
@@ -129,6 +131,29 @@ def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) 
     assert sum(array.size for array in constants) > 0.9 * narrow
     # By hand: 2 * 255 * 64 is below 2**15, and 2 * 255 * 127 is not.
     assert 60 < max(np.abs(array.astype(int)).max() for array in constants) <= 64
+
+
+def test_depthwise_convolutions_fill_blocks_and_constants_take_no_layer(tmp_path: Path) -> None:
+    """In the file itself: channels in multiples of 16, and no convolution beside those of the network."""
+    torch.manual_seed(0)
+    model = unsettled(px_seg.build_segmenter("tu-tf_efficientnet_lite0", 3, None, 16)).float().eval()
+    generator, masks = torch.Generator().manual_seed(0), {}
+    for name, weight in px_seg.prunable(model, "encoder").items():
+        alive = torch.rand(len(weight), generator=generator) < 0.6
+        masks[name] = alive.view(-1, 1, 1, 1).expand(weight.shape).clone()
+    small = px_seg.compact(model, Masks(masks))
+    assert any(isinstance(module, Narrow) and module.constants for module in small.modules())
+    write_onnx(small, tmp_path / "model.onnx", {})
+    file = onnx.load(tmp_path / "model.onnx")
+    shapes = {one.name: tuple(one.dims) for one in file.graph.initializer}
+    layers = [node for node in file.graph.node if node.op_type == "Conv"]
+    assert len(layers) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    groups = {node.name: next(one.i for one in node.attribute if one.name == "group") for node in layers}
+    depthwise = {count for count in groups.values() if count > 1}
+    wide = {m.groups for m in model.encoder.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    assert depthwise != wide
+    assert all(count % 16 == 0 for count in depthwise)
+    assert all(shapes[node.input[1]][0] == groups[node.name] for node in layers if groups[node.name] > 1)
 
 
 def test_a_pattern_for_sparse_units_is_kept_in_the_file_unless_channels_go(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.models import whole_logits
+from px_seg.pruning.compaction.narrow import constants_as_biases
 
 PADS_TO_FIT = ("Conv2dSame", "Conv2dDynamicSamePadding", "SameConv2d")
 """Convolutions that pad by the size of their input, of timm and of segmentation-models-pytorch, whose is private."""
@@ -54,6 +55,7 @@ def of_any_size(model: nn.Module, stride: int | None) -> nn.Module:
     for module in fresh.modules():
         if pads_to_fit(module):
             module.__class__ = SameConv2d
+    constants_as_biases(fresh)
     if stride is None:
         return fresh
     if hasattr(fresh, "requires_divisible_input_shape"):

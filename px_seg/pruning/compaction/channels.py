@@ -20,6 +20,9 @@ from px_seg.pruning.compaction.graph import (
 )
 from px_seg.pruning.paths.operations import BatchNorm
 
+BLOCK = 16
+"""Channels that processors compute at once; of other numbers ONNX Runtime has depthwise convolutions one by one."""
+
 
 class Constants(NamedTuple):
     """Channels that no path from the image reaches: the same everywhere, and for every image."""
@@ -44,7 +47,8 @@ def needed_channels(
     """The channels of every tensor that a smaller network must compute to return the same.
 
     A channel is needed where it varies and something reads it. Channels that operations tie together, as a sum its
-    operands', are kept or left out together. `weights` are the weights in force by the name of their module, and
+    operands', are kept or left out together, and depthwise convolutions keep a few more, so that BLOCK divides their
+    number. `weights` are the weights in force by the name of their module, and
     `wired` says which channels they connect, (out, in / groups) bool.
     """
     constants = _constants(model, graph, weights, wired)
@@ -58,6 +62,8 @@ def needed_channels(
             for number in (*operation.inputs, operation.output):
                 kept[number][:] = True
     _close(graph, kept)
+    while _fill_blocks(graph, kept):
+        _close(graph, kept)
     return Channels(constants, kept)
 
 
@@ -188,6 +194,19 @@ def _close(graph: Graph, kept: list[Tensor]) -> None:
                 mask[:1] = True
         if all(torch.equal(a, b) for a, b in zip(before, kept, strict=True)):
             return
+
+
+def _fill_blocks(graph: Graph, kept: list[Tensor]) -> bool:
+    """Adds channels to depthwise convolutions, the first there are, where they fill blocks; whether it added any."""
+    added = False
+    for operation in graph.of(Weighted):
+        mask = kept[operation.output]
+        if operation.groups == len(mask) > 1:
+            lacking, others = -int(mask.count_nonzero()) % BLOCK, (~mask).nonzero()[:, 0]
+            if 0 < lacking <= len(others):
+                mask[others[:lacking]] = True
+                added = True
+    return added
 
 
 def _tie(graph: Graph, operation: Operation, kept: list[Tensor]) -> None:

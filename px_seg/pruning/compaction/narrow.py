@@ -90,6 +90,26 @@ class Constants(nn.Module):
         return y + torch.func.functional_call(self.layer, {"weight": self.difference}, (ones,))
 
 
+@torch.no_grad()
+def constants_as_biases(model: nn.Module) -> None:
+    """Makes a bias of what constants contribute in eval mode where it is the same at every place: in unpadded layers.
+
+    In place; the model is no longer to be trained.
+    """
+    for module in model.modules():
+        if isinstance(module, Narrow) and module.constants is not None and _is_unpadded(module.layer):
+            weight = module.constants.layer.get_parameter("weight") + module.constants.difference
+            bias = weight.flatten(1).sum(1)
+            old = module.layer._parameters["bias"]
+            module.layer.register_parameter("bias", nn.Parameter(bias if old is None else bias + old))
+            module.constants = None
+
+
+def _is_unpadded(layer: nn.Module) -> bool:
+    # Layers of other libraries pad in their own way.
+    return type(layer) is nn.Linear or (type(layer) in LAYERS and set(layer.padding) == {0})  # type: ignore[arg-type]
+
+
 def cut_layer(module: nn.Module, rows: Tensor, columns: Tensor, groups: int = 1) -> nn.Module:
     """A copy of a convolution or linear layer with some rows (output channels) and columns of its weight."""
     layer, weight, bias = copy.copy(module), module.get_parameter("weight"), module.bias

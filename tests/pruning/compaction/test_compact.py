@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import px_seg
 from px_seg import InputError, Masks, prunable
 from px_seg.deploy import shrink
-from px_seg.pruning.compaction.narrow import Constants, Narrow
+from px_seg.pruning.compaction.narrow import Constants, Narrow, constants_as_biases
 
 encoder = smp.encoders.get_encoder
 
@@ -252,6 +252,40 @@ def test_a_branch_that_makes_few_channels_is_added_to_a_stream_that_has_more() -
     assert layer.layer.weight.shape[0] == 8
     # The norm behind it gives the other channels their constants, so it is whole.
     assert small.layer1[1].bn2.num_features == 64
+
+
+@pytest.mark.parametrize(
+    ("channels", "dead", "left"), [(64, 21, 48), (64, 16, 48), (64, 50, 16), (40, 10, 32), (40, 3, 37)]
+)
+def test_depthwise_convolutions_keep_whole_blocks_where_there_are_channels_for_one(
+    channels: int, dead: int, left: int
+) -> None:
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    layers = (nn.Conv2d(3, channels, 1), nn.ReLU(), depthwise, nn.BatchNorm2d(channels), nn.ReLU())
+    net = unsettled(nn.Sequential(*layers, nn.Conv2d(channels, 5, 1)))
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}
+    masks["2.weight"][torch.randperm(channels)[:dead]] = False
+    small = px_seg.compact(net, Masks(masks))
+    assert small[2].weight.shape[0] == small[2].groups == small[0].out_channels == small[3].num_features == left
+    assert_same(masked(net, Masks(masks)), small, torch.randn(2, 3, 9, 12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, "valid", "same"])
+def test_constants_that_are_the_same_at_every_place_become_biases(padding: int | str, bias: bool) -> None:
+    torch.manual_seed(0)
+    net = Chain()
+    net.last = nn.Conv2d(6, 2, 3, padding=padding, bias=bias)
+    net = unsettled(net)
+    net.norm.bias.data[1] = 0.7
+    masks = dead_ends(net)
+    small = px_seg.compact(net, masks)
+    assert isinstance(small.last.constants, Constants)
+    constants_as_biases(small)
+    assert (small.last.constants is None) == (padding == 0)
+    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    torch.testing.assert_close(small.eval()(x), masked(net, masks).eval()(x), rtol=1e-12, atol=1e-12)
 
 
 def test_masks_that_px_makes_leave_channels_without_a_path() -> None:
