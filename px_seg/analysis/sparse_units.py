@@ -38,11 +38,14 @@ def sparse_layers(model: nn.Module, weights: Mapping[str, Tensor], shape: Sequen
     convolutions, those whose input channels 4 does not divide, and those with no weight left do not count. `weights`
     are by parameter name. The model comes back as it was.
     """
-    found, (flops, total) = owners(model), layer_flops(model, shape)
+    found = owners(model)
+    taken = {name: weight for name, weight in prunable(model).items() if _is_taken(found[id(weight)], weights[name])}
+    if not taken:
+        return {}
+    flops, total = layer_flops(model, shape)
     return {
         name.removesuffix(".weight"): SparseLayer(weight.shape[1], weight.shape[0], flops[name] / total)
-        for name, weight in prunable(model).items()
-        if _is_taken(found[id(weight)], weights[name])
+        for name, weight in taken.items()
     }
 
 

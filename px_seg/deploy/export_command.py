@@ -9,18 +9,18 @@ from px_seg.deploy.exported.network import FILES
 from px_seg.deploy.exporting import Export, export_run
 from px_seg.files import user_path
 from px_seg.flags import list_of
-from px_seg.run.folder import EXPORTED
+from px_seg.run.folder import EXPORTED, EXPORTED_WHOLE
 
 EXPORT = """Write the network of a finished run as ONNX and for OpenVINO, and evaluate what was written.
 
     px_seg export runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0
     px_seg export RUN --format onnx,openvino,int8
 
-A pruned network is compacted first, unless --no_compact says otherwise. Files go to RUN/export: model.onnx takes
-`image`, (N, 3, H, W) float32, normalised, of any number and size, and gives `logits`; model.xml and model.bin are the
-same for OpenVINO, and model.int8.xml and model.int8.bin are quantised with images of the run's training set. Classes,
-colours, normalisation and masks are in each file. What is written is held to torch's logits, and evaluated on the run's
-validation images."""
+A pruned network is compacted first; with --no_compact it is not, and its files go to RUN/export.whole, which reports
+and px_seg latency leave alone. Other files go to RUN/export: model.onnx takes `image`, (N, 3, H, W) float32,
+normalised, of any number and size, and gives `logits`; model.xml and model.bin are the same for OpenVINO, and model.int8.xml and
+model.int8.bin are quantised with images of the run's training set. Classes, colours, normalisation and masks are in
+each file. What is written is held to torch's logits, and evaluated on the run's validation images."""
 
 
 def export(argv: Sequence[str]) -> None:
@@ -31,9 +31,20 @@ def export(argv: Sequence[str]) -> None:
     asked = _read(argv)
     set_threads(asked)
     run = user_path(asked.run, "the run")
-    folder = ExportFolder(run / EXPORTED if asked.out is None else user_path(asked.out, "--out"))
-    evaluated, compacted = not asked.no_evaluation, not asked.no_compact
-    export_run(run, folder, Export(asked.format, asked.calibration, evaluated, compacted, getattr(asked, "data.root")))
+    usual = EXPORTED_WHOLE if asked.no_compact else EXPORTED
+    folder = ExportFolder(run / usual if asked.out is None else user_path(asked.out, "--out"))
+    export_run(
+        run,
+        folder,
+        Export(
+            asked.format,
+            asked.calibration,
+            asked.int8_range,
+            evaluated=not asked.no_evaluation,
+            compacted=not asked.no_compact,
+            root=getattr(asked, "data.root"),
+        ),
+    )
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,8 +56,14 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
         default=("onnx",),
         help=f"one or more of {', '.join(FILES)}, commas between (onnx)",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder for the files (RUN/export)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the files (RUN/export, or RUN/export.whole)")
     parser.add_argument("--calibration", type=from_one_on, default=300, help="training images that INT8 sees (300)")
+    parser.add_argument(
+        "--int8_range",
+        choices=("half", "whole"),
+        default="half",
+        help="what INT8's weights use of its range: half, or whole for processors with VNNI alone (half)",
+    )
     parser.add_argument("--no_compact", action="store_true", help="keep all channels, and zeros for pruned weights")
     parser.add_argument("--no_evaluation", action="store_true", help="leave the table out")
     parser.add_argument("--data.root", metavar="DIR", help="where the run's images are now (where they were)")

@@ -20,7 +20,7 @@ from px_seg.deploy.extras import check_extra
 from px_seg.deploy.run_network import RunNetwork, as_saved, smallest
 from px_seg.deploy.tensorrt import sparse_command
 from px_seg.errors import InputError
-from px_seg.models import normalisation_in
+from px_seg.models import COARSEST, normalisation_in
 from px_seg.run.folder import EXPORTED
 from px_seg.run.results import sparse_layers_of
 from px_seg.tasks.base import spread
@@ -40,6 +40,8 @@ class Export:
     formats: Sequence[str] = ("onnx",)
     calibration: int = 300
     """Training images that INT8 sees."""
+    weight_range: str = "half"
+    """Of INT8, what its weights use: half or whole."""
     evaluated: bool = True
     """Whether torch's network and the files are evaluated on the run's validation images."""
     compacted: bool = True
@@ -54,8 +56,8 @@ class Written(NamedTuple):
     file: Path
     difference: float | None
     """Of its logits from torch's, as a share of the largest; None for INT8, which is judged by its scores."""
-    calibration: int | None = None
-    """Images that INT8 saw."""
+    quantised: Mapping[str, Any] | None = None
+    """How INT8 came about: the number of images that it saw as `calibration`, and its `weight_range`."""
 
     @property
     def bytes(self) -> int:
@@ -82,13 +84,15 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
     check_formats(asked.formats)
     images = images_of(run, asked.root) if asked.evaluated or "int8" in asked.formats else None
     network = smallest(run, card) if asked.compacted else as_saved(run, card)
+    if not asked.compacted and network.kind == "compacted":
+        raise InputError(f"{run} was compacted before it trained, and has no other network: leave --no_compact out")
     for line in network.said:
         say(line)
     card = _card_of(network, card, run)
     before = folder.held(card)
     with folder.fresh() as place:
         try:
-            written = _write(network, card, images, asked.formats, asked.calibration, place)
+            written = _write(network, card, images, asked, place)
         except OSError as error:
             raise folder.unwritable(error) from None
         rows = _evaluated(network, images, written) if asked.evaluated and images is not None else {}
@@ -124,24 +128,28 @@ def export_missing(runs: Sequence[Path], formats: Sequence[str], say: Callable[[
 def exported_scores(run: Path) -> Mapping[str, Mapping[str, Any]]:
     """What was found when files of a run were evaluated, by format, as results.json has it.
 
-    INT8's has the number of `calibration` images beside it; one of an earlier version, which did not write it down and
-    used the whole range of INT8, is as if it had not been evaluated. Raises InputError for an export.json that is
-    damaged.
+    INT8's has the number of `calibration` images and the `weight_range` beside it; one of an earlier version, which did
+    not write that number down and used the whole range, is as if it had not been evaluated. Raises InputError for an
+    export.json that is damaged.
     """
     described = {kind: about for kind, about in ExportFolder(run / EXPORTED).described().items() if about["scores"]}
     found = {kind: about["scores"] for kind, about in described.items() if kind != "int8"}
     if "calibration" in described.get("int8", {}):
-        found["int8"] = {**described["int8"]["scores"], "calibration": described["int8"]["calibration"]}
+        about = {"weight_range": "half", **described["int8"]}
+        found["int8"] = {**about["scores"], **{key: about[key] for key in ("calibration", "weight_range")}}
     return found
 
 
 def _of_sparse_units(run: Path, model: nn.Module, file: Path, size: int) -> list[str]:
     """What sparse matrix units can take of an exported network, in lines; none where the run has nothing for them."""
     before = sparse_layers_of(read_results(run))
-    found = sparse_layers(model, model.state_dict(), (3, size, size))
+    side = -(-size // COARSEST) * COARSEST
+    found = sparse_layers(model, model.state_dict(), (3, side, side))
     lines = [of_sparse_units(found), f"try them with {sparse_command(file, size)}"] if found else []
-    if len(found) < len(before):
-        lines.append(f"compaction left the pattern 2:4 to {len(found)} of {len(before)} layers: --no_compact keeps it")
+    # A layer of which compaction took channels may be within another.
+    left = before.keys() & {name.removesuffix(".layer") for name in found}
+    if len(left) < len(before):
+        lines.append(f"compaction left the pattern 2:4 to {len(left)} of {len(before)} layers: --no_compact keeps it")
     return lines
 
 
@@ -156,22 +164,20 @@ def _card_of(network: RunNetwork, card: Card, run: Path) -> Card:
     return replace(card, normalisation=normalisation_in(network.model), multiple=multiple)
 
 
-def _write(
-    network: RunNetwork, card: Card, images: Images | None, formats: Sequence[str], count: int, place: Path
-) -> dict[str, Written]:
+def _write(network: RunNetwork, card: Card, images: Images | None, asked: Export, place: Path) -> dict[str, Written]:
     """The files in `place`, by format, as they were asked for. What they come through is there as well."""
     notes = notes_of(card, network.masks)
     onnx, openvino, int8 = (place / name for name in FILES.values())
     written = {"onnx": Written(onnx, write_onnx(network.model, onnx, notes, card.size))}
-    if {"openvino", "int8"} & set(formats):
+    if {"openvino", "int8"} & set(asked.formats):
         write_openvino(onnx, openvino, notes)
         written["openvino"] = Written(openvino, difference_of(network.model, open_openvino(openvino), card.size))
-    if "int8" in formats:
+    if "int8" in asked.formats:
         assert images is not None
-        seen = _calibration(images, count)
-        quantise(openvino, int8, notes, seen)
-        written["int8"] = Written(int8, None, len(seen))
-    return {kind: one for kind, one in written.items() if kind in formats}
+        seen = _calibration(images, asked.calibration)
+        quantise(openvino, int8, notes, seen, asked.weight_range)
+        written["int8"] = Written(int8, None, {"calibration": len(seen), "weight_range": asked.weight_range})
+    return {kind: one for kind, one in written.items() if kind in asked.formats}
 
 
 def _calibration(images: Images, count: int) -> list[Any]:
@@ -193,6 +199,5 @@ def _evaluated(network: RunNetwork, images: Images, written: Mapping[str, Writte
 
 def _described(one: Written, row: Row | None, kind: str) -> dict[str, Any]:
     scores = None if row is None else dict(row.scores)
-    seen = {} if one.calibration is None else {"calibration": one.calibration}
     known = {"file": one.file.name, "network": kind, "bytes": one.bytes, "difference": one.difference}
-    return {**known, "scores": scores, **seen}
+    return {**known, "scores": scores, **(one.quantised or {})}

@@ -13,6 +13,7 @@ from torch import nn
 from px_seg.deploy.card import read_results
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES
+from px_seg.deploy.exported.onnx_file import is_listed
 from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
 from px_seg.files import write_text
@@ -83,7 +84,7 @@ def measure_run(folder: Path, setting: Setting) -> Measured:
 def measure_missing(folders: Sequence[Path], say: Callable[[str], Any] = print) -> None:
     """Measure the runs that were not measured yet, one image each, and write what is found into their folders.
 
-    On a CPU, those of which something was exported that was not measured are measured anew.
+    Those of which something was exported since that can be measured here are measured anew.
 
     Raises InputError for those that cannot be measured, once the others are.
     """
@@ -112,7 +113,9 @@ def _whole(folder: Path, setting: Setting) -> bool:
     if held is None:
         return False
     exported = ExportFolder(folder / EXPORTED)
-    kinds = exported.described().keys() if setting.device == "cpu" else ()
+    kinds = set(exported.described())
+    if setting.device != "cpu":
+        kinds &= {"onnx"} if is_listed("cuda") else set()
     when = (folder / COSTS).stat().st_mtime
     return all(
         kind in held.get("exported", {}) and (exported.path / FILES[kind]).stat().st_mtime <= when for kind in kinds

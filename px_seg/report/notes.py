@@ -40,6 +40,7 @@ def caveats(all_panels: Sequence[Panel]) -> list[str]:
         launched["normalisation"] = {json.dumps(own) for own in said}
         quantised = [run.exported["int8"] for run in members if "int8" in run.exported]
         launched["number of INT8 calibration images"] = {str(own["calibration"]) for own in quantised}
+        launched["range of INT8 weights"] = {own["weight_range"] for own in quantised}
         # Data may lie elsewhere on another machine, or be other data.
         launched["data.root"] = {str(run.config.get("data.root")) for run in members}
         for key, values in launched.items():

@@ -15,7 +15,7 @@ from px_seg.metrics import Score
 from px_seg.report.payoff import points
 from px_seg.report.runs import FORMATS, RUNTIMES, TORCH, Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
-from px_seg.run.folder import EXPORTED
+from px_seg.run.folder import EXPORTED_WHOLE
 from px_seg.run.results import sparse_layers_of
 from px_seg.sweep.methods import DENSE, criterion_of
 from px_seg.tasks import TASKS, score_by
@@ -233,7 +233,7 @@ def sparse_table(panel: Panel) -> Table | None:
             run = run or first
     if run is None:
         return None
-    command = sparse_command(run.folder / EXPORTED / "model.onnx", run.results["data"]["size"])
+    command = sparse_command(run.folder / EXPORTED_WHOLE / "model.onnx", run.results["data"]["size"])
     caption = (
         "Layers that sparse matrix units can take, with at most 2 of every 4 weights along their input channels, and "
         f"their share of all operations; of those {UNITS.channels} channels wide or more, in and out, where the units "

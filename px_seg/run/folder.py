@@ -22,6 +22,7 @@ COSTS = "latency.json"
 """The file that says what the run's networks cost."""
 
 EXPORTED = "export"
+EXPORTED_WHOLE = "export.whole"
 """The folder of the run's network in files for other runtimes."""
 
 COMPACT_MASKS = "masks.compact.safetensors"
@@ -168,7 +169,7 @@ class RunFolder:
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
-        for name in ("model", EXPORTED, "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
+        for name in ("model", EXPORTED, EXPORTED_WHOLE, "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def history(self, until: int | None = None) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ from px_seg.deploy.exported import open_exported, write_onnx
 from px_seg.deploy.exported.any_size import SameConv2d
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.onnx_file import PROVIDERS, Provider, Runtime, difference_of, multiple_of, open_onnx
+from px_seg.deploy.runs import Setting, _whole
 from px_seg.pruning.compaction.narrow import Narrow
 
 CORE = openvino.Core()
@@ -123,14 +124,27 @@ def test_a_pruned_network_is_compacted_and_int8_a_quarter_of_it(finished: Path) 
     assert 0.95 * narrow < sum(array.size for array in weights) < narrow + 1000
     sizes = {name: (finished / "export" / name).stat().st_size for name in ("model.bin", "model.int8.bin")}
     assert sizes["model.int8.bin"] < 0.3 * sizes["model.bin"]
-    constants = [
-        node.get_data()
-        for node in CORE.read_model(finished / "export" / "model.int8.xml").get_ops()
-        if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8
-    ]
+    constants = in_int8(finished / "export" / "model.int8.xml")
     assert sum(array.size for array in constants) > 0.9 * narrow
     # By hand: 2 * 255 * 64 is below 2**15, and 2 * 255 * 127 is not.
     assert 60 < max(np.abs(array.astype(int)).max() for array in constants) <= 64
+
+
+def test_int8_takes_its_whole_range_where_it_is_told_to(finished: Path) -> None:
+    words = ("--format", "int8", "--int8_range", "whole", "--calibration", "6", "--no_evaluation")
+    main(["export", str(finished), *words])
+    constants = in_int8(finished / "export" / "model.int8.xml")
+    assert 120 < max(np.abs(array.astype(int)).max() for array in constants) <= 128
+    about = json.loads((finished / "export" / "export.json").read_text())["files"]["int8"]
+    assert (about["calibration"], about["weight_range"]) == (6, "whole")
+
+
+def in_int8(file: Path) -> list[np.ndarray]:
+    return [
+        node.get_data()
+        for node in CORE.read_model(file).get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8
+    ]
 
 
 def test_depthwise_convolutions_fill_blocks_and_constants_take_no_layer(tmp_path: Path) -> None:
@@ -164,18 +178,19 @@ def test_a_pattern_for_sparse_units_is_kept_in_the_file_unless_channels_go(
     config = tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet")
     pattern = ("--method", "px_conserved", "--rounds", 3, "--sparsity", 0.8, "--pattern", "at-most 2:4 from 16")
     # Untrained, the last BatchNorm of each block is 0, and with it the weights into which it goes.
-    go("--config", config, *pattern, "--epochs", 1, "--output_dir", run)
+    # Nor does the network's stride divide the images' sides.
+    go("--config", config, *pattern, "--epochs", 1, "--data.size", 33, "--output_dir", run)
     layers = json.loads((run / "results.json").read_text())["sparse_layers"]
     assert len(layers) > 5
     capsys.readouterr()
-    main(["export", str(run), "--no_compact", "--no_evaluation", "--out", str(tmp_path / "whole")])
+    main(["export", str(run), "--no_compact", "--no_evaluation"])
     said = capsys.readouterr().out
     assert f"2:4 in {len(layers)} layers" in said
-    assert f"trtexec --onnx={tmp_path}/whole/model.onnx --shapes=image:1x3x32x32 " in said
+    assert f"trtexec --onnx={run}/export.whole/model.onnx --shapes=image:1x3x33x33 " in said
     assert "compaction" not in said
-    kept = {weight.shape for weight in in_pattern(tmp_path / "whole" / "model.onnx")}
+    kept = {weight.shape for weight in in_pattern(run / "export.whole" / "model.onnx")}
     assert {(layer["outputs"], layer["inputs"]) for layer in layers.values()} == {shape[:2] for shape in kept}
-    assert len(in_pattern(tmp_path / "whole" / "model.onnx")) == len(layers)
+    assert len(in_pattern(run / "export.whole" / "model.onnx")) == len(layers)
     main(["export", str(run), "--no_evaluation", "--out", str(tmp_path / "small")])
     left = len(in_pattern(tmp_path / "small" / "model.onnx"))
     assert left < len(layers)
@@ -198,12 +213,40 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_refused_in_one_line(
             open_exported(file, "cuda")
         with pytest.raises(InputError, match="has no TensorrtExecutionProvider here, which tensorrt needs: pip "):
             open_exported(file, "tensorrt")
+    (finished / "other.onnx").write_text("nothing")
+    monkeypatch.undo()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(InputError, match=r"is not an ONNX file that onnxruntime reads and runs by CUDAExecutionPro"):
+        open_exported(finished / "other.onnx", "cuda")
     with pytest.raises(InputError, match=r"model\.xml runs on the CPU: give the ONNX file for cuda"):
         open_exported(finished / "export" / "model.xml", "cuda")
     with pytest.raises(InputError, match="run on cpu, cuda, tensorrt, not on npu"):
         open_exported(file, "npu")
 
 
+def test_onnxruntime_is_told_what_its_providers_understand(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its TensorRT takes True and False alone, and without CUDA behind it leaves the rest to the CPU."""
+    asked: list[object] = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, file: str, options: object, providers: list[object], **more: object) -> None:
+            asked.append(providers)
+            super().__init__(file, options, ["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return [name for name, _ in asked[-1]]
+
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for where in ("tensorrt", "cuda", "cpu"):
+        open_exported(finished / "export" / "model.onnx", where)
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    tensorrt = ("TensorrtExecutionProvider", {"trt_sparsity_enable": "True"})
+    assert asked == [[tensorrt, cuda], [cuda], [("CPUExecutionProvider", {})]]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate provider")
 def test_on_a_gpu_the_onnx_file_is_run_in_two_ways(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for where in ("cuda", "tensorrt"):
         monkeypatch.setitem(PROVIDERS, where, Provider("CPUExecutionProvider", {}, "cpu"))
@@ -216,6 +259,29 @@ def test_on_a_gpu_the_onnx_file_is_run_in_two_ways(finished: Path, monkeypatch: 
     monkeypatch.setitem(PROVIDERS, "tensorrt", Provider("Missing", {}, "cuda", "install it"))
     found, left = ExportFolder(finished / "export").opened("cuda")
     assert (list(found), left) == (["onnx"], ["onnxruntime has no Missing here, which tensorrt needs: install it"])
+
+
+def test_what_a_gpu_can_run_and_was_not_measured_is_measured_there(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_missing([finished], ["onnx"], str)
+    measure_missing([finished], str)
+    held = json.loads((finished / "latency.json").read_text())
+    del held["exported"]["onnx"], held["exported"]["int8"]
+    (finished / "latency.json").write_text(json.dumps(held))
+    assert not _whole(finished, Setting(device="cpu"))
+    for listed, whole in (("CPUExecutionProvider", True), ("CUDAExecutionProvider", False)):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda listed=listed: [listed])
+        assert _whole(finished, Setting(device="cuda")) is whole
+
+
+def test_a_run_that_was_compacted_has_no_whole_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet")
+    pruned = ("--method", "magnitude", "--granularity", "filter", "--sparsity", 0.5, "--compact", "true")
+    go("--config", config, *pruned, "--epochs", 0, "--output_dir", tmp_path / "run")
+    said = failing("export", tmp_path / "run", "--no_compact", "--no_evaluation", capsys=capsys)
+    assert "was compacted before it trained, and has no other network: leave --no_compact out" in said
+    assert not (tmp_path / "run" / "export.whole").exists()
 
 
 def in_pattern(file: Path) -> list[np.ndarray]:
@@ -385,6 +451,9 @@ def test_a_file_of_other_weights_is_told_from_the_networks(tmp_path: Path) -> No
     nothing = Runtime(lambda images: torch.full_like(images, torch.nan), {}, torch.device("cpu"))
     with pytest.raises(InputError, match="are NaN"):
         difference_of(model, nothing, 48)
+    write_onnx(nn.Sequential(model, nn.AvgPool2d(2)), tmp_path / "half.onnx", {})
+    with pytest.raises(InputError, match=r"does not take \(1, 3, 48, 48\) and give \(1, 3, 48, 48\)"):
+        difference_of(model, open_onnx(tmp_path / "half.onnx"), 48)
 
 
 def test_a_classifier_is_exported_and_evaluated(small: Path, tmp_path: Path) -> None:

@@ -169,14 +169,16 @@ def test_exported_files_score_on_further_lists_of_images(tmp_path) -> None:
     assert exported_table(panel.on("val_seen")).rows == [["px", "80.00%", "80.00", "79.00"]]
     other = finished(tmp_path, "px", 0.8, 1, 0.6)
     measured(other, 100.0, 50.0, 1000)
-    for one, images in ((folder, 300), (other, 50)):
+    # One of a version that knew half of the range alone.
+    for one, images in ((folder, {"calibration": 300}), (other, {"calibration": 50, "weight_range": "whole"})):
         exported(one, "int8", 20.0, 4000, 0.5)
         file = one / "export" / "export.json"
         held = json.loads(file.read_text())
-        held["files"]["int8"]["calibration"] = images
+        held["files"]["int8"] |= images
         file.write_text(json.dumps(held))
-    said = "not all runs have the same number of INT8 calibration images: 300, 50"
-    assert said in caveats(panels(read_runs(tmp_path)))
+    said = caveats(panels(read_runs(tmp_path)))
+    assert "not all runs have the same number of INT8 calibration images: 300, 50" in said
+    assert "not all runs have the same range of INT8 weights: half, whole" in said
     held["files"]["int8"]["scores"] = {"miou": float("nan")}
     file.write_text(json.dumps(held))
     with pytest.raises(InputError, match="has damaged scores: export it again"):

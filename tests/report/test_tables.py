@@ -184,5 +184,7 @@ def test_layers_for_sparse_units_are_named_with_the_command_that_tries_them(tmp_
     table = sparse_table(panels(read_runs(tmp_path))[0])
     assert table.rows == [["px", "50.00%", "3", "60%", "2", "50%", "encoder.layer4.{0-1}.conv2"]]
     assert table in made(panels(read_runs(tmp_path))[0])
-    command = f"trtexec --onnx={runs[1]}/export/model.onnx --shapes=image:1x3x32x32 --fp16 --sparsity=enable --verbose"
+    command = (
+        f"trtexec --onnx={runs[1]}/export.whole/model.onnx --shapes=image:1x3x32x32 --fp16 --sparsity=enable --verbose"
+    )
     assert f"px_seg export {runs[1]} --no_compact; {command}" in table.caption

@@ -52,10 +52,11 @@ _GPU = "pip install onnxruntime-gpu in place of onnxruntime"
 
 PROVIDERS = {
     "cpu": Provider("CPUExecutionProvider", {}, "cpu"),
-    "cuda": Provider("CUDAExecutionProvider", {}, "cuda", _GPU),
+    # TF32, which it takes by default, is not what the other runtimes compute in.
+    "cuda": Provider("CUDAExecutionProvider", {"use_tf32": "0"}, "cuda:0", _GPU),
     # Where weights are in the pattern 2:4 TensorRT may use sparse units, if they are faster.
     "tensorrt": Provider(
-        "TensorrtExecutionProvider", {"trt_sparsity_enable": "1"}, "cuda", f"{_GPU}, and tensorrt as it asks for"
+        "TensorrtExecutionProvider", {"trt_sparsity_enable": "True"}, "cuda:0", f"{_GPU}, and tensorrt as it asks for"
     ),
 }
 """By where a file is to be run."""
@@ -89,6 +90,14 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
     return difference
 
 
+def is_listed(where: str) -> bool:
+    """Whether onnxruntime is there and says that it can run files there. It may lack libraries all the same."""
+    try:
+        return PROVIDERS[where].name in extra("onnxruntime", "export").get_available_providers()
+    except InputError:
+        return False
+
+
 def multiple_of(model: nn.Module) -> int:
     """What has to divide the sides of an image that the exported file is given."""
     fixed = _stride(model) is None and any(pads_to_fit(module) for module in model.modules())
@@ -106,14 +115,16 @@ def open_onnx(file: Path, where: str = "cpu") -> Runtime:
         raise InputError(lacking)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    chosen = [(provider.name, dict(provider.settings))]
+    # What TensorRT does not take is done on the GPU, too.
+    order = [provider, PROVIDERS["cuda"]] if where == "tensorrt" else [provider]
+    chosen = [(one.name, dict(one.settings)) for one in order]
     try:
         session = onnxruntime.InferenceSession(str(file), options, chosen, enable_fallback=0)
         names = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
     except Exception as error:
         # onnxruntime has no common class for what it raises.
-        what = f"{file} is not an ONNX file that onnxruntime reads" if where == "cpu" else lacking
-        raise InputError(f"{what}: {one_line(error, 160)}") from None
+        what = f"is not an ONNX file that onnxruntime reads{'' if where == 'cpu' else f' and runs by {provider.name}'}"
+        raise InputError(f"{file} {what}: {one_line(error, 160)}") from None
     if names != ([INPUT], [OUTPUT]):
         raise InputError(f"{file} is the ONNX file of another program: px_seg's take {INPUT} and give {OUTPUT}")
     # Where its libraries are missing, onnxruntime takes the CPU and goes on.
@@ -146,7 +157,14 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
         sides = [max(side // step, 1) * step for side in (height, width)]
         images = torch.randn((count, 3, *sides), generator=draws)
         expected = _expected(model, images)
-        found = runtime.logits(images)
+        try:
+            found = runtime.logits(images)
+        except Exception as error:
+            # Neither runtime has a class for what it raises.
+            raise InputError(
+                f"the exported file does not take {tuple(images.shape)} and give {tuple(expected.shape)}: "
+                f"{one_line(error, 160)}"
+            ) from error
         if found.shape != expected.shape:
             raise InputError(f"the exported file gives {tuple(found.shape)} in place of {tuple(expected.shape)}")
         difference = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

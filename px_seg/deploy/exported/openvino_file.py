@@ -32,21 +32,24 @@ def write_openvino(onnx_file: Path, file: Path, notes: Mapping[str, str]) -> Non
     _save(model, file, notes)
 
 
-def quantise(source: Path, file: Path, notes: Mapping[str, str], images: Sequence[np.ndarray]) -> None:
+def quantise(
+    source: Path, file: Path, notes: Mapping[str, str], images: Sequence[np.ndarray], weight_range: str = "half"
+) -> None:
     """Write a network that `write_openvino` wrote in INT8, as FILE.xml and FILE.bin.
 
     Weights have a scale for each output channel, activations one a tensor, from their range over `images`, each
     (1, 3, H, W) float32, normalised. Raises InputError where a package is missing or there is no image.
 
-    Weights use half of INT8's range. Processors without VNNI add two products of an activation and a weight in 16 bits,
-    which saturate with the whole of it.
+    Weights use half of INT8's range, or all of it with "whole" as `weight_range`: finer, and for processors with VNNI
+    alone. Others add two products of an activation and a weight in 16 bits, which saturate then.
     """
     with _nncf() as nncf:
         if not images:
             raise InputError("INT8 needs images to calibrate on, and the training set has none")
         model = _core().read_model(str(source))
-        half = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-        quantised = nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), advanced_parameters=half)
+        fix = {"half": nncf.OverflowFix.ENABLE, "whole": nncf.OverflowFix.DISABLE}[weight_range]
+        chosen = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
+        quantised = nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), advanced_parameters=chosen)
     _save(quantised, file, notes)
 
 

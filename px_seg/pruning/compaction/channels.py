@@ -48,7 +48,7 @@ def needed_channels(
 
     A channel is needed where it varies and something reads it. Channels that operations tie together, as a sum its
     operands', are kept or left out together, and depthwise convolutions keep a few more, so that BLOCK divides their
-    number. `weights` are the weights in force by the name of their module, and
+    number, where they have as many. `weights` are the weights in force by the name of their module, and
     `wired` says which channels they connect, (out, in / groups) bool.
     """
     constants = _constants(model, graph, weights, wired)
