@@ -18,9 +18,9 @@ EXPORT = """Write the network of a finished run as ONNX and for OpenVINO, and ev
 
 A pruned network is compacted first; with --no_compact it is not, and its files go to RUN/export.whole, which reports
 and px_seg latency leave alone. Other files go to RUN/export: model.onnx takes `image`, (N, 3, H, W) float32,
-normalised, of any number and size, and gives `logits`; model.xml and model.bin are the same for OpenVINO, and model.int8.xml and
-model.int8.bin are quantised with images of the run's training set. Classes, colours, normalisation and masks are in
-each file. What is written is held to torch's logits, and evaluated on the run's validation images."""
+normalised, of any number and size, and gives `logits`; model.xml and model.bin are the same for OpenVINO, and
+model.int8.xml and model.int8.bin are quantised with images of the run's training set. Classes, colours, normalisation
+and masks are in each file. What is written is held to torch's logits, and evaluated on the run's validation images."""
 
 
 def export(argv: Sequence[str]) -> None:
