@@ -22,8 +22,10 @@ COSTS = "latency.json"
 """The file that says what the run's networks cost."""
 
 EXPORTED = "export"
-EXPORTED_WHOLE = "export.whole"
 """The folder of the run's network in files for other runtimes."""
+
+EXPORTED_WHOLE = "export.whole"
+"""The same of a network that was not compacted for it."""
 
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
