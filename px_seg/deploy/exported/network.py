@@ -22,7 +22,7 @@ FILES = {"onnx": "model.onnx", "openvino": "model.xml", "int8": "model.int8.xml"
 class Exported(nn.Module):
     """A network that another runtime carries out: images (N, 3, H, W), normalised, to logits, both on one device.
 
-    It has no parameters, computes in float32, and takes images of any size, which it pads itself.
+    It has no parameters, computes in float32, in TensorRT perhaps in TF32, and pads images of any size itself.
     """
 
     output_stride = 1
