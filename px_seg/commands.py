@@ -23,6 +23,7 @@ from px_seg.run.pipeline import run
 from px_seg.sweep import run_sweep
 from px_seg.sweep.command_line import launcher, read
 from px_seg.tasks import TASKS, Task, presets
+from px_seg.termination import Termination
 from px_seg.transfer import study
 
 SWEEP = """Carry out many runs that differ in method, sparsity, seed and any other setting, and report on them.
@@ -56,15 +57,18 @@ a study that was stopped."""
 
 def run_task(task: type[Task], argv: Sequence[str]) -> None:
     """Prune, fine-tune and evaluate one network."""
-    with one_line_errors(INTERRUPTED):
-        run(task, parse(task.config_type, argv, presets(task), task.about))
+    termination = Termination()
+    with one_line_errors(INTERRUPTED), termination.listening():
+        run(task, parse(task.config_type, argv, presets(task), task.about), termination=termination)
         leave_group()
 
 
 def run_transfer(argv: Sequence[str]) -> None:
     """Carry out a study of masks across tasks."""
-    with one_line_errors("interrupted: the same command, without --overwrite, continues the study"):
-        study(parse(TransferConfig, argv, CONFIGS / "transfer", TRANSFER))
+    termination = Termination()
+    again = "interrupted: the same command, without --overwrite, continues the study"
+    with one_line_errors(again), termination.listening():
+        study(parse(TransferConfig, argv, CONFIGS / "transfer", TRANSFER), termination)
         leave_group()
 
 

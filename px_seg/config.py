@@ -186,6 +186,7 @@ class RunConfig:
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
+        checkpoint_every: most work that an interruption may cost: a number of updates, such as 50, or of minutes, 10min
         preservation_images: validation images on which a pruned network that starts from weights is compared with the
             dense one before training; 0 for no comparison
         criteria: Python file that registers your own criteria
@@ -230,6 +231,7 @@ class RunConfig:
     freeze_bn: bool = False
     evaluate_first: bool = False
     evaluate_every: int = 1
+    checkpoint_every: int | str = "10min"
     preservation_images: int = 64
     criteria: str | None = None
     seed: int = 0

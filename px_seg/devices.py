@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
@@ -30,17 +30,26 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     try:
         accelerator = Accelerator(
             log_with=config.tracker,
+            # The schedule counts updates, of which all processes together make one.
+            step_scheduler_with_optimizer=False,
             project_dir=str(folder),
             # The other processes wait while the main one fetches and checks the data.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
     except ValueError as error:
         raise InputError(f"accelerate rejects its settings: {error}") from None
+    check_precision(accelerator.mixed_precision, accelerator.device.type)
     if config.sync_bn and accelerator.num_processes > 1 and accelerator.device.type != "cuda":
         raise InputError("sync_bn needs GPUs: leave --sync_bn out")
     if accelerator.device.type == "cpu":
         _share_cores(config.threads)
     return accelerator
+
+
+def check_precision(mixed_precision: str, device: str) -> None:
+    """Raise InputError for a precision that the device has not, which accelerate replaces by float32."""
+    if mixed_precision == "fp16" and device == "cpu":
+        raise InputError("mixed precision fp16 needs a GPU: on a CPU launch with --mixed_precision bf16, or no")
 
 
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -84,6 +93,23 @@ def copy_from_main(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
     if accelerator.num_processes > 1:
         for tensor in tensors:
             tensor.copy_(broadcast(tensor.detach().clone()))
+
+
+class Agreement:
+    """Numbers of which all processes of a launch take the highest, without waiting for their devices."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        """Called by all."""
+        several = accelerator.num_processes > 1
+        self._group: Any = torch.distributed.new_group(backend="gloo") if several else None
+
+    def highest(self, number: int) -> int:
+        """The highest number that any process gave; called by all."""
+        if self._group is None:
+            return number
+        shared = torch.tensor(number)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, self._group)
+        return int(shared)
 
 
 def leave_group() -> None:

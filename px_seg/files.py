@@ -1,7 +1,10 @@
 """Paths and YAML files that a user wrote, and files that are written whole or not at all."""
 
+import errno
 import os
 import secrets
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +78,56 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Lock:
+    """A file that one process holds at a time, and whose text names that process.
+
+    It is free again when the process has ended, however that came about. Windows locks no files.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, path: Path) -> "Lock | None":
+        """The lock, or None while another process holds it; the file is made where there is none."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _free(descriptor):
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        return cls(descriptor)
+
+    @staticmethod
+    def holder(path: Path) -> str | None:
+        """Who holds the lock; None where nobody does. This process must not be the one."""
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            return None if _free(descriptor) else os.read(descriptor, 200).decode(errors="replace")
+        finally:
+            os.close(descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def _free(descriptor: int) -> bool:
+    """Whether a file was locked by nobody else; it is by this process then."""
+    if os.name != "posix":
+        return True
+    import fcntl
+
+    try:
+        # Not flock, which a forked data loader would hold on to after the death of this process.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the context.
@@ -98,6 +151,35 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as `replacing` does."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Raise InputError, before anything is written, unless so many bytes are free on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise InputError(f"no room for {what}: it takes {size:,} bytes, and {free:,} are free at {folder}: make room")
+
+
+@contextmanager
+def told_when_full(folder: Path, what: str) -> Iterator[None]:
+    """Within the context, which writes to the disk of `folder`, an error because it is full is an InputError.
+
+    Libraries that write files have exceptions of their own for it, so what their messages say counts as well.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
+        # torch says no more than that its stream failed.
+        if full or (isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < _FULL):
+            free = shutil.disk_usage(folder).free
+            raise InputError(f"no space left for {what} at {folder}: {free:,} bytes are free: make room") from None
+        raise
+
+
+_FULL = 2**20
+"""Free bytes below which a write that failed, failed for want of them."""
 
 
 def flush(path: Path) -> None:

@@ -24,6 +24,7 @@ from px_seg.run.pipeline import run
 from px_seg.run.setup import set_up
 from px_seg.run.sparsify import as_dense, without_idle_settings
 from px_seg.tasks import Classification
+from px_seg.termination import Termination
 
 DENSE = "dense"
 """The row of the network that is not pruned."""
@@ -54,12 +55,12 @@ class Outcome(NamedTuple):
     after: float
 
 
-def study(config: TransferConfig) -> list[Outcome] | None:
+def study(config: TransferConfig, termination: Termination | None = None) -> list[Outcome] | None:
     """Carry out what is missing of the study, and write its tables and its picture.
 
-    A study that was stopped goes on; cells that are finished are read. On several processes every one calls this;
-    all but the main one return None. Raises InputError, before anything is run, for tasks
-    that do not fit the data, and for a folder that holds cells of another configuration.
+    A study that was stopped goes on; cells that are finished are read. `termination` is as `run` takes it. On several
+    processes every one calls this; all but the main one return None. Raises InputError, before anything is run, for
+    tasks that do not fit the data, and for a folder that holds cells of another configuration.
     """
     _check(config)
     if config.output_dir is None:
@@ -86,7 +87,7 @@ def study(config: TransferConfig) -> list[Outcome] | None:
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), start=1):
         results = state.results
         if results is None:
-            results = run(TASK, replace(cell.config, resume=state.begun), say=_quiet)
+            results = run(TASK, replace(cell.config, resume=state.begun), say=_quiet, termination=termination)
         if results is not None and accelerator.is_main_process:
             outcomes.append(_outcome(cell, results))
             tqdm.write(f"{number} of {len(cells)}: {_said(outcomes[-1])}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from px_seg.commands import main
+from px_seg.__main__ import main
 
 if __name__ == "__main__":
     main(["export", *sys.argv[1:]])

@@ -110,6 +110,12 @@ def tiny(tmp_path: Path) -> Path:
     return tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet")
 
 
+@pytest.fixture(scope="session")
+def tiny_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for runs that several tests look at."""
+    return tiny_segmentation(tmp_path_factory.mktemp("tiny") / "tiny.yaml", encoder="tu-test_resnet")
+
+
 @pytest.fixture
 def tiny_resnet18(tmp_path: Path) -> Path:
     """The same on the default backbone, for tests that know its layers."""

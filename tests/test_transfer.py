@@ -72,7 +72,7 @@ def test_a_study_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     whole = study(configured(*flags, "--output_dir", tmp_path / "whole"))
     started = []
 
-    def stopping(task, config, say):
+    def stopping(task, config, say, termination):
         if len(started) == 3:
             raise KeyboardInterrupt
         started.append(config.output_dir)

@@ -1,5 +1,6 @@
 """Batches that depend on the seed alone: not on workers, nor on anything else that draws random numbers."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
@@ -66,8 +67,9 @@ def training_loader(data: Transformed, batch_size: int, seed: int, workers: int,
         num_workers=workers,
         drop_last=True,
         persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepared,
         pin_memory=torch.cuda.is_available(),
+        generator=_own_generator(),
     )
 
 
@@ -92,7 +94,8 @@ def evaluation_loader(data: Transformed, batch_size: int, workers: int, process:
         batch_size,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepared,
+        generator=_own_generator(),
     )
 
 
@@ -159,7 +162,15 @@ def pruning_batches(
     return [tuple(default_collate(share)) for share in shares]
 
 
-def _one_thread(worker: int) -> None:
+def _own_generator() -> torch.Generator:
+    """What a loader draws its workers' seed from: the global one would move the dropout of a training."""
+    return torch.Generator()
+
+
+def _prepared(worker: int) -> None:
+    """One thread for each worker; a signal to all processes is the main one's to answer, which ends its workers."""
     import cv2
 
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,122 +1,204 @@
-"""Checkpoints of a training, through Accelerate: written whole, found again, and tied to their launch settings.
+"""Checkpoints of a training, through Accelerate: written at intervals, found again, and tied to their launch settings.
 
-Whether a run may be resumed at all is `RunFolder.check`'s; a pruning that was interrupted, `find_masks`'s.
+Whether a run may be resumed at all is `RunFolder.check`'s; a pruning that was interrupted, `find_masks`'s. Files are
+`px_seg.run.checkpoint_files`'s.
 """
 
-import json
-import shutil
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from accelerate.utils import load as load_pickled
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from px_seg.errors import InputError, TrainingDiverged
-from px_seg.files import flush, flush_tree
+from px_seg.devices import Agreement, broadcast_from_main
+from px_seg.errors import InputError, Stopped, TrainingDiverged, one_line
+from px_seg.files import check_room, told_when_full
 from px_seg.pruning import Masks
-from px_seg.run.repairing import Start
+from px_seg.run import checkpoint_files as files
+from px_seg.run.training import Position, Prepared
+from px_seg.termination import Termination
 
 
-def save_checkpoint(
-    accelerator: Accelerator, model: nn.Module, masks: Masks, epoch: int, folder: Path, start: Start
-) -> None:
-    """Replace the checkpoint in `folder` by the state after `epoch`, once it is all on the disk.
+class Interval(NamedTuple):
+    """How much work an interruption may cost: a number of updates, or else of seconds."""
 
-    Beside Accelerate's own files it holds progress.json: the epoch, the launch settings
-    that the optimizer's and the schedule's state depend on, and what was known before training.
+    updates: int | None
+    seconds: float
 
-    Raises TrainingDiverged, and leaves the former checkpoint alone, when a weight is not
-    finite; RuntimeError when a pruned weight is not 0.
+    @classmethod
+    def parse(cls, text: str | int) -> "Interval":
+        """A number of updates, or of minutes: 50, or 10min. InputError for anything else."""
+        minutes = re.fullmatch(r"(\d+(?:\.\d+)?)min", str(text))
+        if minutes and float(minutes[1]) > 0:
+            return cls(None, 60 * float(minutes[1]))
+        if re.fullmatch(r"\d+", str(text)) and int(text) > 0:
+            return cls(int(text), 0.0)
+        raise InputError(f"checkpoint_every takes a number of updates, such as 50, or of minutes, 10min: got {text!r}")
+
+
+class Saved(NamedTuple):
+    """A checkpoint that training goes on from."""
+
+    folder: Path
+    position: Position
+    """Of this process."""
+    known: dict[str, Any]
+    """What was saved with it."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict of the model. InputError when it cannot be read."""
+        try:
+            return load_file(self.folder / "model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise InputError(_unusable(self.folder, error)) from error
+
+
+class Checkpoints:
+    """The checkpoints of one training at `folder`. All processes find and restore them together."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path, say: Callable[[str], object]) -> None:
+        self.accelerator, self.folder, self.say = accelerator, folder, say
+
+    def find(self) -> Saved | None:
+        """The newest sound checkpoint, or None; damaged ones are set aside, and it is said.
+
+        Raises InputError when it is of another number of processes, gradient accumulation or precision: its schedule
+        counts other updates.
+        """
+        found = broadcast_from_main(self.accelerator, lambda: files.newest(self.folder, self.say))
+        if found is None:
+            return None
+        launch, now = found.record["launch"], launch_settings(self.accelerator)
+        if changed := [setting for setting in now if launch.get(setting) != now[setting]]:
+            raise InputError(
+                f"{found.folder} was written with {changed[0]} {launch.get(changed[0])}, but this launch has "
+                f"{now[changed[0]]}: resume with the same accelerate settings"
+            )
+        own = found.record["positions"][self.accelerator.process_index]
+        position = Position(**own | {"losses": tuple(own["losses"]), "rates": tuple(own["rates"])})
+        return Saved(found.folder, position, found.record["known"])
+
+    def restore(self, saved: Saved) -> None:
+        """Give what Accelerate has prepared the state that was saved. InputError when it does not take it."""
+        try:
+            self.accelerator.load_state(str(saved.folder))
+            # Accelerate goes on where it cannot restore these.
+            _check_random_state(saved.folder / f"random_states_{self.accelerator.process_index}.pkl")
+        except Exception as error:
+            # Whole as it is, it may still be of another version of a library, whose errors are its own.
+            raise InputError(_unusable(saved.folder, error)) from error
+
+    def write(self, prepared: Prepared, masks: Masks, position: Position, known: Mapping[str, Any]) -> None:
+        """Make the state at `position` the newest checkpoint, once it is all on the disk; `known` is JSON.
+
+        Raises TrainingDiverged when a weight is not finite, RuntimeError when a pruned weight is not 0, and InputError
+        when there is no room for it; the former checkpoints are then as they were.
+        """
+        accelerator, folder = self.accelerator, self.folder
+        state = accelerator.unwrap_model(prepared.model).state_dict()
+        for name, value in state.items():
+            if not value.isfinite().all():
+                raise TrainingDiverged(f"{name} is no longer finite after epoch {position.epoch}")
+        if revived := masks.revived(state):
+            raise RuntimeError(f"pruned weights came back to life during epoch {position.epoch}: {revived}")
+        what = f"the checkpoint {folder}"
+        with told_when_full(folder.parent, what):
+            if accelerator.is_main_process:
+                momenta = [value for held in prepared.optimizer.state.values() for value in held.values()]
+                size = sum(part.nbytes for part in (*state.values(), *momenta) if isinstance(part, Tensor))
+                check_room(folder.parent, size, what)
+                files.discard(files.fresh(folder))
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(files.fresh(folder)))
+            positions = gather_object([position._asdict()])
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                files.install(
+                    folder, {"positions": positions, "launch": launch_settings(accelerator), "known": dict(known)}
+                )
+            accelerator.wait_for_everyone()
+
+
+class Keeping:
+    """The `Keeper` (`px_seg.run.training`) of a training: it writes checkpoints when they are due, and where it is
+    told to end it writes one and raises Stopped.
+
+    All processes make one together. `known` is asked what is to be saved with each.
     """
-    for name, value in model.state_dict().items():
-        if not value.isfinite().all():
-            raise TrainingDiverged(f"{name} is no longer finite after epoch {epoch}")
-    if revived := masks.revived(model.state_dict()):
-        raise RuntimeError(f"pruned weights came back to life during epoch {epoch}: {revived}")
-    fresh = folder.with_name(f"{folder.name}.new")
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        progress = {"epoch": epoch, **_launch(accelerator), "start": start.as_plain()}
-        (fresh / "progress.json").write_text(json.dumps(progress))
-        flush_tree(fresh)
-        former = _former(folder)
-        shutil.rmtree(former, ignore_errors=True)
-        if folder.exists():
-            folder.rename(former)
-        fresh.rename(folder)
-        flush(folder.parent)
-        shutil.rmtree(former, ignore_errors=True)
-    accelerator.wait_for_everyone()
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: Interval,
+        termination: Termination,
+        prepared: Prepared,
+        masks: Masks,
+        known: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.checkpoints, self.every, self.termination = checkpoints, every, termination
+        self.prepared, self.masks, self.known = prepared, masks, known
+        self._agreement = Agreement(checkpoints.accelerator)
+        self._updates, self._written = 0, time.monotonic()
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        return self.termination.deferred()
+
+    def after_update(self, here: Callable[[], Position]) -> None:
+        self._updates += 1
+        told = self.termination.told
+        due = self.checkpoints.accelerator.is_main_process and self._due()
+        # Signals are numbered from 1.
+        agreed = self._agreement.highest(_DUE + told if told is not None else _DUE * due)
+        if agreed:
+            self.save(here())
+        if agreed > _DUE:
+            raise Stopped(agreed - _DUE)
+
+    def save(self, position: Position) -> None:
+        """Write a checkpoint now. Raises what `Checkpoints.write` does, and Stopped where it is told to end."""
+        with self.undisturbed():
+            self.checkpoints.write(self.prepared, self.masks, position, self.known())
+        self._updates, self._written = 0, time.monotonic()
+
+    def _due(self) -> bool:
+        """By the main process's clock."""
+        if self.every.updates is not None:
+            return self._updates >= self.every.updates
+        return time.monotonic() - self._written >= self.every.seconds
 
 
-def find_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
-    """The newest complete checkpoint at `folder`, or None.
-
-    A run killed while it replaced its checkpoint has the former one still beside it. Raises
-    InputError when the checkpoint is of another number of processes, gradient accumulation or
-    precision: its schedule counts other updates.
-    """
-    for place in (folder, _former(folder)):
-        if place.exists():
-            progress = _progress(place)
-            for setting, now in _launch(accelerator).items():
-                if progress.get(setting) != now:
-                    raise InputError(
-                        f"{place} was written with {setting} {progress.get(setting)}, but this launch has {now}: "
-                        "resume with the same accelerate settings"
-                    )
-            return place
-    return None
+_DUE = 1
+"""What a process says after an update when a checkpoint is due; more, by a signal's number, when it is told to end."""
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> int:
-    """Restore the state that `save_checkpoint` wrote; the epoch after which it was saved.
-
-    Raises InputError when a file of it is damaged.
-    """
-    try:
-        accelerator.load_state(str(folder))
-    except Exception as error:
-        # Truncated files surface as whatever the format's reader stumbles over.
-        raise InputError(f"{_damaged(folder)} ({type(error).__name__})") from error
-    return _progress(folder)["epoch"]
-
-
-def weights_in_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """The state dict of the model that `save_checkpoint` saved. InputError when it is damaged."""
-    try:
-        return load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise InputError(_damaged(folder)) from error
+def _check_random_state(path: Path) -> None:
+    """Raise ValueError unless the random states are those in the file."""
+    saved = load_pickled(path)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    held = saved["numpy_random_seed"], np.random.get_state()
+    same = (
+        saved["random_state"] == random.getstate()
+        and all(np.array_equal(a, b) for a, b in zip(*held, strict=True))
+        and torch.equal(saved["torch_manual_seed"], torch.get_rng_state())
+        and all(torch.equal(a, b) for a, b in zip(saved.get("torch_cuda_manual_seed", cuda), cuda, strict=True))
+    )
+    if not same:
+        raise ValueError(f"{path.name} holds random states that cannot be restored")
 
 
-def start_in(folder: Path) -> Start | None:
-    """What was known before the training that `save_checkpoint` saved; None in checkpoints of earlier versions."""
-    start = _progress(folder).get("start")
-    try:
-        return start and Start.from_plain(start)
-    except (KeyError, TypeError):
-        raise InputError(_damaged(folder)) from None
-
-
-def _progress(folder: Path) -> dict[str, Any]:
-    try:
-        progress = json.loads((folder / "progress.json").read_text())
-    except (OSError, ValueError):
-        progress = {}
-    if "epoch" not in progress:
-        raise InputError(_damaged(folder))
-    return progress
-
-
-def _damaged(folder: Path) -> str:
-    return f"the checkpoint {folder} is damaged: delete it, and --resume trains again from the masks"
-
-
-def _launch(accelerator: Accelerator) -> dict[str, int | str]:
+def launch_settings(accelerator: Accelerator) -> dict[str, int | str]:
+    """What of a launch optimizer and schedule depend on."""
     return {
         "processes": accelerator.num_processes,
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
@@ -124,5 +206,8 @@ def _launch(accelerator: Accelerator) -> dict[str, int | str]:
     }
 
 
-def _former(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.old")
+def _unusable(folder: Path, error: Exception) -> str:
+    return (
+        f"the checkpoint {folder} cannot be used ({one_line(error, 120)}): delete it, and --resume goes on from the "
+        "one before, or trains again from the masks"
+    )

@@ -1,8 +1,9 @@
 """The folder a run writes to."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ import yaml
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError
-from px_seg.files import flush_tree, write_text
+from px_seg.files import Lock, flush_tree, told_when_full, write_text
 from px_seg.models import normalisation_of
+from px_seg.run.checkpoint_files import damaged, forget
 
 TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
@@ -32,6 +34,7 @@ COMPACT_MASKS = "masks.compact.safetensors"
 
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
+    "checkpoint_every",
     *("data.root", "data.download", "data.workers"),
 )
 """Settings that change how a run is carried out, not its results."""
@@ -47,16 +50,24 @@ class State(NamedTuple):
 
 
 class RunFolder:
-    """The files of one run: config.yaml, masks.safetensors, checkpoint/, metrics.jsonl, results.json, model/."""
+    """The files of one run: config.yaml, masks.safetensors, checkpoint/, metrics.jsonl, results.json, model/.
+
+    From `open` to `release` it is this process's: no other opens it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: Lock | None = None
+        self.lock = path / ".lock"
         self.config = path / "config.yaml"
         self.masks = path / "masks.safetensors"
         self.partial = path / "masks.partial.safetensors"
         self.compact_masks = path / COMPACT_MASKS
         self.costs = path / COSTS
         self.checkpoint = path / "checkpoint"
+        self.pruning_checkpoint = path / "checkpoint.pruning"
+        self.begun = path / "begun.json"
+        self.stopped = path / "stopped.json"
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
         self.model = path / "model"
@@ -72,7 +83,7 @@ class RunFolder:
             raise InputError(f"--output_dir {self.path} is a file, not a folder")
         if config.overwrite and config.resume:
             raise InputError("--overwrite and --resume contradict each other: give one of them")
-        held = any(self.path.iterdir()) if self.path.exists() else False
+        held = any(path != self.lock for path in self.path.iterdir()) if self.path.exists() else False
         if config.resume:
             self._check_resumable(config)
         elif held and not self._former():
@@ -83,16 +94,68 @@ class RunFolder:
                 "with --resume, or replace it with --overwrite"
             )
 
-    def open(self, config: RunConfig) -> None:
-        """Delete what a run to be overwritten left, make the folder and write the configuration."""
-        if config.overwrite and self.path.exists():
-            self.clear()
+    def check_free(self) -> None:
+        """Raise InputError, naming the process, while another one carries out a run here."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not config.resume:
-                write_text(self.config, replace(config, overwrite=False, resume=False).to_yaml())
+            holder = Lock.holder(self.lock)
         except OSError as error:
             raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
+        if holder is not None:
+            raise InputError(_held_by(self.path, holder))
+
+    def open(self, config: RunConfig, launch: Mapping[str, Any], data: str) -> None:
+        """Take the folder, delete what a run to be overwritten left, and write what the run began with.
+
+        `launch` is how the run was launched, `data` the fingerprint of its data. Raises InputError as `check` and
+        `check_free` do, for what has come about since, and where a run to be resumed began with other data.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock.take(self.lock)
+            if self._lock is None:
+                raise InputError(_held_by(self.path, Lock.holder(self.lock) or "a process that has just ended"))
+            self.check(config)
+            if config.overwrite:
+                self.clear()
+            self.stopped.unlink(missing_ok=True)
+            if config.resume:
+                self._check_data(config, data)
+            else:
+                write_text(self.config, replace(config, overwrite=False, resume=False).to_yaml())
+            write_text(self.begun, json.dumps({"launch": dict(launch), "data": data, "root": config.data.root}))
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
+
+    def began_with(self) -> dict[str, Any]:
+        """`launch`, `data` and `root` of the run; empty for one of an earlier version. InputError when damaged."""
+        try:
+            held = json.loads(self.begun.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError):
+            held = None
+        if not isinstance(held, dict) or not isinstance(held.get("launch"), dict) or not held.get("data"):
+            raise InputError(
+                f"{self.begun} is damaged, so nothing says that the data is still the same: see that it is, delete the "
+                "file, and go on"
+            )
+        return held
+
+    def _check_data(self, config: RunConfig, data: str) -> None:
+        began = self.began_with()
+        if began and began["data"] != data:
+            raise InputError(
+                f"the run in {self.path} began with other data, at {began.get('root')}: the files at "
+                f"{config.data.root} differ in names, sizes or number; give its data with --data.root, or start again "
+                "with --overwrite"
+            )
+
+    def release(self) -> None:
+        """Let others have the folder, if it was taken."""
+        if self._lock is not None:
+            self.lock.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
 
     def _former(self) -> dict[str, Any]:
         """The configuration that the folder holds; empty when there is none, or not a run's."""
@@ -166,44 +229,61 @@ class RunFolder:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        for path in (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results, self.costs):
+        files = (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results, self.costs)
+        for path in (*files, self.begun, self.stopped):
             path.unlink(missing_ok=True)
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
-        for name in ("model", EXPORTED, EXPORTED_WHOLE, "checkpoint", "checkpoint.new", "checkpoint.old", TRACKED):
+        for name in ("model", EXPORTED, EXPORTED_WHOLE, TRACKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
+        for checkpoint in (self.checkpoint, self.pruning_checkpoint):
+            forget(checkpoint)
+            for place in damaged(checkpoint):
+                shutil.rmtree(place)
 
-    def history(self, until: int | None = None) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; those after epoch `until` are dropped from the file."""
-        if not self.metrics.is_file():
-            return []
-        lines = []
-        for text in self.metrics.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                # A run killed while it wrote leaves half a line; what follows was never logged.
-                break
-        if until is not None:
-            lines = [line for line in lines if line["epoch"] <= until]
-            write_text(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines))
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, as far as they can be read: a run killed while it wrote leaves half of one."""
+        lines: list[dict[str, Any]] = []
+        try:
+            for text in self.metrics.read_text().splitlines():
+                line = json.loads(text)
+                if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+                    break
+                lines.append(line)
+        except (OSError, ValueError, RecursionError):
+            # What cannot be read was not logged: the epoch is evaluated again.
+            pass
         return lines
 
+    def rewrite(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl these lines."""
+        write_text(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines))
+
     def log(self, line: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        """Append one line to metrics.jsonl; it is on the disk at return."""
+        with told_when_full(self.path, str(self.metrics)), self.metrics.open("a") as file:
             file.write(f"{json.dumps(line)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def note_stop(self, cause: str) -> None:
+        """Leave word, in a folder that is this run's, that the run was told to end and is to be continued."""
+        if self._lock is not None:
+            write_text(self.stopped, json.dumps({"by": cause}))
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Write results.json, which marks the run as complete, and drop the checkpoint.
+        """Write results.json, which marks the run as complete, and drop the checkpoints.
 
         The model is on the disk before.
         """
         flush_tree(self.model)
         write_text(self.results, json.dumps(results, indent=2))
-        if self.checkpoint.exists():
-            shutil.rmtree(self.checkpoint)
+        forget(self.checkpoint)
+
+
+def _held_by(path: Path, holder: str) -> str:
+    return f"a run is under way in {path} ({holder}): wait for it, end it, or choose another --output_dir"
 
 
 def default_folder(task: str, config: RunConfig) -> Path:

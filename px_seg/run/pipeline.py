@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -13,41 +12,56 @@ from tqdm.auto import tqdm
 
 from px_seg import plots
 from px_seg.config import RunConfig, flat
+from px_seg.data.fingerprints import fingerprint
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.data.normalisation import IMAGENET
-from px_seg.devices import main_only
-from px_seg.errors import InputError, TrainingDiverged
+from px_seg.devices import broadcast_from_main, main_only
+from px_seg.errors import InputError, Stopped, TrainingDiverged
 from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
 from px_seg.pruning import Masks
-from px_seg.run.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint, start_in, weights_in_checkpoint
+from px_seg.run.checkpoints import Checkpoints, Interval, Keeping, Saved, launch_settings
 from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
+from px_seg.run.prior_training import train_under
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
 from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
 from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
-from px_seg.run.training import fine_tune, prepare, share_buffers, train_under
+from px_seg.run.training import EpochLog, Position, Prepared, fine_tune, log_of, prepare, share_buffers
 from px_seg.tasks import Task
+from px_seg.termination import Termination
 
 
-def run(task_type: type[Task], config: RunConfig, say: Callable[[str], None] = tqdm.write) -> dict[str, Any] | None:
+def run(
+    task_type: type[Task],
+    config: RunConfig,
+    say: Callable[[str], None] = tqdm.write,
+    termination: Termination | None = None,
+) -> dict[str, Any] | None:
     """Carry out the run that `config` describes and return what its results.json holds.
 
-    `say` is given the lines for a terminal. On several processes every one calls this; only the main one writes and
-    prints, and the others return None. The processes stay in touch until `px_seg.devices.leave_group`.
+    `say` is given the lines for a terminal. `termination` is asked after every update whether to save and stop. On
+    several processes every one calls this; only the main one writes and prints, and the others return None. The
+    processes stay in touch until `px_seg.devices.leave_group`.
 
     Raises InputError for anything wrong with the configuration or the data, before any pruning or
-    training and before anything is overwritten, and TrainingDiverged when the loss or a weight is no
-    longer finite, naming the last good checkpoint.
+    training and before anything is overwritten, TrainingDiverged when the loss or a weight is no
+    longer finite, naming the last good checkpoint, and Stopped where it was told to end and has saved its work.
     """
-    this = Run(set_up(task_type, config), say)
-    masks = this.prune()
-    start = this.repair(masks)
-    held, start = this.compact(masks, start)
-    trained = this.fine_tune(held, start)
-    return this.record(masks, held, start, trained)
+    this = Run(set_up(task_type, config), say, termination or Termination())
+    try:
+        masks = this.prune()
+        start = this.repair(masks)
+        held, start = this.compact(masks, start)
+        trained = this.fine_tune(held, start)
+        return this.record(masks, held, start, trained)
+    except Stopped as stop:
+        this.folder.note_stop(stop.cause)
+        raise
+    finally:
+        this.folder.release()
 
 
 class Trained(NamedTuple):
@@ -64,11 +78,14 @@ class Trained(NamedTuple):
 class Run:
     """A run under way: data and network checked, the network on its device."""
 
-    def __init__(self, setup: Setup, say: Callable[[str], None] = tqdm.write) -> None:
+    def __init__(self, setup: Setup, say: Callable[[str], None], termination: Termination) -> None:
         """Read every image once, say where the weights come from, and fit the head if that is asked for."""
-        self.setup, self.say = setup, say
+        self.setup, self.say, self.termination = setup, say, termination
         self.config, self.task, self.model, self.folder = setup.config, setup.task, setup.model, setup.folder
         self.accelerator = setup.accelerator
+        self.checkpoints = Checkpoints(self.accelerator, self.folder.checkpoint, say)
+        self.resumed: Saved | None = None
+        """What training goes on from, if it does; known once the folder is open."""
         self.main, processes = self.accelerator.is_main_process, self.accelerator.num_processes
         config, task = self.config, self.task
         self.train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
@@ -102,6 +119,7 @@ class Run:
         masks = self._found(source) if isinstance(source, Pruning) else self._given(source)
         if self.config.reinit:
             reinitialise(self.model, self.task, self.config)
+        self.resumed = self.checkpoints.find() if self.config.resume else None
         return masks
 
     def repair(self, masks: Masks) -> Start:
@@ -109,9 +127,8 @@ class Run:
 
         Where a training goes on, both were done, and its weights are to come from the checkpoint.
         """
-        checkpoint = self._checkpoint()
-        if checkpoint is not None and (start := start_in(checkpoint)):
-            return start
+        if self.resumed is not None:
+            return Start.from_plain(self.resumed.known["start"])
         return repair(self.accelerator, self.model, self.task, masks, self.config)
 
     def compact(self, masks: Masks, start: Start) -> tuple[Masks, Start]:
@@ -121,11 +138,11 @@ class Run:
         """
         if not self.config.compact:
             return masks, start
-        checkpoint, wide = self._checkpoint(), _size(self.model)
-        if checkpoint is None:
+        wide = _size(self.model)
+        if self.resumed is None:
             small = compacted(self.accelerator, self.model, self.task, masks, self.folder)
         else:
-            small = compacted_as(weights_in_checkpoint(checkpoint), self.model, start.left, self.folder)
+            small = compacted_as(self.resumed.weights(), self.model, start.left, self.folder)
         self.model, narrow = small.model, _size(small.model)
         if self.main:
             idle = masks.kept - small.masks.kept
@@ -138,49 +155,65 @@ class Run:
         return small.masks, start._replace(left=small.left)
 
     def fine_tune(self, masks: Masks, start: Start) -> Trained:
-        """Train under its masks, logging and checkpointing after every epoch and evaluating as often as configured.
+        """Train under its masks, logging every epoch and evaluating and checkpointing as often as configured.
 
         With no epoch to train, the pruned network is evaluated as it is.
         """
         accelerator, config, folder = self.accelerator, self.config, self.folder
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
-        accelerator.register_for_checkpointing(prepared.schedule)
-        checkpoint = self._checkpoint()
-        done = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
-        # Without a checkpoint nothing counts, an evaluation before training neither.
-        history = folder.history(until=done or -1) if self.main else []
+        begun, history = self._from_here(prepared)
+        every, known = Interval.parse(config.checkpoint_every), start.as_plain()
+        keeping = Keeping(
+            *(self.checkpoints, every, self.termination, prepared, masks),
+            known=lambda: {"start": known, "history": history},
+        )
         scores: dict[str, Any] = {}
         with masks.hold(self.model, prepared.optimizer):
-            if config.epochs == 0 or (config.evaluate_first and not done):
+            if config.epochs and self.resumed is None:
+                keeping.save(begun)
+            if not history and (config.epochs == 0 or (config.evaluate_first and begun.epoch == 0)):
                 line: dict[str, Any] = {"epoch": 0}
                 scores = self._evaluate(line)
                 self._log(line, history)
             try:
-                started = time.perf_counter()
-                for log in fine_tune(accelerator, self.task, prepared, range(done + 1, config.epochs + 1)):
-                    line = asdict(log) | {"train_seconds": time.perf_counter() - started}
+                for position in fine_tune(accelerator, self.task, prepared, config.epochs, keeping, begun):
                     share_buffers(accelerator, self.model)
-                    if log.epoch % config.evaluate_every == 0 or log.epoch == config.epochs:
+                    # Saved before it is evaluated, which takes long as well.
+                    keeping.save(position)
+                    line = asdict(log_of(accelerator, position))
+                    if position.epoch % config.evaluate_every == 0 or position.epoch == config.epochs:
                         scores = self._evaluate(line)
                     self._log(line, history)
-                    save_checkpoint(accelerator, self.model, masks, log.epoch, folder.checkpoint, start)
-                    started = time.perf_counter()
             except TrainingDiverged as error:
-                kept = f"the last good checkpoint is {folder.checkpoint}"
-                if not folder.checkpoint.exists():
-                    kept = f"no epoch was completed; the masks are in {folder.masks}"
-                raise TrainingDiverged(f"{error}; {kept}") from None
+                raise TrainingDiverged(f"{error}; the last good checkpoint is {folder.checkpoint}") from None
         for tracker in accelerator.trackers:
             tracker.finish()
         if not scores:
-            # A run that was stopped after its last epoch: the checkpoint holds the trained model.
-            scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
+            # A run that was stopped after its last epoch has been evaluated.
+            scores = _scores_of(history[-1])
         also = {
             split: self.task.evaluate(self.model, self._loader(data), accelerator.device)
             for split, data in self.task.also.items()
         }
         return Trained(history, scores, also)
+
+    def _from_here(self, prepared: Prepared) -> tuple[Position, list[dict[str, Any]]]:
+        """Where training goes on, or begins, and the lines of metrics.jsonl until there; what was saved is restored."""
+        position, history = Position(), []
+        if self.resumed is not None:
+            self.checkpoints.restore(self.resumed)
+            position, history = self.resumed.position, list(self.resumed.known["history"])
+            if self.main:
+                self.say(f"resumed at epoch {max(position.epoch, 1)}, batch {position.batches}")
+            if position.batches == (len(prepared.loader) if position.epoch else 0):
+                # An epoch is logged once it is evaluated, and that may have come after the checkpoint.
+                logged = broadcast_from_main(self.accelerator, self.folder.history)
+                history += [line for line in logged if line["epoch"] == position.epoch][:1]
+        if history and history[-1]["epoch"] == position.epoch:
+            position = Position(position.epoch + 1)
+        main_only(self.accelerator, lambda: self.folder.rewrite(history))
+        return position, history
 
     def record(self, masks: Masks, held: Masks, start: Start, trained: Trained) -> dict[str, Any] | None:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
@@ -203,6 +236,7 @@ class Run:
             "processes": self.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
             "mixed_precision": self.accelerator.mixed_precision,
+            "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,
         }
         for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):
             if preserved is not None:
@@ -234,26 +268,32 @@ class Run:
         config, model, folder, accelerator = self.config, self.model, self.folder, self.accelerator
 
         def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
-            try:
-                train_under(accelerator, network, masks, self.task, self.train_loader, config, epochs or config.epochs)
-            except TrainingDiverged as error:
-                raise TrainingDiverged(f"{error}, in a training that {config.method} prunes by") from None
+            train_under(
+                *(accelerator, network, masks, self.task, self.train_loader, config, epochs or config.epochs),
+                Checkpoints(accelerator, folder.pruning_checkpoint, self.say),
+                self.termination,
+            )
 
         criterion, plan = equip(source.criterion, self.task, train), source.plan
         batches = pruning_batches(self.task.train, source.drawn, accelerator.process_index, accelerator.num_processes)
         main_only(accelerator, lambda: try_out(model, plan, batches, criterion, config.method))
-        main_only(accelerator, lambda: folder.open(config))
+        main_only(accelerator, self._open)
         if config.resume and folder.masks.is_file():
             return resumed_masks(model, plan, folder, config)
         repair = repair_between_rounds(accelerator, self.task, config)
-        return find_masks(model, plan, batches, criterion, folder, config, accelerator, repair)
+        return find_masks(model, plan, batches, criterion, folder, config, accelerator, self.termination, repair)
+
+    def _open(self) -> None:
+        task = self.task
+        splits = {"train": task.train.data, "val": task.val.data, **{name: own.data for name, own in task.also.items()}}
+        self.folder.open(self.config, launch_settings(self.accelerator), fingerprint(splits))
 
     def _given(self, masks: Masks) -> Masks:
         """The same masks, written to the opened folder. InputError where a run to be resumed had others."""
         config, folder = self.config, self.folder
 
         def write() -> None:
-            folder.open(config)
+            self._open()
             if config.resume and folder.masks.is_file() and Masks.load(folder.masks) != masks:
                 raise InputError(
                     f"the run in {folder.path} began with masks other than those that {config.masks} holds now"
@@ -262,10 +302,6 @@ class Run:
 
         main_only(self.accelerator, write)
         return masks
-
-    def _checkpoint(self) -> Path | None:
-        """What the training goes on from, if it does."""
-        return find_checkpoint(self.accelerator, self.folder.checkpoint) if self.config.resume else None
 
     def _loader(self, data: Transformed) -> Loader:
         """This process's share of the images."""
@@ -284,9 +320,7 @@ class Run:
     def _evaluate(self, line: dict[str, Any]) -> dict[str, Any]:
         """The scores of the model as it is; `line` gets them, and the time that they took."""
         started = time.perf_counter()
-        # The loader draws a seed, which would move the dropout of the training that follows.
-        with torch.random.fork_rng(devices=[]):
-            scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+        scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
         line |= {**scores, "evaluate_seconds": time.perf_counter() - started}
         return scores
 
@@ -305,6 +339,12 @@ class Run:
             plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)
         plots.layer_densities(self.folder.path / "masks.png", masks, self.task.scope, title)
         self.task.draw(self.folder.path, self.model, title)
+
+
+def _scores_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation added to a line of the log."""
+    others = {field.name for field in fields(EpochLog)} | {"evaluate_seconds"}
+    return {key: value for key, value in line.items() if key not in others}
 
 
 def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:

@@ -16,6 +16,7 @@ from px_seg.files import user_path
 from px_seg.models import Loaded, check_weights, load_encoder
 from px_seg.pruning import Criterion, Masks, Plan
 from px_seg.pruning.modes import evaluating
+from px_seg.run.checkpoints import Interval
 from px_seg.run.folder import RunFolder, default_folder
 from px_seg.run.given_masks import read_given_masks
 from px_seg.run.repairing import check_recalibration, check_repairable
@@ -65,6 +66,7 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     accelerator = make_accelerator(config, folder.path)
     processes = launch or accelerator.num_processes
     task_type.check(config, synchronised=config.sync_bn and processes > 1)
+    main_only(accelerator, folder.check_free)
     main_only(accelerator, lambda: folder.check(config))
     task = main_first(accelerator, lambda: task_type(config))
     drawn = draw_batches(task, criterion, config)
@@ -92,6 +94,7 @@ def check_settings(config: RunConfig) -> Criterion | None:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
     if config.evaluate_every < 1:
         raise InputError(f"evaluate_every must be at least 1 epoch, got {config.evaluate_every}")
+    Interval.parse(config.checkpoint_every)
     if config.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
     if config.preservation_images and config.preservation_images < FEWEST:

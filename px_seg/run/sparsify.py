@@ -33,10 +33,12 @@ from px_seg.pruning import (
 )
 from px_seg.pruning import criterion as criterion_named
 from px_seg.pruning.randomness import derived_seed
+from px_seg.run.checkpoint_files import forget
 from px_seg.run.folder import RunFolder
 from px_seg.run.repairing import check_named
 from px_seg.run.user_criteria import naming_file
 from px_seg.tasks import Task
+from px_seg.termination import Termination
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -202,16 +204,19 @@ def find_masks(
     folder: RunFolder,
     config: RunConfig,
     accelerator: Accelerator,
+    termination: Termination,
     repair: Repair | None = None,
 ) -> Masks:
     """Masks as planned, from the batches of all processes and the same on all.
 
-    Every `SAVE_EVERY` seconds the main process saves those of the last round, from which `resume` continues.
+    Every `SAVE_EVERY` seconds, and where it is told to end, the main process saves those of the last round, from which
+    `resume` continues.
     """
     rounds, main = len(plan.densities), accelerator.is_main_process
     start = _read(folder.partial, model, plan, config) if config.resume and folder.partial.is_file() else None
     before = 0.0 if start is None else start.provenance.seconds or 0.0
     started = saved = time.perf_counter()
+    last = start
 
     def labelled(masks: Masks) -> Masks:
         seconds = before + time.perf_counter() - started
@@ -222,7 +227,8 @@ def find_masks(
     with bar(total=rounds, desc=f"pruning with {config.method}", unit="round", show=main and rounds > 0) as progress:
 
         def note(number: int, masks: Masks) -> None:
-            nonlocal saved
+            nonlocal saved, last
+            last = masks
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
             progress.update(number - progress.n)
             if main and number < rounds and time.perf_counter() - saved > SAVE_EVERY:
@@ -230,12 +236,21 @@ def find_masks(
                 saved = time.perf_counter()
 
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
-        with naming_file(criterion, config.method):
-            masks = carry_out(plan, model, batches, criterion, on_round=note, group=group, start=start, repair=repair)
+        try:
+            with naming_file(criterion, config.method):
+                masks = carry_out(
+                    plan, model, batches, criterion, on_round=note, group=group, start=start, repair=repair
+                )
+        except KeyboardInterrupt:
+            if main and last is not None:
+                with termination.deferred():
+                    labelled(last).save(folder.partial)
+            raise
     masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
         masks.save(folder.masks)
         folder.partial.unlink(missing_ok=True)
+        forget(folder.pruning_checkpoint)
     return masks
 
 

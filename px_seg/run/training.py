@@ -1,13 +1,17 @@
 """Fine-tuning through Accelerate: the loop, its optimizer and its schedule."""
 
 import math
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import DataLoaderShard
+from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,12 +23,36 @@ from px_seg.data.loaders import Loader
 from px_seg.devices import copy_from_main
 from px_seg.errors import InputError, TrainingDiverged
 from px_seg.progress import bar
-from px_seg.pruning import Masks
 from px_seg.pruning.compaction.narrow import Constants
 from px_seg.tasks import Task
 
 CHECK_EVERY = 20
 """Updates between two looks at whether the loss is finite: each look waits for the device."""
+
+
+class Position(NamedTuple):
+    """Where a training stands, and what this process has seen of the epoch."""
+
+    epoch: int = 0
+    """Counted from 1; 0 before the first."""
+    batches: int = 0
+    """Of the epoch, that have been trained with."""
+    losses: tuple[float, ...] = ()
+    """Of those batches."""
+    rates: tuple[float, ...] = ()
+    """Learning rates of the last update, backbone and head; none before the epoch's first."""
+    seconds: float = 0.0
+    """That training has taken in the epoch."""
+
+
+class Keeper(Protocol):
+    """Who is told of every update, and may save what has been done, or stop it by an exception."""
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Within the context nothing ends the process between two updates but what `after_update` raises."""
+
+    def after_update(self, here: Callable[[], Position]) -> None:
+        """Called on all processes at the same updates; `here` waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,14 @@ class EpochLog:
     loss: float
     backbone_lr: float
     head_lr: float
+    train_seconds: float
+
+
+def log_of(accelerator: Accelerator, position: Position) -> EpochLog:
+    """What the epoch that ended there did; called by all processes."""
+    mean = torch.tensor(position.losses, device=accelerator.device).mean()
+    backbone_lr, head_lr = position.rates
+    return EpochLog(position.epoch, accelerator.reduce(mean, "mean").item(), backbone_lr, head_lr, position.seconds)
 
 
 def make_optimizer(model: nn.Module, backbone: str, config: OptimizerConfig) -> SGD:
@@ -92,7 +128,7 @@ def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) ->
 
 
 class Prepared(NamedTuple):
-    """What `fine_tune` trains with, made by Accelerate for one training."""
+    """What `fine_tune` trains with, made by Accelerate for one training, and part of its checkpoints."""
 
     model: nn.Module
     loader: DataLoaderShard
@@ -100,7 +136,7 @@ class Prepared(NamedTuple):
     """SGD itself, which `Masks.hold` listens to."""
     stepper: Optimizer
     """The same as Accelerate wraps it."""
-    schedule: LRScheduler
+    schedule: AcceleratedScheduler
     freeze_bn: bool
     """Whether BatchNorm normalises with its running statistics, which then stay as they are."""
 
@@ -117,48 +153,53 @@ def prepare(
     optimizer = make_optimizer(model, task.scope, config.optimizer)
     wrapped, shard, stepper = accelerator.prepare(model, loader, optimizer)
     updates = math.ceil(len(shard) / accelerator.gradient_accumulation_steps) * epochs
-    schedule = make_schedule(optimizer, config.schedule, max(updates, 1))
+    schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
     return Prepared(wrapped, shard, optimizer, stepper, schedule, config.freeze_bn)
 
 
-def train_under(
+def fine_tune(
     accelerator: Accelerator,
-    model: nn.Module,
-    masks: Masks,
     task: Task,
-    loader: Loader,
-    config: RunConfig,
+    prepared: Prepared,
     epochs: int,
-) -> None:
-    """Train the model in place under the masks, from its start to the end of the schedule, without evaluation.
+    keeper: Keeper,
+    start: Position = Position(),  # noqa: B008
+) -> Iterator[Position]:
+    """Train to the end of so many epochs, from `start`; the position at the end of each.
 
-    Raises TrainingDiverged when the loss is not finite.
+    Nothing runs until the next is asked for. The schedule advances with every update that was really made. Raises
+    TrainingDiverged naming the first step whose loss is not finite; it is looked for every `CHECK_EVERY` steps, and
+    wherever a position is asked for.
     """
-    prepared = prepare(accelerator, model, task, loader, config, epochs)
-    with masks.hold(model, prepared.optimizer):
-        for _ in fine_tune(accelerator, task, prepared, range(1, epochs + 1)):
-            pass
-    # What Accelerate remembers of this training would be part of the next one's checkpoints.
-    accelerator.free_memory()
+    for epoch in range(max(start.epoch, 1), epochs + 1):
+        begun = start if epoch == start.epoch else Position(epoch)
+        yield _rest_of(begun, f"epoch {epoch}/{epochs}", accelerator, task, prepared, keeper)
 
 
-def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: range) -> Iterator[EpochLog]:
-    """Train for the given epochs, one EpochLog each; nothing runs until the next is asked for.
-
-    The schedule advances with every update that was really made. Raises TrainingDiverged naming the first
-    step whose loss is not finite; it is looked for every `CHECK_EVERY` steps, and before an
-    epoch is reported.
-    """
+def _rest_of(
+    begun: Position, label: str, accelerator: Accelerator, task: Task, prepared: Prepared, keeper: Keeper
+) -> Position:
+    """Train to the end of the epoch; the position then."""
     model, loader, _, optimizer, schedule, freeze_bn = prepared
-    for epoch in epochs:
-        model.train()
-        if freeze_bn:
-            _freeze_statistics(model)
-        loader.set_epoch(epoch)
-        losses: list[Tensor] = []
-        rates = schedule.get_last_lr()
-        batches = bar(loader, desc=f"epoch {epoch}/{epochs.stop - 1}", unit="batch", show=accelerator.is_main_process)
+    if begun.batches == len(loader):
+        return begun
+    model.train()
+    if freeze_bn:
+        _freeze_statistics(model)
+    loader.set_epoch(begun.epoch)
+    losses = list(torch.tensor(begun.losses, device=accelerator.device))
+    rates = begun.rates or schedule.get_last_lr()
+    started = time.perf_counter()
+
+    def here() -> Position:
+        seconds = begun.seconds + time.perf_counter() - started
+        return Position(begun.epoch, len(losses), _finite(losses, begun.epoch), tuple(map(float, rates)), seconds)
+
+    left = skip_first_batches(loader, begun.batches) if begun.batches else loader
+    show = accelerator.is_main_process
+    batches = bar(left, desc=label, unit="batch", total=len(loader), initial=begun.batches, show=show)
+    with keeper.undisturbed():
         for images, targets in batches:
             with accelerator.accumulate(model):
                 loss = task.loss(model(images), targets)
@@ -168,11 +209,14 @@ def fine_tune(accelerator: Accelerator, task: Task, prepared: Prepared, epochs: 
             if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                 rates = schedule.get_last_lr()
                 schedule.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach().float())
             if len(losses) % CHECK_EVERY == 0:
-                batches.set_postfix(loss=f"{_mean_finite(losses, epoch):.3f}")
-        mean = torch.tensor(_mean_finite(losses, epoch), device=accelerator.device)
-        yield EpochLog(epoch, accelerator.reduce(mean, "mean").item(), *map(float, rates))
+                batches.set_postfix(loss=f"{statistics.fmean(_finite(losses, begun.epoch)):.3f}")
+            if accelerator.sync_gradients:
+                before = time.perf_counter()
+                keeper.after_update(here)
+                started += time.perf_counter() - before
+        return here()
 
 
 def _freeze_statistics(model: nn.Module) -> None:
@@ -181,12 +225,12 @@ def _freeze_statistics(model: nn.Module) -> None:
             module.eval()
 
 
-def _mean_finite(losses: list[Tensor], epoch: int) -> float:
-    values = torch.stack(losses).float()
+def _finite(losses: list[Tensor], epoch: int) -> tuple[float, ...]:
+    values = torch.stack(losses)
     if not values.isfinite().all():
         step = int((~values.isfinite()).nonzero()[0]) + 1
         raise TrainingDiverged(f"the loss became {values[step - 1].item()} at epoch {epoch}, step {step}")
-    return values.mean().item()
+    return tuple(values.tolist())
 
 
 def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:

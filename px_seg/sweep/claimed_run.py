@@ -41,7 +41,13 @@ TAKEN = 75
 """Exit status when another process holds the run."""
 
 STOPPED = 143
-"""Exit status when the run was told to end."""
+"""Exit status when the run was told to end, and is to be continued."""
+
+STOPPED_NOTE = "stopped.json"
+"""What a run leaves in its folder when it was told to end and has saved its work; a launcher may swallow its status."""
+
+BESIDE = "PX_SEG_BESIDE"
+"""Environment variable by which a run knows this process, without which it is not to go on."""
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that tell a process to end: from others, from Ctrl-C, from a terminal that is closed."""
@@ -228,10 +234,14 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
 def _attempt(notes: Path, folder: Path, command: Sequence[str], claim: Claim, signals: Sequence[int]) -> int | None:
     """The exit status of the run, which is ended when it is told to; None when its claim was lost."""
     words = [*command, *(["--resume"] if (folder / "config.yaml").is_file() else [])]
+    (folder / STOPPED_NOTE).unlink(missing_ok=True)
     with with_ending(notes, "log").open("a") as log:
         log.write(f"\n=== {time.strftime('%F %T')} on {socket.gethostname()}: {' '.join(words)}\n")
         log.flush()
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, BESIDE: str(os.getpid())}
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
         patience = PATIENCE
         try:
             while process.poll() is None and not signals:
@@ -253,7 +263,7 @@ def _outcome(notes: Path, folder: Path, status: int, signals: Sequence[int]) -> 
     until = time.monotonic() + GRACE
     while not signals and time.monotonic() < until:
         time.sleep(0.05)
-    if signals:
+    if signals or status == STOPPED or (folder / STOPPED_NOTE).is_file():
         return about | {"status": ENDED}
     error = last_words(with_ending(notes, "log")) if status else "it ended without results.json"
     return about | {"status": FAILED, "error": error}

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from px_seg.devices import check_precision
 from px_seg.errors import InputError, one_line
 from px_seg.sweep import claimed_run
 from px_seg.sweep.plan import Cell
@@ -58,21 +59,25 @@ class Launcher(Protocol):
 def command(
     cell: Cell, program: Sequence[str], processes: int, cuda: bool, mixed_precision: str, threads: int
 ) -> list[str]:
-    """How `accelerate launch` is asked for a run, whose configuration lies among the sweep's notes.
+    """How a run is started, whose configuration lies among the sweep's notes.
 
-    `program` is what carries a run out, as `accelerate launch` takes it: a script, or --module and a module's name,
-    with first arguments of its own. `threads` are for a run without GPUs whose own configuration does not say.
+    Several processes are `accelerate launch`'s. One is started as that would start it, with its environment, but
+    without a launcher in between, which keeps neither exit statuses nor a run that it is told to end, and takes seconds
+    of its own. `program` is what carries a run out, as `accelerate launch` takes it: a script, or --module and a
+    module's name, with first arguments of its own. `threads` are for a run without GPUs whose own configuration does
+    not say.
     """
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(ACCELERATE)]
-    launch += ["--num_processes", str(processes), "--mixed_precision", mixed_precision]
-    if not cuda:
-        launch.append("--cpu")
-    elif processes > 1:
-        # Two runs on one machine must not meet at one port.
-        launch += ["--multi_gpu", "--main_process_port", "0"]
     run = [*program, "--config", str(claimed_run.with_ending(cell.notes, "yaml"))]
     if not cuda and cell.config.threads is None:
         run += ["--threads", str(threads)]
+    if processes == 1:
+        setting = [f"ACCELERATE_USE_CPU={str(not cuda).lower()}", f"ACCELERATE_MIXED_PRECISION={mixed_precision}"]
+        words = ["-m" if word == "--module" else word for word in run]
+        return ["env", *setting, "OMP_NUM_THREADS=1", sys.executable, *words]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(ACCELERATE)]
+    launch += ["--num_processes", str(processes), "--mixed_precision", mixed_precision]
+    # Two runs on one machine must not meet at one port.
+    launch += ["--multi_gpu", "--main_process_port", "0"] if cuda else ["--cpu"]
     return [*launch, *run]
 
 
@@ -100,6 +105,8 @@ class LocalLauncher:
         if beyond := [index for index in chosen if index not in range(len(visible))]:
             raise InputError(f"there is no GPU {beyond[0]}: {len(visible)} are visible, counted from 0")
         _check_launch(jobs, mixed_precision)
+        if not chosen:
+            check_precision(mixed_precision, "cpu")
         self.program, self.mixed_precision = tuple(program), mixed_precision
         self.slots = jobs or max(1, len(chosen))
         self.shares = shares([visible[index] for index in chosen], self.slots)
@@ -185,6 +192,8 @@ class SlurmLauncher:
         self.threads = parameters.get("cpus_per_task", 1)
         if not isinstance(self.threads, int) or self.threads < 1:
             raise InputError(f"slurm: cpus_per_task must be a number of cores, got {self.threads!r}")
+        if not self.gpus:
+            check_precision(mixed_precision, "cpu")
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(name="px_seg", **parameters)

@@ -141,10 +141,13 @@ def _carry_out(
             say(f"{cell.name} failed: {state.error}")
         elif not ours or status == TAKEN:
             waiting.append(cell)
+        elif status == STOPPED:
+            waiting.append(cell)
+            say(f"{cell.name} was stopped from outside: it is continued")
         else:
             failed.append(cell)
-            known = {None: "ended without an outcome", STOPPED: "was stopped from outside"}
-            say(f"{cell.name} {known.get(status, f'was abandoned: the process beside it ended with status {status}')}")
+            abandoned = f"was abandoned: the process beside it ended with status {status}"
+            say(f"{cell.name} {'ended without an outcome' if status is None else abandoned}")
 
     try:
         while (waiting or active or elsewhere) and not signals:

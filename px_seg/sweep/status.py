@@ -1,6 +1,5 @@
 """How far the runs of a sweep have come, as their files say, and how long the rest will take."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -37,8 +36,9 @@ def status_of(cell: Cell, processes: int, mixed_precision: str) -> Status:
     # First, since the files of a run under way change.
     if (holder := claimed_run.holder(cell.notes)) and not RunFolder(cell.folder).results.is_file():
         return Status(RUNNING, holder=holder)
-    results = RunFolder(cell.folder).state(cell.config).results
-    launched = results if results is not None else _progress(cell)
+    folder = RunFolder(cell.folder)
+    results = folder.state(cell.config).results
+    launched = results if results is not None else folder.began_with().get("launch", {})
     for key, asked in {"processes": processes, "mixed_precision": mixed_precision}.items():
         if launched.get(key, asked) != asked:
             raise InputError(
@@ -52,18 +52,6 @@ def status_of(cell: Cell, processes: int, mixed_precision: str) -> Status:
     if last.get("status") == claimed_run.FAILED:
         return Status(FAILED, attempts=attempts, error=last["error"])
     return Status(TO_DO, attempts=attempts)
-
-
-def _progress(cell: Cell) -> dict[str, Any]:
-    """What the checkpoint of a run that was stopped says of its launch; nothing where there is none."""
-    path = RunFolder(cell.folder).checkpoint / "progress.json"
-    try:
-        progress = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError:
-        progress = None
-    if not isinstance(progress, dict):
-        raise InputError(f"{path} is damaged: delete the folder {path.parent}, and the run trains again from its masks")
-    return progress
 
 
 def grid(statuses: Mapping[Cell, Status]) -> list[str]:

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from px_seg.command_line import parse
 from px_seg.data.palette import voc_colours
+from px_seg.models import weights_in
 from px_seg.run.pipeline import run
 from px_seg.tasks import Classification, Segmentation, Task, presets
 
@@ -62,6 +65,12 @@ def worker(name: str, *words: object, **environment: str) -> subprocess.Complete
 def lines(folder: Path) -> list[dict]:
     """What a run logged, line by line."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Whether two runs ended with the same model, bit for bit."""
+    one, other = (load_file(weights_in(folder / "model")) for folder in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def make_voc(root: Path, train: int = 8, val: int = 4) -> Path:

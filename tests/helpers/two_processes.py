@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,6 +20,16 @@ from px_seg.tasks import Segmentation
 FLAGS = ["--data.train_images", "8", "--data.val_images", "2", "--data.size", "32", "--batch_size", "2"]
 
 
+class Unkept:
+    """The keeper of a training of which nothing is kept."""
+
+    def undisturbed(self):
+        return nullcontext()
+
+    def after_update(self, here) -> None:
+        pass
+
+
 class Watched(Segmentation):
     """Remembers which label maps the loss was computed on."""
 
@@ -31,7 +42,7 @@ def digest(tensors) -> str:
     return hashlib.md5(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-accelerator = Accelerator()
+accelerator = Accelerator(step_scheduler_with_optimizer=False)
 torch.set_num_threads(1)
 config = parse(Segmentation.config_type, FLAGS, CONFIGS / "seg", "")
 task = Watched(config)
@@ -43,8 +54,8 @@ prepared = prepare(accelerator, model, task, loader, config, 2)
 seen: dict[int, list[str]] = {}
 epoch = 1
 with masks.hold(model, prepared.optimizer):
-    for log in fine_tune(accelerator, task, prepared, range(1, 3)):
-        epoch = log.epoch + 1
+    for position in fine_tune(accelerator, task, prepared, 2, Unkept()):
+        epoch = position.epoch + 1
 share_buffers(accelerator, model)
 result = {
     "images": seen,

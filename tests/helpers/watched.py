@@ -1,8 +1,10 @@
 """The commands in a process that says whom it turns to."""
 
 WATCHED = """
-import socket, sys
+import signal, socket, sys
 from px_seg.commands import main
+# Where tests run in the background of a shell, Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 connect, look_up = socket.socket.connect, socket.getaddrinfo
 def connected(self, address):
     if self.family != socket.AF_UNIX and address[0] != "127.0.0.1":

@@ -1,13 +1,24 @@
 """Runs that stop, and what they go on from."""
 
+import errno
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from helpers.runs import go, lines
+from helpers.runs import go, lines, same_weights
 from helpers.stopped import Interrupted, Unfinished
+from safetensors import SafetensorError
 
 from px_seg import InputError, Masks
+from px_seg.run import checkpoint_files
+from px_seg.run.checkpoints import Interval
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -> None:
@@ -30,10 +41,9 @@ def test_a_run_stopped_at_its_very_end_can_be_finished(tiny, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(*flags, task=Unfinished)
     logged = lines(tmp_path / "out")[-1]
-    # Killed in the middle of replacing the checkpoint: the former one is still there.
-    (tmp_path / "out" / "checkpoint").rename(tmp_path / "out" / "checkpoint.old")
     results = go(*flags, "--resume", "--threads", 1)
-    assert results["miou"] == pytest.approx(logged["miou"], abs=1e-3)
+    assert results["miou"] == logged["miou"]
+    assert results["class_iou"] == logged["class_iou"]
     assert len(lines(tmp_path / "out")) == 1
 
 
@@ -53,21 +63,71 @@ def test_what_is_damaged_is_not_resumed(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--method", "random", "--output_dir", out, "--resume")
     with pytest.raises(KeyboardInterrupt):
         go(*flags[:-1], task=Unfinished)
-    (out / "checkpoint" / "optimizer.bin").write_bytes(b"cut off")
-    with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
-        go(*flags)
-    (out / "checkpoint" / "progress.json").write_text('{"epo')
-    with pytest.raises(InputError, match="checkpoint is damaged: delete it"):
-        go(*flags)
     masks = Masks.load(out / "masks.safetensors")
     Masks({name: torch.ones_like(mask) for name, mask in masks.items()}, masks.provenance).save(
         out / "masks.safetensors"
     )
     with pytest.raises(InputError, match="damaged or belongs to another run: delete it"):
         go(*flags)
+    (out / "begun.json").write_text("{")
+    with pytest.raises(InputError, match=r"begun\.json is damaged, so nothing says that the data is still the same"):
+        go(*flags)
     (out / "config.yaml").write_text("[")
     with pytest.raises(InputError, match=r"config.yaml is damaged: delete the folder, or start again with --overwrite"):
         go(*flags)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def break_progress(checkpoint: Path) -> None:
+    progress = checkpoint / "progress.json"
+    progress.write_text(progress.read_text().replace('"epoch": 2', '"epoch": 1'))
+
+
+DAMAGES = {
+    "model.safetensors is not as it was written": lambda place: flip_a_bit(place / "model.safetensors"),
+    "optimizer.bin is not as it was written": lambda place: (place / "optimizer.bin").write_bytes(b"cut off"),
+    "random_states_0.pkl is missing": lambda place: (place / "random_states_0.pkl").unlink(),
+    "progress.json cannot be read": lambda place: (place / "progress.json").write_text('{"epo'),
+    "progress.json is not as it was written": break_progress,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_goes_on(tiny, tmp_path, capsys, damage: str) -> None:
+    """Two epochs of two updates, and a checkpoint after each."""
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 2)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--output_dir", out, task=Unfinished)
+    DAMAGES[damage](out / "checkpoint")
+    capsys.readouterr()
+    resumed = go(*flags, "--output_dir", out, "--resume")
+    said = capsys.readouterr().out
+    assert f"checkpoint is damaged ({damage}): it is kept as checkpoint.damaged, and the one before is tried" in said
+    assert "resumed at epoch 1, batch 2" in said
+    assert resumed["miou"] == whole["miou"]
+    assert same_weights(tmp_path / "whole", out)
+    assert (out / "checkpoint.damaged").is_dir()
+    assert not (out / "checkpoint").exists()
+
+
+def test_without_a_sound_checkpoint_training_begins_again(tiny, tmp_path, capsys) -> None:
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 2)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--output_dir", out, task=Unfinished)
+    for name in ("checkpoint", "checkpoint.old"):
+        flip_a_bit(out / name / "model.safetensors")
+    resumed = go(*flags, "--output_dir", out, "--resume")
+    assert "no sound checkpoint is left: training begins again" in capsys.readouterr().out
+    assert [line["epoch"] for line in lines(out)] == [1, 2]
+    assert resumed["miou"] == whole["miou"]
+    assert {path.name for path in out.glob("checkpoint*")} == {"checkpoint.damaged", "checkpoint.damaged-2"}
 
 
 def test_half_a_line_of_metrics_is_dropped(tiny, tmp_path) -> None:
@@ -130,3 +190,112 @@ def test_a_run_of_an_earlier_version_is_one_with_the_defaults_of_what_came_later
     with pytest.raises(InputError, match=r"another configuration \(differs in compact\)"):
         go(*flags, "--compact")
     assert go(*flags)["compact"] is False
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_counts(tiny, tmp_path, monkeypatch) -> None:
+    written: list[tuple[str, bool]] = []
+    flush_tree = checkpoint_files.flush_tree
+
+    def noted(folder: Path) -> None:
+        written.append((folder.name, (folder / "progress.json").is_file()))
+        flush_tree(folder)
+
+    monkeypatch.setattr(checkpoint_files, "flush_tree", noted)
+    go("--config", tiny, "--method", "random", "--epochs", 2, "--output_dir", tmp_path / "out")
+    assert written == [("checkpoint.new", True)] * 3
+
+
+def test_a_full_disk_is_said_before_the_checkpoints_are_touched(tiny, tmp_path, monkeypatch) -> None:
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 3)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    made, usage = [], shutil.disk_usage
+
+    def full(folder: Path) -> NamedTuple:
+        """No byte is left for the third checkpoint."""
+        made.append(folder)
+        return usage(folder)._replace(free=0 if len(made) == 3 else 10**12)
+
+    monkeypatch.setattr("px_seg.files.shutil.disk_usage", full)
+    with pytest.raises(
+        InputError, match=rf"no room for the checkpoint {out / 'checkpoint'}: it takes ([\d,]+) byt"
+    ) as told:
+        go(*flags, "--output_dir", out)
+    needed = int(re.search(r"takes ([\d,]+)", str(told.value))[1].replace(",", ""))
+    held = sum(file.stat().st_size for file in (out / "checkpoint").iterdir())
+    assert 0.9 * held < needed < 1.1 * held
+    assert not (out / "checkpoint.new").exists()
+    monkeypatch.undo()
+    go(*flags, "--output_dir", out, "--resume")
+    assert same_weights(tmp_path / "whole", out)
+    assert whole["miou"] == json.loads((out / "results.json").read_text())["miou"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 448 vs 346"),
+    ],
+)
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_said_in_a_line(
+    tiny, tmp_path, monkeypatch, error: Exception
+) -> None:
+    """As another program may do; the last is what torch says of it."""
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 2)
+    saves, save = [], Accelerator.save_state
+
+    def fail(self: Accelerator, place: str) -> None:
+        saves.append(place)
+        if len(saves) == 3:
+            monkeypatch.setattr(
+                "px_seg.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 10**12, 512)
+            )
+            raise error
+        save(self, place)
+
+    monkeypatch.setattr(Accelerator, "save_state", fail)
+    with pytest.raises(InputError, match=rf"no space left for the checkpoint {out / 'checkpoint'} at {out}: 512 bytes"):
+        go(*flags, "--output_dir", out)
+    monkeypatch.undo()
+    results = go(*flags, "--output_dir", out, "--resume")
+    assert results["miou"] == go(*flags, "--output_dir", tmp_path / "whole")["miou"]
+
+
+def test_random_states_that_are_not_restored_are_no_checkpoint(tiny, tmp_path, monkeypatch) -> None:
+    """Accelerate goes on with others."""
+    flags = ("--config", tiny, "--method", "random", "--epochs", 2, "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: (_ for _ in ()).throw(RuntimeError("another version")))
+    with pytest.raises(
+        InputError, match=r"checkpoint cannot be used \(random_states_0.pkl holds random states that can"
+    ):
+        go(*flags, "--resume")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_left_alone(tiny, tmp_path) -> None:
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    (out / "checkpoint" / "progress.json").write_text('{"epoch": 1, "processes": 1}')
+    with pytest.raises(
+        InputError, match="was written by an earlier version of px_seg: finish the run with that one, or"
+    ):
+        go(*flags, "--resume")
+    assert (out / "checkpoint" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"), [(50, (50, 0)), ("50", (50, 0)), ("10min", (None, 600)), ("0.5min", (None, 30))]
+)
+def test_an_interval_is_in_updates_or_in_minutes(text, interval) -> None:
+    assert Interval.parse(text) == interval
+
+
+@pytest.mark.parametrize("text", ["0", 0, "-5", "10 min", "min", "0min", "10s", "1.5", ""])
+def test_what_is_no_interval_is_refused(tiny, tmp_path, text) -> None:
+    with pytest.raises(
+        InputError, match="checkpoint_every takes a number of updates, such as 50, or of minutes, 10min"
+    ):
+        go("--config", tiny, f"--checkpoint_every={text}", "--output_dir", tmp_path / "out")

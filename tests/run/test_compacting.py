@@ -61,12 +61,6 @@ def test_an_interrupted_run_goes_on_with_the_network_that_it_had(tiny, tmp_path)
     whole = go(*more, "--output_dir", tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         go(*more, "--output_dir", tmp_path / "cut", task=Interrupted)
-    file = tmp_path / "cut" / "checkpoint" / "model.safetensors"
-    saved = file.read_bytes()
-    file.write_bytes(saved[:1000])
-    with pytest.raises(InputError, match="checkpoint is damaged: delete it, and --resume trains again from the masks"):
-        go(*more, "--resume", "--output_dir", tmp_path / "cut")
-    file.write_bytes(saved)
     resumed = go(*more, "--resume", "--output_dir", tmp_path / "cut")
     losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("whole", "cut")]
     assert losses[0] == losses[1]

@@ -1,12 +1,21 @@
 """The folder of a run, and what is in it already."""
 
 import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from helpers.runs import go, parsed
+from helpers.runs import go, parsed, tiny_segmentation
+from helpers.stopped import Interrupted, Unfinished
+from PIL import Image
 
 from px_seg import InputError
+from px_seg.data.fingerprints import fingerprint
 from px_seg.data.normalisation import SYMMETRIC
+from px_seg.data.voc import VOC
 from px_seg.run.folder import RunFolder
 
 
@@ -36,7 +45,7 @@ def test_a_run_of_before_a_setting_that_changes_no_result_is_the_same_run(tmp_pa
     """The images on which pruning is judged came later than many a run that a sweep is to be extended by."""
     config = parsed("--output_dir", tmp_path)
     folder = RunFolder(tmp_path)
-    folder.open(config)
+    folder.open(config, {}, "any")
     written = [line for line in folder.config.read_text().splitlines() if "preservation_images" not in line]
     folder.config.write_text("\n".join(written))
     results = {"miou": 0.5, "seconds": {"prune": 1.0, "train": 1.0, "evaluate": 1.0}}
@@ -58,7 +67,7 @@ def test_a_run_whose_images_were_normalised_otherwise_is_another(tmp_path) -> No
     ):
         config = parsed("--encoder", encoder, "--output_dir", tmp_path / f"{encoder}{had}")
         folder = RunFolder(tmp_path / f"{encoder}{had}")
-        folder.open(config)
+        folder.open(config, {}, "any")
         written = results | ({"normalisation": had.as_plain()} if had else {})
         folder.results.write_text(json.dumps(written))
         if refused:
@@ -66,3 +75,68 @@ def test_a_run_whose_images_were_normalised_otherwise_is_another(tmp_path) -> No
                 folder.finished(config)
         else:
             assert folder.finished(config) == written
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from px_seg.files import Lock
+lock = Lock.take(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_in_which_a_run_is_under_way_is_not_taken_from_it(tiny, tmp_path) -> None:
+    out = tmp_path / "out"
+    flags = ("--config", tiny, "--method", "random", "--output_dir", out)
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    assert not (out / ".lock").exists()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        said = rf"a run is under way in {out} \(process {holder.pid} on {socket.gethostname()}\): wait for it"
+        for how in ("--resume", "--overwrite"):
+            with pytest.raises(InputError, match=said):
+                go(*flags, how)
+        # Also what has come about since it was looked at.
+        with pytest.raises(InputError, match=said):
+            RunFolder(out).open(parsed(*flags, "--overwrite"), {}, "any")
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+        holder.kill()
+    go(*flags, "--resume")
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_wherever_that_is(voc, tmp_path) -> None:
+    flags = ("--config", tiny_segmentation(tmp_path / "tiny.yaml", encoder="tu-test_resnet"), "--data.name", "voc2012")
+    flags += ("--method", "random", "--epochs", 4, "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--data.root", voc, task=Interrupted)
+    shutil.copytree(voc, tmp_path / "elsewhere")
+    shutil.copytree(voc, tmp_path / "other")
+    changed = tmp_path / "other" / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "train_3.png"
+    Image.open(changed).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(changed, compress_level=1)
+    with pytest.raises(InputError, match=rf"began with other data, at {voc}: the files at {tmp_path / 'other'} differ"):
+        go(*flags, "--data.root", tmp_path / "other", "--resume")
+    go(*flags, "--data.root", tmp_path / "elsewhere", "--resume")
+
+
+def test_a_fingerprint_is_of_names_sizes_and_classes(voc, tmp_path) -> None:
+    def found(root: Path) -> str:
+        return fingerprint({split: VOC(root, split) for split in ("train", "val")})
+
+    first = found(voc)
+    moved = voc.rename(tmp_path / "moved")
+    assert found(moved) == first
+    tree = moved / "VOCdevkit" / "VOC2012"
+    names = tree / "ImageSets" / "Segmentation" / "train.txt"
+    names.write_text(names.read_text().replace("train_1\n", ""))
+    fewer = found(moved)
+    for place, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tree / place / f"train_0.{ending}").rename(tree / place / f"another.{ending}")
+    names.write_text(names.read_text().replace("train_0\n", "another\n"))
+    assert len({first, fewer, found(moved)}) == 3

@@ -1,13 +1,11 @@
 """A run made ready: each thing is decided once."""
 
-from pathlib import Path
-
 import pytest
 from helpers.runs import go, parsed
 
 from px_seg import InputError, prunable
 from px_seg.pruning import plan
-from px_seg.run import checkpoints, given_masks
+from px_seg.run import given_masks
 from px_seg.run.setup import Pruning, set_up
 from px_seg.sweep.command_line import read
 from px_seg.tasks import Segmentation
@@ -43,19 +41,6 @@ def test_the_weights_of_a_network_are_found_once_and_not_for_every_mask(tiny, tm
     masks = set_up(Segmentation, parsed("--config", tiny, *flags)).source
     assert len(masks) > 10
     assert len(asked) <= 2
-
-
-def test_a_checkpoint_is_on_the_disk_before_it_counts(tiny, tmp_path, monkeypatch) -> None:
-    written: list[tuple[str, bool]] = []
-    flush_tree = checkpoints.flush_tree
-
-    def noted(folder: Path) -> None:
-        written.append((folder.name, (folder / "progress.json").is_file()))
-        flush_tree(folder)
-
-    monkeypatch.setattr(checkpoints, "flush_tree", noted)
-    go("--config", tiny, "--method", "random", "--epochs", 2, "--output_dir", tmp_path / "out")
-    assert written == [("checkpoint.new", True)] * 2
 
 
 def test_a_key_that_stands_twice_is_refused_before_anything_is_done(tiny, tmp_path) -> None:

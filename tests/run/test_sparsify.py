@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from px_seg import Criterion, InputError, Magnitude, Masks, prune
 from px_seg.pruning import CRITERIA
+from px_seg.run.prior_training import train_under
 from px_seg.run.results import described
-from px_seg.run.training import train_under
+from px_seg.tasks import Segmentation
 
 METHODS = [name for name in CRITERIA if name not in ("dense", "imp", "px")]
 
@@ -87,6 +88,33 @@ def test_an_interrupted_imp_goes_on_from_its_last_round(tiny, tmp_path, monkeypa
     assert again["miou"] == whole["miou"]
     masks = [Masks.load(tmp_path / name / "masks.safetensors") for name in ("whole", "broken")]
     assert masks[0] == masks[1]
+
+
+@pytest.mark.slow
+def test_a_training_that_imp_prunes_by_goes_on_in_the_middle(tiny, tmp_path, capsys) -> None:
+    """Three rounds of one epoch of two updates: stopped after the first update of the second round's."""
+    flags = ("--config", tiny, "--method", "imp", "--sparsity", 0.5, "--rounds", 3, "--pruning.settings.epochs", 1)
+    whole = go(*flags, "--output_dir", tmp_path / "whole")
+    updates = []
+
+    class Stopping(Segmentation):
+        def loss(self, logits, labels):
+            updates.append(1)
+            if len(updates) == 4:
+                raise KeyboardInterrupt
+            return super().loss(logits, labels)
+
+    out = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--checkpoint_every", 1, "--output_dir", out, task=Stopping)
+    assert (out / "checkpoint.pruning").is_dir()
+    assert (out / "masks.partial.safetensors").is_file()
+    again = go(*flags, "--resume", "--output_dir", out, task=Stopping)
+    # The rest of the second round, the third, and the fine-tuning.
+    assert len(updates) == 4 + 1 + 2 + 2
+    assert again["miou"] == whole["miou"]
+    assert Masks.load(out / "masks.safetensors") == Masks.load(tmp_path / "whole" / "masks.safetensors")
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
 @pytest.mark.slow

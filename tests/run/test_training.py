@@ -9,7 +9,7 @@ from helpers.runs import classify, go, lines, worker
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from px_seg import Masks
+from px_seg import InputError, Masks
 from px_seg.errors import TrainingDiverged
 from px_seg.tasks import Segmentation
 
@@ -26,8 +26,16 @@ def test_mixed_precision_keeps_pruned_weights_at_zero(tiny, tmp_path, monkeypatc
     flags = ("--channels_last", "--optimizer.nesterov", "--sparsity", 0.95, "--epochs", 2)
     results = go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
     assert math.isfinite(results["miou"])
-    assert results["mixed_precision"] == "bf16"
+    assert (results["mixed_precision"], results["gradient_accumulation_steps"]) == ("bf16", 1)
     assert results["backbone_sparsity"] == Masks.load(tmp_path / "out" / "masks.safetensors").sparsity
+
+
+def test_fp16_is_refused_on_a_cpu(tiny, tmp_path, monkeypatch) -> None:
+    """Accelerate would train in float32 and say fp16."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="mixed precision fp16 needs a GPU: on a CPU launch with --mixed_precision bf"):
+        go("--config", tiny, "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("accumulation", "updates"), [("1", 8), ("2", 4), ("3", 4)])
@@ -38,9 +46,10 @@ def test_gradients_accumulate_as_the_launcher_was_told(tiny, tmp_path, monkeypat
     handle = register_optimizer_step_post_hook(lambda *_: made.append(1))
     flags = ("--method", "random", "--batch_size", 2, "--epochs", 2)
     try:
-        go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
+        results = go("--config", tiny, *flags, "--output_dir", tmp_path / "out")
     finally:
         handle.remove()
+    assert results["gradient_accumulation_steps"] == int(accumulation)
     assert len(made) == updates
     rates = [line["head_lr"] for line in lines(tmp_path / "out")]
     last = [(epoch * updates / 2 - 1) / updates for epoch in (1, 2)]
@@ -65,7 +74,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_p
     assert all(value.isfinite().all() for value in saved.values())
     assert Masks.load(out / "masks.safetensors").revived(saved) == {}
     assert [line["epoch"] for line in lines(out)] == [1]
-    with pytest.raises(TrainingDiverged, match=r"epoch 1.*; no epoch was completed; the masks are in"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2; the last good checkpoint is .*none"):
         go("--config", tiny, "--optimizer.head_lr", 1e38, "--output_dir", tmp_path / "none")
 
 

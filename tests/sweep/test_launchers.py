@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,16 @@ from helpers.waiting import wait_for
 from px_seg import InputError
 from px_seg.sweep import launchers, plan_sweep, run_sweep
 from px_seg.sweep.claimed_run import with_ending
-from px_seg.sweep.launchers import Beside, LocalLauncher, SlurmLauncher, command, shares, slurm_parameters, watched
+from px_seg.sweep.launchers import (
+    ACCELERATE,
+    Beside,
+    LocalLauncher,
+    SlurmLauncher,
+    command,
+    shares,
+    slurm_parameters,
+    watched,
+)
 from px_seg.sweep.status import status_of
 
 
@@ -64,7 +75,7 @@ def test_without_gpus_each_job_has_its_share_of_the_cores(tmp_path, monkeypatch)
     (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
     words = command(cell, ["seg.py"], launcher.processes, False, "no", launcher.threads)
     assert words[-2:] == ["--threads", "3"]
-    assert "--cpu" in words
+    assert "ACCELERATE_USE_CPU=true" in words
     (cell,) = plan_sweep(
         request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,), flags=(*SMALL, "--threads", "3"))
     )
@@ -149,12 +160,28 @@ def test_a_users_own_defaults_of_accelerate_do_not_choose_the_gpus(tmp_path, mon
     )
     monkeypatch.setattr("accelerate.commands.launch.default_config_file", str(defaults))
     (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
-    for processes in (1, 2):
-        words = command(cell, ["seg.py"], processes, True, "bf16", 1)[3:]
-        parser = accelerate.commands.launch.launch_command_parser()
-        read_back, _, _ = accelerate.commands.launch._validate_launch_command(parser.parse_args(words))
-        assert (read_back.num_processes, read_back.mixed_precision) == (processes, "bf16")
-        assert (read_back.gpu_ids, bool(read_back.multi_gpu)) == ("all", processes == 2)
+    words = command(cell, ["seg.py"], 2, True, "bf16", 1)[3:]
+    parser = accelerate.commands.launch.launch_command_parser()
+    read_back, _, _ = accelerate.commands.launch._validate_launch_command(parser.parse_args(words))
+    assert (read_back.num_processes, read_back.mixed_precision) == (2, "bf16")
+    assert (read_back.gpu_ids, bool(read_back.multi_gpu)) == ("all", True)
+
+
+def test_one_process_is_started_with_the_environment_that_accelerate_launch_would_give_it(tmp_path) -> None:
+    (cell,) = plan_sweep(request(tmp_path, methods=("random",), seeds=(0,), sparsities=(0.5,)))
+    code = "import os, sys; print({key: os.environ[key] for key in sys.argv[1].split(',')})"
+    keys = "ACCELERATE_USE_CPU,ACCELERATE_MIXED_PRECISION,OMP_NUM_THREADS"
+    script = tmp_path / "seg.py"
+    script.write_text(code)
+    for cuda, precision in ((False, "no"), (True, "bf16")):
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(ACCELERATE)]
+        launch += ["--num_processes", "1", "--mixed_precision", precision, *([] if cuda else ["--cpu"])]
+        ours = command(cell, [str(script), keys], 1, cuda, precision, 1)
+        said = [
+            subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            for words in (ours, [*launch, str(script), keys])
+        ]
+        assert said[0].lower() == said[1].lower()
 
 
 def test_what_slurm_cannot_do_is_said_in_a_line(tmp_path) -> None:

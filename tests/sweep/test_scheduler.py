@@ -9,6 +9,7 @@ from helpers.sweeps import SMALL, Forked, names, ran, request, stand_in
 from helpers.waiting import grow_old, wait_for
 
 from px_seg import InputError
+from px_seg.run.folder import RunFolder
 from px_seg.sweep import plan_sweep, run_sweep
 from px_seg.sweep.claimed_run import Claim
 from px_seg.sweep.launchers import LocalLauncher
@@ -114,6 +115,34 @@ def test_a_sweep_that_is_told_to_end_ends_its_runs_and_goes_on_when_asked_again(
     assert sorted(counts.values()) == [1] * 8 + [2] * 2
 
 
+STOPS_ONCE = """
+if config["method"] == "px" and not (folder / "told").exists():
+    (folder / "told").touch()
+    if config["seed"]:
+        (folder / "stopped.json").write_text("{}")
+        sys.exit(1)
+    sys.exit(143)
+"""
+"""A run that is told to end the first time; with seed 1, under a launcher that swallows its status."""
+
+
+def test_a_run_that_is_told_to_end_from_outside_is_continued(tmp_path, capsys) -> None:
+    sweep = request(tmp_path / "out", methods=("px",), sparsities=(0.9,))
+    assert run_sweep(sweep, stand_in(tmp_path, STOPS_ONCE)).unfinished == []
+    assert Counter(ran(tmp_path)) == {"seed0 px 0.9": 2, "seed1 px 0.9": 2}
+    said = capsys.readouterr().out
+    assert all(f"px 90.00% seed {seed} was stopped from outside: it is continued" in said for seed in (0, 1))
+
+
+def test_a_run_that_fails_after_it_was_stopped_has_failed(tmp_path) -> None:
+    """What it left when it was told to end says nothing of what came after."""
+    sweep = request(tmp_path / "out", methods=("px",), sparsities=(0.9,))
+    body = STOPS_ONCE + "if config['method'] == 'px': sys.exit('error: no luck')"
+    launcher = stand_in(tmp_path, body)
+    assert len(run_sweep(sweep, launcher).unfinished) == 2
+    assert Counter(ran(tmp_path)) == {"seed0 px 0.9": 2, "seed1 px 0.9": 2}
+
+
 @pytest.mark.slow
 def test_the_runs_of_a_killed_sweep_go_on_and_the_next_waits_for_them(tmp_path, capsys) -> None:
     stand_in(tmp_path, "time.sleep(3 if config['method'] == 'px' and not config['seed'] else 0)")
@@ -138,10 +167,7 @@ def test_sweeps_at_once_do_not_try_anew_what_failed_for_one_of_them(tmp_path) ->
 def test_a_run_that_was_stopped_goes_on_in_the_launch_it_had(tmp_path) -> None:
     sweep = request(tmp_path / "out", methods=("random",), seeds=(0,), sparsities=(0.9,))
     (cell,) = plan_sweep(sweep)
-    (cell.folder / "checkpoint").mkdir(parents=True)
-    (cell.folder / "config.yaml").write_text(cell.config.to_yaml())
-    progress = {"epoch": 1, "processes": 2, "mixed_precision": "no"}
-    (cell.folder / "checkpoint" / "progress.json").write_text(json.dumps(progress))
+    RunFolder(cell.folder).open(cell.config, {"processes": 2, "mixed_precision": "no"}, "any")
     with pytest.raises(InputError, match="was launched with processes 2, not 1"):
         run_sweep(sweep, stand_in(tmp_path))
     assert ran(tmp_path) == []

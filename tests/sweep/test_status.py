@@ -44,10 +44,12 @@ def test_damage_in_a_run_that_is_done_or_begun_is_named(tmp_path) -> None:
             status_of(cell, 1, "no")
     (cell.folder / "results.json").unlink()
     assert status_of(cell, 1, "no").kind == "failed"
-    (cell.folder / "checkpoint").mkdir()
-    (cell.folder / "checkpoint" / "progress.json").write_text("{")
-    with pytest.raises(InputError, match=r"progress\.json is damaged: delete the folder"):
-        status_of(cell, 1, "no")
+    for text in ("null", "[]", "{", '{"launch": 1, "data": "any"}', '{"launch": {}}'):
+        (cell.folder / "begun.json").write_text(text)
+        with pytest.raises(
+            InputError, match=r"begun\.json is damaged, so nothing says that the data is still the same"
+        ):
+            status_of(cell, 1, "no")
 
 
 def test_durations_read_like_speech() -> None:
