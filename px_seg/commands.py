@@ -18,6 +18,7 @@ from px_seg.deploy.predict_command import PREDICT, label
 from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, InputError, one_line_errors
 from px_seg.files import user_path
+from px_seg.flags import check_once
 from px_seg.report import read_runs, report
 from px_seg.run.pipeline import run
 from px_seg.sweep import run_sweep
@@ -181,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if name not in COMMANDS:
             raise InputError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
+        check_once(rest)
     COMMANDS[name].work(rest)
 
 

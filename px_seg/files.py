@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,28 @@ def user_path(text: str | Path, key: str) -> Path:
     return path
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key stands once; PyYAML takes the last of several and says nothing."""
+DEEPEST = 50
+"""Levels of nesting that a YAML file may have."""
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML in which a key stands once, of which PyYAML takes the last, and in which nothing refers to anything else.
+
+    Ten lines of references to references stand for more values than fit into any memory.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1
+            raise _Refused(f"refers to another of its values on line {line}: write the value itself there")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise _Refused(f"is nested more than {DEEPEST} levels deep: no setting is")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         places: dict[str, int] = {}
@@ -38,24 +58,28 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 line = key.start_mark.line + 1
                 if key.value in places:
-                    raise _Twice(f"has the key {key.value} twice, on lines {places[key.value]} and {line}: keep one")
+                    raise _Refused(f"has the key {key.value} twice, on lines {places[key.value]} and {line}: keep one")
                 places[key.value] = line
         return super().construct_mapping(node, deep)
 
 
-class _Twice(yaml.YAMLError):
+class _Refused(yaml.YAMLError):
     pass
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds. InputError, which calls it `what`, when it cannot be read or has a key twice."""
+    """What a YAML file holds: values alone, of YAML's own kinds.
+
+    InputError, which calls it `what`, when it cannot be read, has a key twice, refers to its own values, is nested too
+    deep, or asks for an object of Python's.
+    """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        return yaml.load(path.read_text(encoding="utf-8"), _Plain)
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}") from None
-    except _Twice as error:
+    except _Refused as error:
         raise InputError(f"{what} {path} {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{what} {path} is not YAML: {one_line(error)}") from None
 
 
@@ -180,6 +204,22 @@ def told_when_full(folder: Path, what: str) -> Iterator[None]:
 
 _FULL = 2**20
 """Free bytes below which a write that failed, failed for want of them."""
+
+
+def delete_known(folder: Path, names: Collection[str], patterns: Sequence[str] = ()) -> None:
+    """Delete the files of these names or patterns in a folder, and the folder if that was all; what is not known stays.
+
+    A link is deleted, not what it leads to.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
+    for path in folder.iterdir():
+        known = path.name in names or any(path.match(pattern) for pattern in patterns)
+        if known and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def flush(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from px_seg.command_help import width
@@ -36,6 +36,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
+
+
+REPEATED = ("--config", "--vary", "--slurm")
+"""Flags that may stand several times."""
+
+
+def check_once(words: Sequence[str]) -> None:
+    """Raise InputError for a flag that is given twice, of which parsers take the last and say nothing."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    if twice := next((flag for flag in flags if flags.count(flag) > 1 and flag not in REPEATED), None):
+        raise InputError(f"{twice} is given twice: keep one")
 
 
 def parts(text: str) -> list[str]:

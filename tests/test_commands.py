@@ -130,3 +130,20 @@ def test_the_help_of_a_sweep_is_grouped(capsys, monkeypatch) -> None:
         "how",
     ]
     assert max(map(len, text.splitlines())) <= 100 + len("usage: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seg", "--sparsity", "0.5", "--sparsity=0.8"],
+        ["sweep", "--seeds", "0", "--preset", "demo", "--seeds", "1"],
+        ["export", "run", "--format", "onnx", "--format", "int8"],
+        ["seg", "--overwrite", "--data.size", "32", "--overwrite"],
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(words: list[str], capsys) -> None:
+    twice = next(word for word in words if words.count(word) > 1 or f"{word}=0.8" in words)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {twice} is given twice: keep one\n"

@@ -80,6 +80,30 @@ def test_a_key_may_stand_in_several_mappings(tmp_path) -> None:
     assert read_yaml(tmp_path / "x.yaml", "the file") == {"a": {"b": 1}, "c": {"b": 2}, "d": [{"b": 3}, {"b": 4}]}
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb:\n  - *x\n", "refers to another of its values on line 3: write the value itself there"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n", "refers to another of its values on line 3"),
+        (
+            "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '1'] * 9)}]\n" for n in range(30)),
+            "refers to another of its values on line 2",
+        ),
+        ("[" * 3000 + "]" * 3000, "is nested more than 50 levels deep: no setting is"),
+        ("".join(" " * n + "a:\n" for n in range(3000)), "is nested more than 50 levels deep"),
+        ("a: !!python/object/apply:os.system [true]", "is not YAML: could not determine a constructor for the tag"),
+        ("a: 2026-99-99", "is not YAML: month must be in 1..12"),
+        ("{[1]: 2}", "is not YAML: while constructing a mapping"),
+    ],
+)
+def test_yaml_that_could_do_harm_is_refused(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(
+        InputError, match=f"the configuration .*x.yaml {re.escape(message) if '[' in text else message}"
+    ):
+        read_yaml(tmp_path / "x.yaml", "the configuration")
+
+
 def test_what_is_no_yaml_is_said_in_a_line(tmp_path) -> None:
     (tmp_path / "x.yaml").write_text("a: [1,\n")
     with pytest.raises(InputError, match=r"the preset .*x\.yaml is not YAML: ") as caught:

@@ -51,7 +51,7 @@ def test_it_carries_every_configuration_the_template_and_its_types(installed) ->
     wanted |= {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "px_seg").rglob("*.py")}
     assert wanted | {"px_seg/report/page.html", "px_seg/sweep/accelerate.yaml", "px_seg/py.typed"} <= inside
     entry = next(installed.glob("*.dist-info")) / "entry_points.txt"
-    assert "px_seg = px_seg.commands:main" in entry.read_text()
+    assert "px_seg = px_seg.__main__:main" in entry.read_text()
 
 
 def test_the_main_job_runs_from_it_in_an_empty_folder(installed, tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Patterns of n weights in every m along the input channels, which sparse matrix units compute faster."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,15 @@ class Pattern:
             return top(scores, best, count)
         others = [mask & ~part for mask, part in zip(live, best, strict=True)]
         return [part | more for part, more in zip(best, top(scores, others, left), strict=True)]
+
+    def check_kept(self, masks: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Raise InputError, naming the layer, for masks of these weights that do not keep the pattern."""
+        for name, dim in self.input_dims(model, [_layer(name) for name in masks]).items():
+            if dim is None:
+                continue
+            groups = torch.unflatten(masks[name].movedim(dim, -1), -1, (-1, self.m)).sum(-1)
+            if int(groups.max()) > self.n or (self.sparsity is not None and int(groups.min()) < self.n):
+                raise InputError(f"the mask of {name} does not keep the pattern {self}")
 
     def most(self, model: nn.Module, scope: Scope = None) -> int:
         """How many weights in scope can live."""

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from px_seg.config import flat
 from px_seg.deploy import exported_scores, read_measured
 from px_seg.errors import InputError
+from px_seg.files import read_yaml
 from px_seg.report.runs import Run
 from px_seg.run.folder import RunFolder
 from px_seg.sweep.plan import NOTES, REPORT
@@ -49,8 +48,8 @@ def _read(root: Path, place: Path) -> Run:
     files = RunFolder(folder)
     damaged = InputError(f"the run in {folder} is damaged: delete the folder and rerun it")
     try:
-        results, config = json.loads(files.results.read_text()), yaml.safe_load(files.config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        results, config = json.loads(files.results.read_text()), read_yaml(files.config, "the configuration")
+    except (OSError, ValueError):
         raise damaged from None
     if not isinstance(results, dict) or not isinstance(config, dict):
         raise damaged

@@ -7,16 +7,19 @@ file, and its own.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from px_seg.errors import InputError
-from px_seg.files import flush, flush_tree
+from px_seg.files import delete_known, flush, flush_tree
 
 RECORD = "progress.json"
+
+FILES = (RECORD, "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt")
+PATTERNS = ("random_states_*.pkl", "custom_checkpoint_*.pkl")
+"""What Accelerate and we write of a checkpoint."""
 
 FORMAT = 2
 """Of the record. 1 had no hashes and one checkpoint an epoch."""
@@ -46,6 +49,9 @@ def install(folder: Path, record: Mapping[str, Any]) -> None:
     flush_tree(new)
     former = _former(folder)
     discard(former)
+    if former.exists():
+        # Somebody's own files are in it.
+        former.rename(_aside(folder))
     if folder.exists():
         folder.rename(former)
     new.rename(folder)
@@ -89,9 +95,9 @@ def damaged(folder: Path) -> list[Path]:
 
 
 def discard(place: Path) -> None:
-    """Delete one checkpoint's folder, if it is there."""
+    """Delete one checkpoint, if it is there; files that are not of it stay."""
     if place.exists():
-        shutil.rmtree(place)
+        delete_known(place, FILES, PATTERNS)
 
 
 def _opened(place: Path) -> dict[str, Any]:

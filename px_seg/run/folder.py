@@ -4,18 +4,16 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError
-from px_seg.files import Lock, flush_tree, told_when_full, write_text
+from px_seg.files import Lock, delete_known, flush_tree, read_yaml, told_when_full, write_text
 from px_seg.models import normalisation_of
-from px_seg.run.checkpoint_files import damaged, forget
+from px_seg.run.checkpoint_files import damaged, discard, forget
 
 TRACKED = "px_seg"
 """The project name under which trackers log, and the folder that TensorBoard's files go to."""
@@ -32,12 +30,31 @@ EXPORTED_WHOLE = "export.whole"
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
 
+MODEL_FILES = (
+    "model.safetensors",
+    "compact.safetensors",
+    "config.json",
+    "README.md",
+    "albumentations_config_eval.json",
+)
+"""What a run writes to its folder model."""
+
+EXPORT_FILES = (
+    *("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json", "model.onnx.data"),
+    *("model.onnx.part",),
+)
+"""What is exported of it."""
+
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
     "checkpoint_every",
     *("data.root", "data.download", "data.workers"),
 )
 """Settings that change how a run is carried out, not its results."""
+
+
+OF_EVERY_RUN = {key.name for key in fields(RunConfig) if key.default is MISSING and key.default_factory is MISSING}
+"""The keys that the configuration of a run has, of whatever version."""
 
 
 class State(NamedTuple):
@@ -115,8 +132,11 @@ class RunFolder:
             if self._lock is None:
                 raise InputError(_held_by(self.path, Lock.holder(self.lock) or "a process that has just ended"))
             self.check(config)
+            if linked := next((path for path in (*self._files(), self.model) if path.is_symlink()), None):
+                raise InputError(f"{linked} is a link, and would be written through: replace it by what it leads to")
             if config.overwrite:
                 self.clear()
+            self._sweep_up()
             self.stopped.unlink(missing_ok=True)
             if config.resume:
                 self._check_data(config, data)
@@ -160,10 +180,10 @@ class RunFolder:
     def _former(self) -> dict[str, Any]:
         """The configuration that the folder holds; empty when there is none, or not a run's."""
         try:
-            held = yaml.safe_load(self.config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            held = read_yaml(self.config, "the configuration")
+        except InputError:
             return {}
-        return held if isinstance(held, dict) and {"sparsity", "method", "data"} <= held.keys() else {}
+        return held if isinstance(held, dict) and held.keys() >= OF_EVERY_RUN else {}
 
     def finished(self, config: RunConfig) -> dict[str, Any] | None:
         """What results.json holds, if the run is complete.
@@ -225,22 +245,35 @@ class RunFolder:
                 f"{now}: delete that folder, or give another --output_dir"
             )
 
+    def _files(self) -> tuple[Path, ...]:
+        files = (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results, self.costs)
+        return (*files, self.begun, self.stopped)
+
+    def _sweep_up(self) -> None:
+        """Delete what a run that was killed while it wrote a file has left beside it."""
+        for path in self._files():
+            for fresh in self.path.glob(f"{path.name}.*.new"):
+                fresh.unlink()
+        for fresh in self.model.glob(".new-*"):
+            delete_known(fresh, MODEL_FILES)
+
     def clear(self) -> None:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        files = (self.config, self.masks, self.partial, self.compact_masks, self.metrics, self.results, self.costs)
-        for path in (*files, self.begun, self.stopped):
+        for path in self._files():
             path.unlink(missing_ok=True)
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
-        for name in ("model", EXPORTED, EXPORTED_WHOLE, TRACKED):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        delete_known(self.model, MODEL_FILES)
+        for name in (EXPORTED, EXPORTED_WHOLE):
+            delete_known(self.path / name, EXPORT_FILES)
+        shutil.rmtree(self.path / TRACKED, ignore_errors=True)
         for checkpoint in (self.checkpoint, self.pruning_checkpoint):
             forget(checkpoint)
             for place in damaged(checkpoint):
-                shutil.rmtree(place)
+                discard(place)
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, as far as they can be read: a run killed while it wrote leaves half of one."""

@@ -8,7 +8,7 @@ from torch import nn
 from px_seg.config import RunConfig
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.pruning import CRITERIA, Masks, check_whole, largest_unit, prunable
+from px_seg.pruning import CRITERIA, RANKINGS, Masks, Pattern, check_whole, largest_unit, prunable
 from px_seg.run.folder import COMPACT_MASKS
 from px_seg.tasks import Task
 
@@ -65,7 +65,7 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
         )
     try:
         masks.check(model)
-        check_whole(masks, made.granularity or "weight", model)
+        _check_stated(masks, model)
     except InputError as error:
         raise InputError(f"{path} is not for this model: {error}") from None
     known = prunable(model)
@@ -89,6 +89,23 @@ def read_given_masks(model: nn.Module, task: Task, config: RunConfig) -> Masks:
             raise InputError(f"shuffled masks would not keep whole {made.granularity}s: leave shuffle_masks out")
         masks = masks.shuffled(config.seed).with_provenance(shuffled=True)
     return masks.with_provenance(seconds=0.0, given=str(path))
+
+
+def _check_stated(masks: Masks, model: nn.Module) -> None:
+    """Raise InputError where the masks are not what they say of granularity, pattern and ranking."""
+    made = masks.provenance
+    check_whole(masks, made.granularity or "weight", model)
+    if made.pattern is not None:
+        Pattern.parse(made.pattern).check_kept(masks, model)
+    counts = RANKINGS.get(made.ranking or "global")
+    if counts is not None and made.granularity in (None, "weight"):
+        wanted = counts([mask.shape for mask in masks.values()], masks.kept)
+        for (name, mask), count in zip(masks.items(), wanted, strict=True):
+            if abs(int(mask.sum()) - count) > 1:
+                raise InputError(
+                    f"the mask of {name} keeps {int(mask.sum()):,} weights, and the ranking {made.ranking} would have "
+                    f"kept {count:,.0f}"
+                )
 
 
 def notes_on(masks: Masks, config: RunConfig) -> list[str]:

@@ -1,6 +1,9 @@
 """A run prepared: settings, data, network and plan are known to fit together before any image is read."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -8,7 +11,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from px_seg.analysis.cka import FEWEST
-from px_seg.config import RunConfig
+from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import Key, check_fills
 from px_seg.devices import main_first, main_only, make_accelerator
 from px_seg.errors import InputError, one_line
@@ -85,6 +88,7 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
 
 def check_settings(config: RunConfig) -> Criterion | None:
     """Refuse what can be refused without task, data or network; the criterion that will prune, if one will."""
+    check_finite(flat(asdict(config)))
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed must be at least 0 and below 2**32, got {config.seed}")
     criterion = check_pruning(config)
@@ -106,6 +110,14 @@ def check_settings(config: RunConfig) -> Criterion | None:
     check_recalibration(config, criterion)
     check_weights(config.weights, config.encoder)
     return criterion
+
+
+def check_finite(settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a setting, by its dotted name, that is no number, or infinite."""
+    for key, value in settings.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{key} must be finite, got {number}")
 
 
 def check_shapes(model: nn.Module, task: Task, config: RunConfig) -> None:

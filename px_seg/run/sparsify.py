@@ -36,7 +36,7 @@ from px_seg.pruning.randomness import derived_seed
 from px_seg.run.checkpoint_files import forget
 from px_seg.run.folder import RunFolder
 from px_seg.run.repairing import check_named
-from px_seg.run.user_criteria import naming_file
+from px_seg.run.user_criteria import naming_file, unchanged
 from px_seg.tasks import Task
 from px_seg.termination import Termination
 
@@ -185,7 +185,7 @@ def try_out(model: nn.Module, plan: Plan, batches: Batches, criterion: Criterion
     def score(trial: Batches) -> None:
         plan.start.beside(model).keep_top(scored(criterion, model, trial, scope=plan.scope), 1.0)
 
-    with naming_file(criterion, method):
+    with naming_file(criterion, method), unchanged(model, criterion, method):
         try:
             try:
                 score([(images[:2], targets[:2]) for images, targets in batches[:1]])
@@ -237,7 +237,7 @@ def find_masks(
 
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
         try:
-            with naming_file(criterion, config.method):
+            with naming_file(criterion, config.method), unchanged(model, criterion, config.method):
                 masks = carry_out(
                     plan, model, batches, criterion, on_round=note, group=group, start=start, repair=repair
                 )

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from px_seg.errors import InputError, one_line
+from px_seg.identity import digest
 from px_seg.pruning import CRITERIA
 from px_seg.pruning.rules import GATES, RULES
 
@@ -72,11 +75,39 @@ def naming_file(criterion: object, method: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if (file := own_file(criterion)) is None:
             raise
         message = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{file}{line_of(error, file)}: {method} cannot score: {message}") from error
+
+
+@contextmanager
+def unchanged(model: nn.Module, criterion: object, method: str) -> Iterator[None]:
+    """Within the context a criterion of the user's own must leave the model as it was: InputError, by what it changed.
+
+    Its tensors, what is trained, modes and hooks are compared; px_seg's own criteria are not, which have tests for it.
+    """
+    file = own_file(criterion)
+    before = None if file is None else _state(model)
+    yield
+    if before is not None:
+        after = _state(model)
+        if changed := next((what for what in before if before[what] != after[what]), None):
+            raise InputError(f"{file}: {method} changes the model's {changed}: a criterion leaves the model as it was")
+
+
+def _state(model: nn.Module) -> dict[str, object]:
+    """What is compared, by how it is called."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "parameters or buffers": [(name, digest([value])) for name, value in tensors],
+        "requires_grad": [value.requires_grad for _, value in tensors],
+        "gradients": [value.grad is None for _, value in tensors],
+        "modes": [module.training for module in model.modules()],
+        "hooks": [list(getattr(module, kind)) for module in model.modules() for kind in hooks],
+    }
 
 
 def line_of(error: BaseException, path: Path) -> str:

@@ -102,6 +102,8 @@ def _check_folder(request: Request) -> None:
             raise InputError(f"--output_dir {request.output_dir} cannot be used: {nearest} is a file, not a folder")
         if not os.access(nearest, os.W_OK):
             raise InputError(f"--output_dir {request.output_dir} cannot be written: choose another folder")
+    if (request.output_dir / "config.yaml").is_file():
+        raise InputError(f"--output_dir {request.output_dir} is the folder of a run: give the sweep one of its own")
     for results in request.output_dir.glob("**/seed*/results.json"):
         task = re.search(r'"task": "(\w+)"', results.read_text(errors="replace"))
         if task and task[1] != request.task:

@@ -140,3 +140,48 @@ def test_a_fingerprint_is_of_names_sizes_and_classes(voc, tmp_path) -> None:
         (tree / place / f"train_0.{ending}").rename(tree / place / f"another.{ending}")
     names.write_text(names.read_text().replace("train_0\n", "another\n"))
     assert len({first, fewer, found(moved)}) == 3
+
+
+def test_what_a_run_did_not_write_stays_when_it_is_overwritten(tiny, tmp_path) -> None:
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    written = sorted(path.relative_to(out) for path in out.rglob("*"))
+    mine = [out / place / "mine.txt" for place in ("", "model", "checkpoint", "checkpoint.old", "export")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    go(*flags, "--overwrite")
+    assert all(path.read_text() == "mine" for path in mine)
+    RunFolder(out).clear()
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(mine)
+    assert Path("checkpoint", "optimizer.bin") in written
+
+
+def test_a_foreign_folder_is_no_run_because_of_a_few_keys(tiny, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    theirs = "sparsity: 0.5\nmethod: px\ndata: {name: x}\n"
+    (tmp_path / "out" / "config.yaml").write_text(theirs)
+    with pytest.raises(InputError, match="holds files that do not belong to a run: choose another folder"):
+        go("--config", tiny, "--method", "random", "--overwrite", "--output_dir", tmp_path / "out")
+    assert (tmp_path / "out" / "config.yaml").read_text() == theirs
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model", "masks.safetensors"])
+def test_nothing_is_written_through_a_link(tiny, tmp_path, name: str) -> None:
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    go(*flags)
+    theirs = tmp_path / "theirs"
+    (out / name).rename(theirs)
+    (out / name).symlink_to(theirs)
+    before = {path: path.stat().st_mtime_ns for path in (theirs, *theirs.rglob("*"))}
+    with pytest.raises(
+        InputError, match=rf"{name} is a link, and would be written through: replace it by what it leads"
+    ):
+        go(*flags, "--overwrite")
+    assert {path: path.stat().st_mtime_ns for path in (theirs, *theirs.rglob("*"))} == before
+    # The folder itself may be one.
+    (out / name).unlink()
+    theirs.rename(out / name)
+    (tmp_path / "linked").symlink_to(out)
+    go(*flags[:-1], tmp_path / "linked", "--overwrite")

@@ -159,6 +159,12 @@ class TestGivenMasks:
             ({"scope": "5"}, "description of where the masks come from cannot be read"),
             ({"scope": '["decoder9"]'}, "not for this model"),
             ({"method": "../../x"}, "description of where the masks come from cannot be read"),
+            ({"ranking": "uniform"}, r"the mask of encoder.* keeps [\d,]+ weights, and the ranking uniform would have"),
+            ({"ranking": "erk"}, r"the mask of encoder.* keeps [\d,]+ weights, and the ranking erk would have kept"),
+            (
+                {"pattern": "at-most 2:4 from 64"},
+                r"the mask of encoder.* does not keep the pattern at-most 2:4 from 64",
+            ),
         ],
     )
     def test_what_a_file_says_is_held_to_its_masks(self, ticket_of, tiny, tmp_path, said, message) -> None:

@@ -52,3 +52,18 @@ def test_a_key_that_stands_twice_is_refused_before_anything_is_done(tiny, tmp_pa
     preset.write_text("methods: [px]\nsparsities: [0.5]\nrun: {epochs: 1, epochs: 2}\n")
     with pytest.raises(InputError, match=r"the preset .*mine\.yaml has the key epochs twice, on lines 3 and 3"):
         read(["--preset", str(preset)], "")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("optimizer.head_lr", ".nan"),
+        ("optimizer.weight_decay", ".inf"),
+        ("data.scale", "[0.5,.nan]"),
+        ("sparsity", ".nan"),
+    ],
+)
+def test_a_setting_that_is_no_number_is_refused(tiny, tmp_path, flag: str, value: str) -> None:
+    with pytest.raises(InputError, match=rf"{flag} must be finite, got (nan|inf)"):
+        go("--config", tiny, f"--{flag}", value, "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

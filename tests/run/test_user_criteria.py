@@ -53,6 +53,10 @@ def test_a_criterion_of_ones_own_runs_from_the_command_line(tiny, tmp_path) -> N
         (OWN.replace("def score", "def rank"), "the criterion 'largest_first' must define score"),
         (OWN.replace("float = 1.0", "float"), "the method largest_first cannot be created with"),
         (OWN.replace("weight.detach()", "wait.detach()"), r"own\.py:\d+: largest_first cannot score: NameError"),
+        (
+            OWN.replace("return {", "raise SystemExit(0)\n        {"),
+            r"own\.py:\d+: largest_first cannot score: SystemExit",
+        ),
         (OWN.replace("return {", "dict() or {"), "scores must be tensors by parameter name, got NoneType"),
         (OWN.replace("abs()", "abs()[:1]"), "the method largest_first cannot score this network: no score of shape"),
         (OWN.replace("abs()", "mul(float('nan'))"), "the scores of encoder.model.conv1.0.weight hold NaN"),
@@ -67,6 +71,48 @@ def test_criteria_of_ones_own_that_are_wrong(tiny, tmp_path, text: str, message:
     finally:
         CRITERIA.pop("largest_first", None)
     assert not (tmp_path / "out").exists()
+
+
+BODY = "        return {name: weight.detach().abs() ** self.power for name, weight in prunable(model, scope).items()}"
+
+
+@pytest.mark.parametrize(
+    ("meddling", "changed"),
+    [
+        ("next(model.parameters()).data.add_(1)", "parameters or buffers"),
+        ("next(model.buffers()).add_(1)", "parameters or buffers"),
+        ("next(model.parameters()).requires_grad_(False)", "requires_grad"),
+        ("next(model.parameters()).sum().backward()", "gradients"),
+        ("model.eval() if model.training else model.train()", "modes"),
+        ("model.encoder.register_forward_hook(lambda *_: None)", "hooks"),
+    ],
+)
+def test_a_criterion_of_ones_own_leaves_the_model_as_it_was(tiny, tmp_path, meddling: str, changed: str) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(OWN.replace(BODY, f"        {meddling}\n{BODY}"))
+    flags = ("--config", tiny, "--method", "largest_first", "--epochs", 0, "--criteria", own)
+    try:
+        with pytest.raises(
+            InputError, match=rf"own\.py: largest_first changes the model's {changed}: a criterion leaves"
+        ):
+            go(*flags, "--output_dir", tmp_path / "out")
+    finally:
+        CRITERIA.pop("largest_first", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_criterion_of_ones_own_that_meddles_later_stops_the_run(tiny, tmp_path) -> None:
+    """Trying it out on two images has found nothing."""
+    own = tmp_path / "own.py"
+    late = "if masks is not None and float(masks['encoder.model.conv1.0.weight'].float().mean()) < 1: model.eval()"
+    own.write_text(OWN.replace(BODY, f"        {late}\n{BODY}"))
+    flags = ("--config", tiny, "--method", "largest_first", "--epochs", 0, "--criteria", own, "--rounds", 2)
+    try:
+        with pytest.raises(InputError, match="largest_first changes the model's modes"):
+            go(*flags, "--sparsity", 0.99, "--output_dir", tmp_path / "out")
+    finally:
+        CRITERIA.pop("largest_first", None)
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_a_file_that_fails_has_taught_px_nothing(tiny, tmp_path) -> None:

@@ -180,6 +180,12 @@ def test_a_folder_that_cannot_be_is_said_in_a_line(tmp_path) -> None:
             run_sweep(request(folder, methods=("random",)), stand_in(tmp_path), dry_run=True)
 
 
+def test_the_folder_of_a_run_is_none_for_a_sweep(tmp_path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(InputError, match="is the folder of a run: give the sweep one of its own"):
+        run_sweep(request(tmp_path), stand_in(tmp_path / "launcher"), dry_run=True)
+
+
 def test_a_launch_of_several_processes_is_checked_as_such(tmp_path) -> None:
     launcher = stand_in(tmp_path)
     launcher.processes = 4
