@@ -57,12 +57,14 @@ class SegmentationDataConfig(DataConfig):
         train_split: list of training images; train_aug reads SegmentationClassAug
         val_split: list of evaluation images
         also: further lists to evaluate the trained network on
+        mostly_void: most pixels that are not of the first class are void on purpose, as in sparse annotations
     """
 
     scale: list[float]
     train_split: str = "train"
     val_split: str = "val"
     also: list[str] = field(default_factory=list)
+    mostly_void: bool = False
 
 
 @dataclass(kw_only=True)

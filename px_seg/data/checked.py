@@ -20,7 +20,7 @@ from px_seg.progress import bar
 
 T = TypeVar("T", str, bool)
 
-VERSION = [1, PIL.__version__]
+VERSION = [2, PIL.__version__]
 """What another version found is checked again. Raise the number when a check refuses or returns something else."""
 
 Stamp = list[int]
@@ -74,6 +74,21 @@ def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> C
         if found:
             notes = record.write(held | found)
     return Checked([values[index] for index in range(len(data))], notes)
+
+
+def in_both(training: Filed, validation: Filed) -> list[str]:
+    """A note for a reader where files are used for training and for validation, links to one file included."""
+    sides = [
+        {os.path.realpath(file) for index in range(len(data)) for file in data.files(index)[:1]}
+        for data in (training, validation)
+    ]
+    shared = sorted(sides[0] & sides[1])
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} of the {len(validation)} validation images are training images as well, such as {shared[0]}: "
+        "the scores say little of other images"
+    ]
 
 
 def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Iterator[tuple[int, T]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from px_seg.data.base import LabelledImage, chosen
-from px_seg.data.images import opened, rgb, usable
+from px_seg.data.images import opened, photograph, usable
 from px_seg.errors import InputError
 from px_seg.files import user_path
 
@@ -27,7 +27,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        return LabelledImage(rgb(self.paths[index]), self.labels[index])
+        return LabelledImage(photograph(self.paths[index]).pixels, self.labels[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
         return (self.paths[index],)

@@ -1,11 +1,15 @@
 """Images from files; errors name the file and what is wrong with it."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from px_seg.errors import InputError, one_line
+
+TURNED = range(2, 9)
+"""Orientations of EXIF that turn or mirror an image."""
 
 SMALLEST = 8
 """The shortest side of an image, in pixels, that can still be scaled down and cropped."""
@@ -30,12 +34,46 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
     return image
 
 
-def rgb(path: Path) -> np.ndarray:
-    """The image as (H, W, 3) uint8 RGB; grey, palette and CMYK images are converted.
+class Photograph(NamedTuple):
+    """An image as a file holds it, turned as its EXIF data says."""
 
-    InputError when it cannot be read, is too small, or has more than 8 bits a channel.
+    pixels: np.ndarray
+    """(H, W, 3), uint8, RGB."""
+    orientation: int
+    """That of EXIF: 1 where nothing was turned, at least 5 where sides changed places."""
+
+
+def photograph(path: Path) -> Photograph:
+    """Any image of 8 bits a channel; grey, palette and CMYK images are converted.
+
+    InputError when it cannot be read, is too small, or has more bits.
     """
-    return np.array(usable(opened(path), path).convert("RGB"))
+    image = usable(opened(path), path)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in TURNED:
+        return Photograph(np.array(image.convert("RGB")), 1)
+    return Photograph(np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation)
+
+
+def mask_of(image: Photograph, mask: Image.Image, about: str) -> np.ndarray:
+    """The labels of a photograph, turned as it was unless they are already, as sizes tell.
+
+    InputError where they do not; `about` is then what image and mask are called.
+    """
+    if image.orientation == 1:
+        return np.array(mask)
+    height, width = image.pixels.shape[:2]
+    if image.orientation < 5 or height == width:
+        raise InputError(
+            f"{about}: the image is to be turned, its EXIF data says, and nothing tells whether the mask is turned "
+            "already: store the image upright, without that entry"
+        )
+    if mask.size == (width, height):
+        return np.array(mask)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = image.orientation
+    mask.info["exif"] = exif.tobytes()
+    return np.array(ImageOps.exif_transpose(mask))
 
 
 def upright(path: Path) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from px_seg.data.base import IGNORE, Sample
-from px_seg.data.images import opened, rgb
+from px_seg.data.images import mask_of, opened, photograph
 from px_seg.errors import InputError
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+
+LONGEST = 250
+"""Bytes of a file's name that file systems take, less its ending."""
 
 
 class VOC:
@@ -22,8 +23,8 @@ class VOC:
     list `held_out` does not name. A file `classes.txt` in the tree, one name a line and the background first,
     names the classes of another dataset laid out the same way.
 
-    Raises InputError for a missing tree, an empty or missing split, and images or masks that
-    are missing; reading a sample, for one that is damaged or does not fit its mask.
+    Raises InputError for a missing tree, an empty or missing split, names that lead elsewhere, and images or masks
+    that are missing; reading a sample, for one that is damaged or does not fit its mask.
     """
 
     def __init__(self, root: str | Path, split: str, held_out: str = "val") -> None:
@@ -44,16 +45,17 @@ class VOC:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = rgb(self._images[index])
+        image = photograph(self._images[index])
         path = self._masks[index]
         indexed = opened(path)
         if indexed.mode not in ("P", "L"):
             raise InputError(f"{path} is a {indexed.mode} image: a mask is a palette PNG of class indices")
-        mask = np.array(indexed)
-        if mask.shape != image.shape[:2]:
+        mask = mask_of(image, indexed, f"{self._images[index]} and {path.name}")
+        height, width = image.pixels.shape[:2]
+        if mask.shape != (height, width):
             raise InputError(
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, but "
-                f"its image {self._images[index].name} is {image.shape[1]}x{image.shape[0]}"
+                f"its image {self._images[index].name} is {width}x{height}"
             )
         stray = mask[(mask >= len(self.classes)) & (mask != IGNORE)]
         if stray.size:
@@ -61,7 +63,7 @@ class VOC:
                 f"{path} holds the label {stray[0]}: labels are 0..{len(self.classes) - 1} "
                 f"({', '.join(self.classes[:2])}, ...) or 255"
             )
-        return Sample(image, mask)
+        return Sample(image.pixels, mask)
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self._images[index], self._masks[index]
@@ -130,10 +132,20 @@ def _names(folder: Path, split: str, held_out: str) -> list[str]:
         names = _lines(source)
     if not names:
         raise InputError(f"split {split} is empty: {source}")
+    if wrong := next((name for name in names if not _is_plain(name)), None):
+        raise InputError(
+            f"{source} lists {wrong[:80]!r}: a name is that of a file in JPEGImages without .jpg, and has no ./ or ../"
+        )
     if len(set(names)) < len(names):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
         raise InputError(f"{source} lists {twice} twice")
     return names
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to a file below a folder, by one path alone."""
+    short = all(len(part.encode()) <= LONGEST for part in name.split("/"))
+    return short and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _lines(path: Path) -> list[str]:

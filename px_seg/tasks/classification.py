@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
-from px_seg.data.checked import check_all
+from px_seg.data.checked import check_all, in_both
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import CLASSIFICATION, load
@@ -101,7 +101,7 @@ class Classification:
                 first = next(index for index, mode in enumerate(modes) if mode != "RGB")
                 where = "".join(f", such as {file}" for file in data.files(first))
                 notes.append(f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})")
-        return list(dict.fromkeys(notes))
+        return list(dict.fromkeys(notes + in_both(self.train.data, self.val.data)))
 
     def build_model(self) -> Classifier:
         """Backbone, average and linear layer, dense, one logit a class."""

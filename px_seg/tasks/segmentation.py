@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from segmentation_models_pytorch import DeepLabV3Plus
@@ -14,7 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
-from px_seg.data.checked import check_all
+from px_seg.data.checked import check_all, in_both
 from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import SEGMENTATION, load, load_also
@@ -77,8 +78,11 @@ class Segmentation:
             raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")
 
     def check_data(self) -> list[str]:
-        notes = check(self.train.data, "training images") + check(self.val.data, "validation images")
-        notes += [note for split, own in self.also.items() for note in check(own.data, f"images of {split}")]
+        parts = {"training images": self.train, "validation images": self.val}
+        parts |= {f"images of {split}": own for split, own in self.also.items()}
+        mostly_void = self.config.data.mostly_void
+        notes = [note for what, own in parts.items() for note in check(own.data, what, mostly_void)]
+        notes += in_both(self.train.data, self.val.data)
         return list(dict.fromkeys(notes))
 
     def build_model(self) -> DeepLabV3Plus:
@@ -162,19 +166,39 @@ class Segmentation:
         return rows
 
 
-def check(data: SegmentationData, what: str) -> list[str]:
+def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[str]:
     """Read every sample that is not on record as good; what is to be noted.
 
-    InputError for the first that cannot be used, and when none has a labelled pixel.
+    InputError for the first that cannot be used, when none has a labelled pixel, when all labelled pixels are of one
+    class, which no network gets wrong, and unless `mostly_void` says that this is meant, when more pixels are void than
+    are of any class but the first: such masks were mostly written for another convention.
     """
 
-    def labelled(index: int) -> bool:
-        return bool((data[index].mask != IGNORE).any())
+    def counted(index: int) -> str:
+        counts = np.bincount(data[index].mask.reshape(-1), minlength=IGNORE + 1)
+        return " ".join([*map(str, counts.nonzero()[0]), f"{counts[IGNORE]}/{counts[1:IGNORE].sum()}"])
 
     # How many classes there are says which labels a mask may hold.
-    found, notes = check_all(labelled, data, what, f"masks of {len(data.classes)} classes")
-    if not any(found):
+    found, notes = check_all(counted, data, what, f"masks of {len(data.classes)} classes")
+    present: set[int] = set()
+    void = objects = 0
+    for text in found:
+        *labels, counts = text.split()
+        present |= {int(label) for label in labels} - {IGNORE}
+        void, objects = (sum(both) for both in zip((void, objects), map(int, counts.split("/")), strict=True))
+    if not present:
         raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
+    written = f"{IGNORE} stands for void, which is neither trained nor scored; an object has the index of its class"
+    if len(present) == 1:
+        (only,) = present
+        raise InputError(
+            f"all labelled pixels of the {what} are of one class, {data.classes[only]}: {written}, 1 or more"
+        )
+    if void > objects and not mostly_void:
+        raise InputError(
+            f"of the pixels of the {what} {void:,} are void, and {objects:,} of a class other than {data.classes[0]}: "
+            f"{written}; where most pixels were left without a label on purpose, give --data.mostly_void"
+        )
     return notes
 
 

@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from px_seg import InputError
+from px_seg.data.checked import in_both
 from px_seg.data.palette import voc_colours
 from px_seg.data.voc import VOC
 from px_seg.tasks.segmentation import check
+
+
+def _with(image: Image.Image, about: Image.Exif) -> Image.Image:
+    image.info["exif"] = about.tobytes()
+    return image
 
 
 def tree(voc):
@@ -85,6 +91,31 @@ class TestVOC:
         with pytest.raises(InputError, match="no pixel of the val images has a label"):
             check(VOC(voc, "val"), "val images")
 
+    def test_masks_of_another_convention_are_refused(self, voc) -> None:
+        """0 and 255 for background and object are background and void: any network would score 100 %."""
+        masks = {path: np.array(Image.open(path)) for path in (tree(voc) / "SegmentationClass").glob("train_*.png")}
+        for path, mask in masks.items():
+            Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
+        one = (
+            r"all labelled pixels of the images are of one class, background: 255 stands for void.* index of its class"
+        )
+        with pytest.raises(InputError, match=one):
+            check(VOC(voc, "train"), "images")
+        first = next(iter(masks))
+        Image.fromarray(masks[first]).save(first)
+        mostly = r"of the images [\d,]+ are void, and 570 of a class other than background: .* give --data.mostly_void"
+        with pytest.raises(InputError, match=mostly):
+            check(VOC(voc, "train"), "images")
+        assert check(VOC(voc, "train"), "images", mostly_void=True) == []
+
+    def test_images_that_are_in_training_and_in_validation_are_noted(self, voc, tmp_path) -> None:
+        lists = tree(voc) / "ImageSets" / "Segmentation"
+        assert in_both(VOC(voc, "train"), VOC(voc, "val")) == []
+        (lists / "val.txt").write_text("train_3\nval_0\n")
+        (note,) = in_both(VOC(voc, "train"), VOC(voc, "val"))
+        assert note.startswith("1 of the 2 validation images are training images as well, such as ")
+        assert "train_3.jpg: the scores say little of other images" in note
+
     def test_lists_are_read_line_by_line_and_hold_each_name_once(self, voc) -> None:
         listed = tree(voc) / "ImageSets" / "Segmentation" / "val.txt"
         listed.write_bytes(b"\xef\xbb\xbfval_0\r\n\r\nval_2\r\n")
@@ -95,8 +126,41 @@ class TestVOC:
         listed.write_text("my cat\n")
         with pytest.raises(InputError, match=r"missing: .*my cat.jpg"):
             VOC(voc, "val")
+        for name in ("../val_0", "./val_0", "/val_0", "a//b", "x" * 5000, "a\0b", "é" * 200):
+            listed.write_text(f"val_1\n{name}\n")
+            with pytest.raises(
+                InputError, match=r"val.txt lists '.{1,80}': a name is that of a file in JPEGImages"
+            ) as told:
+                VOC(voc, "val")
+            assert len(str(told.value)) < 400
         with pytest.raises(InputError, match="cannot be train_aug"):
             VOC(voc, "train_aug", held_out="train_aug")
+
+    def test_names_may_lead_into_folders(self, voc) -> None:
+        for place, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+            (tree(voc) / place / "city").mkdir()
+            (tree(voc) / place / f"val_0.{ending}").rename(tree(voc) / place / "city" / f"..a.{ending}")
+        (tree(voc) / "ImageSets" / "Segmentation" / "val.txt").write_text("city/..a\n")
+        assert VOC(voc, "val")[0].mask.shape == (50, 90)
+
+    @pytest.mark.parametrize("orientation", range(2, 9))
+    def test_photographs_on_their_side_fit_their_masks(self, voc, orientation: int) -> None:
+        """Masks as the image is stored and as it is shown; where sizes do not tell which, nothing is guessed."""
+        image, mask = (tree(voc) / place for place in ("JPEGImages/train_2.jpg", "SegmentationClass/train_2.png"))
+        about = Image.Exif()
+        about[274] = orientation
+        shown = np.array(ImageOps.exif_transpose(_with(Image.open(image), about)))
+        truth = np.array(ImageOps.exif_transpose(_with(Image.open(mask), about)))
+        Image.open(image).save(image, exif=about, quality=95)
+        if orientation < 5:
+            with pytest.raises(InputError, match=r"train_2.jpg and train_2.png: the image is to be turned, its EXIF"):
+                VOC(voc, "train")[2]
+            return
+        for stored in (np.array(Image.open(mask)), truth):
+            Image.fromarray(stored).save(mask)
+            sample = VOC(voc, "train")[2]
+            assert (sample.mask == truth).all()
+            assert np.abs(sample.image.astype(int) - shown).mean() < 3
 
     def test_images_that_would_be_misread_are_refused(self, voc) -> None:
         path = tree(voc) / "JPEGImages" / "train_1.jpg"

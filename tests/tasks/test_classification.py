@@ -18,7 +18,7 @@ def test_a_run_writes_what_the_contract_names(small, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     results = classify("--config", small, "--sparsity", 0.9, "--output_dir", out)
     assert {path.name for path in out.iterdir()} == {
-        *("config.yaml", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
+        *("config.yaml", "begun.json", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
         *("curves.png", "samples.png", "samples.npz", "masks.png"),
     }
     assert (results["task"], results["method"], results["loss"]) == ("cls", "px", "cross_entropy")
@@ -135,7 +135,7 @@ def test_two_processes_classify_as_one_does(small, tmp_path) -> None:
     [
         (["--loss", "hinge"], "no loss 'hinge': choose one of cross_entropy, squared"),
         (["--ridge", "0"], "ridge must be above 0"),
-        (["--ridge", ".nan"], "ridge must be above 0"),
+        (["--ridge", ".nan"], "ridge must be finite"),
         (["--ridge", "much"], "^ridge takes float, null, got much$"),
         (["--encoder", "tu-swin_tiny_patch4_window7_224", "--method", "random"], "cannot take images of 64x64 pixels"),
         (["--pruning.per_class", "2", "--pruning.batch_size", "0"], "must be at least 1, got 1 and 0"),
