@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,3 +17,9 @@ def digest(parts: Iterable[Tensor | bytes]) -> str:
             part = part.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         found.update(part)
     return found.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

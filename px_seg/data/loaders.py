@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -97,6 +97,17 @@ def evaluation_loader(data: Transformed, batch_size: int, workers: int, process:
         worker_init_fn=_prepared,
         generator=_own_generator(),
     )
+
+
+def all_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. RuntimeError at the end unless they held every sample: scores of fewer are none."""
+    seen = 0
+    for batch in loader:
+        seen += len(batch)
+        yield batch
+    whole = len(loader.dataset)  # type: ignore[arg-type]
+    if seen != whole:
+        raise RuntimeError(f"the evaluation has seen {seen} of {whole} images")
 
 
 def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:

@@ -10,6 +10,7 @@ from px_seg.config import flat
 from px_seg.deploy import exported_scores, read_measured
 from px_seg.errors import InputError
 from px_seg.files import read_yaml
+from px_seg.report.agreement import check_agreement, check_copies
 from px_seg.report.runs import Run
 from px_seg.run.folder import RunFolder
 from px_seg.sweep.plan import NOTES, REPORT
@@ -30,11 +31,7 @@ def read_runs(folder: Path) -> list[Run]:
             runs.append(_read(folder, place))
     if not runs:
         raise InputError(f"there is no finished run in {folder}")
-    first: dict[tuple[Any, ...], Run] = {}
-    for run in runs:
-        other = first.setdefault((run.group, run.method, run.sparsity, run.seed), run)
-        if other is not run:
-            raise InputError(f"{other.folder} and {run.folder} are the same run: move one of them elsewhere")
+    check_copies(runs)
     if len(tasks := {run.results["task"] for run in runs}) > 1:
         raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: give each task its own folder")
     return runs
@@ -59,6 +56,7 @@ def _read(root: Path, place: Path) -> Run:
         )
     if not _sound(results):
         raise damaged
+    check_agreement(folder, results, flat(config))
     exported = exported_scores(folder)
     name = score_by(results).name
     if not all(_is_score(one.get(name)) for own in exported.values() for one in (own, *own.get("also", {}).values())):

@@ -7,6 +7,7 @@ from typing import Any
 
 from px_seg.errors import InputError
 from px_seg.report import figures, tables
+from px_seg.report.agreement import changed_files
 from px_seg.report.notes import caveats
 from px_seg.report.page import write_page
 from px_seg.report.payoff import draw_payoff
@@ -35,7 +36,8 @@ def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
 
 def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Callable[[str], Any]) -> Path:
     target.mkdir(exist_ok=True)
-    title, facts, notes = _title(runs), _facts(runs, found), caveats(found)
+    title, facts = _title(runs), _facts(runs, found)
+    notes = [*caveats(found), *changed_files(runs)]
     tables.tidy(target / "runs.csv", runs)
     (target / "table.md").write_text(tables.document(title, found, [*facts, *notes]), encoding="utf-8")
     for former in (file for kind in ("curves", "densities", "payoff") for file in target.glob(f"{kind}*")):

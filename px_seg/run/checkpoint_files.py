@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from px_seg.errors import InputError
 from px_seg.files import delete_known, flush, flush_tree
+from px_seg.identity import sha256_of
 
 RECORD = "progress.json"
 
@@ -43,7 +44,7 @@ def install(folder: Path, record: Mapping[str, Any]) -> None:
     What was the newest becomes the one before, and the one before that goes.
     """
     new = fresh(folder)
-    files = {name: _sha256(path) for name, path in _files(new).items()}
+    files = {name: sha256_of(path) for name, path in _files(new).items()}
     content = json.loads(json.dumps({"format": FORMAT, "files": files, **record}))
     (new / RECORD).write_text(json.dumps({"sha256": _own(content), **content}))
     flush_tree(new)
@@ -120,7 +121,7 @@ def _opened(place: Path) -> dict[str, Any]:
         try:
             if name not in there:
                 raise _Damaged(f"{name} is missing")
-            if _sha256(there[name]) != digest:
+            if sha256_of(there[name]) != digest:
                 raise _Damaged(f"{name} is not as it was written")
         except OSError:
             raise _Damaged(f"{name} cannot be read") from None
@@ -129,11 +130,6 @@ def _opened(place: Path) -> dict[str, Any]:
 
 def _files(place: Path) -> dict[str, Path]:
     return {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _own(content: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_
 from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import broadcast_from_main, main_only
 from px_seg.errors import InputError, Stopped, TrainingDiverged
+from px_seg.identity import sha256_of
 from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
 from px_seg.pruning import Masks
@@ -232,6 +233,7 @@ class Run:
         environment = {
             "weights_loaded": self.setup.loaded.summary() if self.setup.loaded else None,
             "notes": self.notes,
+            "files": {path.relative_to(folder.path).as_posix(): sha256_of(path) for path in (file, folder.masks)},
             **pruned_by(masks, config, batches=len(drawn)),
             "processes": self.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
 from px_seg.data.checked import check_all, in_both
-from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn_evenly, evaluation_loader
+from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import CLASSIFICATION, load
 from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
@@ -128,7 +128,7 @@ class Classification:
         width = model.head.in_features
         total = Moments(weights.new_zeros(width + 1, width + 1), weights.new_zeros(width + 1, classes))
         with evaluating(model), torch.no_grad():
-            for images, labels in map(default_collate, loader):
+            for images, labels in map(default_collate, all_of(loader)):
                 total = total.plus(Moments.of(model.features(images.to(device)), labels.to(device), weights))
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
         total = Moments(*(all_reduce(group, part) for part in total))
@@ -158,7 +158,7 @@ class Classification:
         five = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False).to(device)
         model.eval()
         with torch.inference_mode():
-            for images, labels in map(default_collate, loader):
+            for images, labels in map(default_collate, all_of(loader)):
                 logits, labels = model(images.to(device)), labels.to(device)
                 confusion.update(logits.argmax(1), labels)
                 five.update(logits, labels)

@@ -16,7 +16,7 @@ from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all, in_both
-from px_seg.data.loaders import Key, Loader, Transformed, check_pruning_batches, drawn
+from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
@@ -120,7 +120,7 @@ class Segmentation:
         metric = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, validate_args=False).to(device)
         model.eval()
         with torch.inference_mode():
-            for batch in loader:
+            for batch in all_of(loader):
                 for images, labels in _same_size(batch):
                     metric.update(self.predict(model, images.to(device)), labels.to(device))
             scores = segmentation_scores(metric.compute())

@@ -112,5 +112,5 @@ def test_results_that_say_nothing_are_damaged(tmp_path, changes) -> None:
 def test_a_copied_run_does_not_count_twice(tmp_path) -> None:
     folder = finished(tmp_path, "px", 0.8, 0, 0.5)
     shutil.copytree(folder, folder.with_name("seed0.bak"))
-    with pytest.raises(InputError, match="are the same run: move one of them"):
+    with pytest.raises(InputError, match="does not agree with itself"):
         read_runs(tmp_path)
