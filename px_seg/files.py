@@ -181,7 +181,7 @@ def check_room(folder: Path, size: int, what: str) -> None:
     """Raise InputError, before anything is written, unless so many bytes are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise InputError(f"no room for {what}: it takes {size:,} bytes, and {free:,} are free at {folder}: make room")
+        raise InputError(f"no room for {what}: it takes {size:,} bytes, and {free:,} are free at {folder}; {ROOM}")
 
 
 @contextmanager
@@ -198,8 +198,12 @@ def told_when_full(folder: Path, what: str) -> Iterator[None]:
         # torch says no more than that its stream failed.
         if full or (isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < _FULL):
             free = shutil.disk_usage(folder).free
-            raise InputError(f"no space left for {what} at {folder}: {free:,} bytes are free: make room") from None
+            raise InputError(f"no space left for {what}: {free:,} bytes are free at {folder}; {ROOM}") from None
         raise
+
+
+ROOM = "make room, and --resume goes on from what was saved last"
+"""The way out of a full disk, for a run."""
 
 
 _FULL = 2**20

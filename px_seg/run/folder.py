@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError
-from px_seg.files import Lock, delete_known, flush_tree, read_yaml, told_when_full, write_text
+from px_seg.files import Lock, delete_known, flush_tree, read_yaml, write_text
 from px_seg.models import normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
 
@@ -295,7 +295,7 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; it is on the disk at return."""
-        with told_when_full(self.path, str(self.metrics)), self.metrics.open("a") as file:
+        with self.metrics.open("a") as file:
             file.write(f"{json.dumps(line)}\n")
             file.flush()
             os.fsync(file.fileno())

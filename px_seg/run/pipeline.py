@@ -17,6 +17,7 @@ from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_
 from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import broadcast_from_main, main_only
 from px_seg.errors import InputError, Stopped, TrainingDiverged
+from px_seg.files import told_when_full
 from px_seg.identity import sha256_of
 from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
@@ -54,10 +55,11 @@ def run(
     this = Run(set_up(task_type, config), say, termination or Termination())
     try:
         masks = this.prune()
-        start = this.repair(masks)
-        held, start = this.compact(masks, start)
-        trained = this.fine_tune(held, start)
-        return this.record(masks, held, start, trained)
+        with told_when_full(this.folder.path, f"the run in {this.folder.path}"):
+            start = this.repair(masks)
+            held, start = this.compact(masks, start)
+            trained = this.fine_tune(held, start)
+            return this.record(masks, held, start, trained)
     except Stopped as stop:
         this.folder.note_stop(stop.cause)
         raise
@@ -283,7 +285,8 @@ class Run:
         if config.resume and folder.masks.is_file():
             return resumed_masks(model, plan, folder, config)
         repair = repair_between_rounds(accelerator, self.task, config)
-        return find_masks(model, plan, batches, criterion, folder, config, accelerator, self.termination, repair)
+        with told_when_full(folder.path, f"the run in {folder.path}"):
+            return find_masks(model, plan, batches, criterion, folder, config, accelerator, self.termination, repair)
 
     def _open(self) -> None:
         task = self.task

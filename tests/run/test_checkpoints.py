@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,8 @@ from safetensors import SafetensorError
 from px_seg import InputError, Masks
 from px_seg.run import checkpoint_files
 from px_seg.run.checkpoints import Interval
+from px_seg.run.folder import RunFolder
+from px_seg.tasks import Segmentation
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path) -> None:
@@ -255,11 +258,36 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_said_in_a_line(
         save(self, place)
 
     monkeypatch.setattr(Accelerator, "save_state", fail)
-    with pytest.raises(InputError, match=rf"no space left for the checkpoint {out / 'checkpoint'} at {out}: 512 bytes"):
+    with pytest.raises(InputError, match=rf"no space left for the checkpoint {out / 'checkpoint'}: 512 bytes are free"):
         go(*flags, "--output_dir", out)
     monkeypatch.undo()
     results = go(*flags, "--output_dir", out, "--resume")
     assert results["miou"] == go(*flags, "--output_dir", tmp_path / "whole")["miou"]
+
+
+@pytest.mark.parametrize("place", ["masks", "metrics", "model", "pictures", "results"])
+def test_a_disk_that_is_full_at_any_other_moment_is_said_in_a_line(tiny, tmp_path, monkeypatch, place: str) -> None:
+    """And the run goes on from there."""
+    out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 1)
+    owner, name = {
+        "masks": (Masks, "save"),
+        "metrics": (RunFolder, "log"),
+        "model": (Segmentation, "save"),
+        "pictures": (Segmentation, "draw"),
+        "results": (RunFolder, "finish"),
+    }[place]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full)
+        said = rf"no space left for the run in {out}: [\d,]+ bytes are free at {out}; make room, and --resume goes on"
+        with pytest.raises(InputError, match=said):
+            go(*flags, "--output_dir", out)
+    go(*flags, "--output_dir", out, "--resume")
+    go(*flags, "--output_dir", tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", out)
 
 
 def test_random_states_that_are_not_restored_are_no_checkpoint(tiny, tmp_path, monkeypatch) -> None:
