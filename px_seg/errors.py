@@ -4,10 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 INTERRUPTED = "interrupted: --resume, instead of --overwrite, continues from what was saved last"
 """What a script that carries out a run says when it is told to end."""
+
+UNTOUCHED = "interrupted: nothing was written yet, the same command begins again"
+"""The same before the run's folder was opened."""
 
 
 class InputError(ValueError):
@@ -15,6 +18,13 @@ class InputError(ValueError):
 
     The message is one line that names the thing and what to do instead.
     """
+
+
+class Taken(InputError):
+    """Another process is at work on the same thing: wait for it."""
+
+    status = 75
+    """By which a shell knows it: EX_TEMPFAIL of sysexits.h."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -27,6 +37,8 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+        self.untouched = False
+        """Whether nothing had been begun that could be continued."""
 
     @property
     def status(self) -> int:
@@ -50,26 +62,31 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
     `interrupted`, which begins with that word, is what to say after Ctrl-C.
 
-    Exits with status 2 for an InputError, 3 for a TrainingDiverged, 130 for Ctrl-C, 143 for SIGTERM. Anything
-    else is a defect of the program and keeps its traceback.
+    Exits with status 2 for an InputError, 75 for one that is Taken, 3 for a TrainingDiverged, 130 for Ctrl-C, 143 for
+    SIGTERM. Anything else is a defect of the program and keeps its traceback.
     """
     try:
         yield
     except InputError as error:
         rank = os.environ.get("RANK", "0")
         _say(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}")
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, Taken) else 2)
     except TrainingDiverged as error:
         _say(f"error: training diverged: {error}")
         sys.exit(3)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         by = "interrupted" if stopped.number == signal.SIGINT else f"stopped by {stopped.cause}"
-        _say(interrupted.replace("interrupted", by, 1))
+        _say(UNTOUCHED if stopped.untouched else interrupted.replace("interrupted", by, 1))
+        # All is done: another Ctrl-C would only end the end in a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(stopped.status)
 
 
 def _say(line: str) -> None:
+    """On standard error, for whoever still reads it."""
     # print writes the line and its end one after the other: the lines of two processes of a run
     # that fail at the same time can come out as one.
-    sys.stderr.write(f"{line}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

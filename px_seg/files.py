@@ -6,7 +6,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def locked(folder: Path) -> Iterator[None]:
 class Lock:
     """A file that one process holds at a time, and whose text names that process.
 
-    It is free again when the process has ended, however that came about. Windows locks no files.
+    It is free again when the process has ended, however that came about. Windows, and file systems that know no
+    locks, lock no files.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -114,10 +115,16 @@ class Lock:
     @classmethod
     def take(cls, path: Path) -> "Lock | None":
         """The lock, or None while another process holds it; the file is made where there is none."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _free(descriptor):
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            if not _free(descriptor):
+                os.close(descriptor)
+                return None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    break
+            # Its last holder has deleted the file between the two.
             os.close(descriptor)
-            return None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         return cls(descriptor)
@@ -130,7 +137,9 @@ class Lock:
         except FileNotFoundError:
             return None
         try:
-            return None if _free(descriptor) else os.read(descriptor, 200).decode(errors="replace")
+            if _free(descriptor):
+                return None
+            return os.read(descriptor, 200).decode(errors="replace") or "a process that has just begun"
         finally:
             os.close(descriptor)
 
@@ -149,6 +158,9 @@ def _free(descriptor: int) -> bool:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     return True
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from px_seg.errors import Stopped
@@ -32,9 +32,11 @@ class Termination:
         self._since = 0.0
         self._deferred = 0
         # An orphan would go on beside whatever is started in its place. A shell, unlike a launcher, may go.
-        launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+        # Both are set by launchers alone; other settings of accelerate are exported by people too.
+        launched = {"ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
         self._parent = os.getppid() if launched else None
-        self._beside = os.environ.get("PX_SEG_BESIDE")
+        beside = os.environ.get("PX_SEG_BESIDE", "")
+        self._beside = int(beside) if beside.isdecimal() and os.name == "posix" else None
 
     @property
     def told(self) -> int | None:
@@ -46,10 +48,14 @@ class Termination:
     def _orphaned(self) -> bool:
         if self._parent not in (None, os.getppid()):
             return True
-        try:
-            os.kill(int(self._beside or os.getpid()), 0)
-        except ProcessLookupError:
-            return True
+        if self._beside is not None:
+            try:
+                os.kill(self._beside, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:
+                # Somebody else's process by now, or one of ours that may not be signalled.
+                return False
         return False
 
     def check(self) -> None:
@@ -86,6 +92,7 @@ class Termination:
             self._told, self._since = number, time.monotonic()
             if self._deferred:
                 # Not through sys.stderr, which may be in the middle of a line.
-                os.write(2, f"\n{Stopped(number).cause}: saving; Ctrl-C again stops at once\n".encode())
+                with suppress(OSError):
+                    os.write(2, f"\n{Stopped(number).cause}: saving; Ctrl-C again stops at once\n".encode())
                 return
         raise Stopped(number)

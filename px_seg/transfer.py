@@ -12,13 +12,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from px_seg.config import ClassificationConfig, TransferConfig
 from px_seg.devices import broadcast_from_main, main_only, make_accelerator
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.plots import heat_maps
+from px_seg.progress import print_line
 from px_seg.run.folder import RunFolder, State, default_folder
 from px_seg.run.pipeline import run
 from px_seg.run.setup import set_up
@@ -77,10 +76,12 @@ def study(config: TransferConfig, termination: Termination | None = None) -> lis
         if cell.config.masks is None and state.results is None:
             data = replace(cell.config.data, download=config.data.download)
             set_up(TASK, replace(cell.config, data=data, overwrite=config.overwrite, resume=state.begun))
+    for cell in cells:
+        main_only(accelerator, _folder(cell.config).check_free)
     if config.overwrite:
         main_only(accelerator, lambda: _clear(cells, folder))
     if accelerator.is_main_process and config.weights == "none":
-        tqdm.write(
+        print_line(
             "weights none: the heads are fitted on the features of a random network; give a trained one with --weights"
         )
     outcomes = []
@@ -90,7 +91,7 @@ def study(config: TransferConfig, termination: Termination | None = None) -> lis
             results = run(TASK, replace(cell.config, resume=state.begun), say=_quiet, termination=termination)
         if results is not None and accelerator.is_main_process:
             outcomes.append(_outcome(cell, results))
-            tqdm.write(f"{number} of {len(cells)}: {_said(outcomes[-1])}")
+            print_line(f"{number} of {len(cells)}: {_said(outcomes[-1])}")
     if not accelerator.is_main_process:
         return None
     targets = list(config.tasks) if config.targets is None else config.targets
@@ -100,7 +101,7 @@ def study(config: TransferConfig, termination: Termination | None = None) -> lis
         folder,
         f"{config.method}, {config.sparsity:.2%} pruned, {config.data.name}, {config.encoder}",
     )
-    tqdm.write(f"written to {folder}")
+    print_line(f"written to {folder}")
     return outcomes
 
 

@@ -8,6 +8,7 @@ import pytest
 
 ENDINGS = {
     "InputError('--seed: none')": (2, "error: --seed: none"),
+    "Taken('by process 1')": (75, "error: by process 1"),
     "TrainingDiverged('epoch 3')": (3, "error: training diverged: epoch 3"),
     "KeyboardInterrupt": (130, "interrupted: go on"),
     "Stopped(2)": (130, "interrupted: go on"),
@@ -19,7 +20,7 @@ ENDINGS = {
 def test_a_line_and_its_end_are_written_as_one(raised) -> None:
     """So that two processes that fail at once say two lines: a socket of datagrams keeps writes apart."""
     code = (
-        "from px_seg.errors import InputError, Stopped, TrainingDiverged, one_line_errors\n"
+        "from px_seg.errors import InputError, Stopped, Taken, TrainingDiverged, one_line_errors\n"
         f"with one_line_errors('interrupted: go on'): raise {raised}"
     )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

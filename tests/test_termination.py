@@ -54,6 +54,22 @@ def test_a_signal_stops_at_once_or_after_what_must_not_be_disturbed(body: str, s
     assert err == (f"{said.rpartition(' ')[2]}: saving; Ctrl-C again stops at once" if "deferred" in body else "")
 
 
+@pytest.mark.parametrize("number", [1, 2, 15])
+def test_a_signal_is_heard_where_nobody_reads_any_more(tmp_path, number: int) -> None:
+    """A terminal that is closed, or a pipe whose reader has ended: what cannot be said does not stop the saving."""
+    body = DEFERRED.format(number).replace("print('finished')", "bar(total=2).update(); print_line('x'); saved()")
+    code = WATCHED.replace("BODY", body.replace("\n", "\n        "))
+    code = code.replace("import os,", "from px_seg.progress import bar, print_line\nimport os,")
+    code = f"from pathlib import Path\ndef saved(): Path({str(tmp_path / 'saved')!r}).touch()\n{code}"
+    for end in (os.pipe, os.openpty):
+        reader, writer = end()
+        os.close(reader)
+        done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=writer, timeout=120)
+        os.close(writer)
+        assert (tmp_path / "saved").exists(), done
+        (tmp_path / "saved").unlink()
+
+
 def test_what_a_shell_has_had_ignored_stays_ignored() -> None:
     """As nohup does, and a shell with what runs in its background."""
     body = "pass\nsignal.signal(1, signal.SIG_IGN)\nwith termination.listening():\n    tell(1)\n    termination.check()"
@@ -79,7 +95,7 @@ def test_a_run_stops_when_its_launcher_dies_and_a_shell_may_go(tmp_path, launche
     start = f"import subprocess, sys, time; process = subprocess.Popen({words}); time.sleep(600)"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "PX_SEG_B"))}
     if launched:
-        environment["ACCELERATE_MIXED_PRECISION"] = "no"
+        environment["ACCELERATE_DYNAMO_MODE"] = "default"
     launcher = subprocess.Popen([sys.executable, "-c", start], env=environment, stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
     run = int(launcher.stdout.readline())
@@ -97,7 +113,7 @@ def test_a_run_stops_when_the_process_beside_it_is_gone() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     code = "from px_seg.termination import Termination; print(Termination().told)"
-    for beside, told in ((gone.pid, "15"), (os.getpid(), "None")):
+    for beside, told in ((gone.pid, "15"), (os.getpid(), "None"), ("none", "None")):
         environment = {**os.environ, "PX_SEG_BESIDE": str(beside)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip().endswith(told)

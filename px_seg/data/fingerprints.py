@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from px_seg.errors import InputError
+
 
 class Listed(Protocol):
     """A dataset that can name its files."""
@@ -21,7 +23,7 @@ class Listed(Protocol):
 def fingerprint(splits: Mapping[str, Listed]) -> str:
     """Sixteen hexadecimal digits that differ where classes, or names or sizes of files do, wherever the files lie.
 
-    Of data that lies in no files the number of images counts. Raises OSError for a file that cannot be looked at.
+    Of data that lies in no files the number of images counts. Raises InputError for a file that cannot be looked at.
     """
     found = sha256()
     for split, data in splits.items():
@@ -33,6 +35,9 @@ def fingerprint(splits: Mapping[str, Listed]) -> str:
             with ThreadPoolExecutor() as pool:
                 # On a network each look waits for the server.
                 sizes = pool.map(os.path.getsize, paths, chunksize=100)
-            for path, size in zip(paths, sizes, strict=True):
-                found.update(f"{os.path.relpath(path, folder)}\0{size}\0".encode(errors="surrogateescape"))
+            try:
+                for path, size in zip(paths, sizes, strict=True):
+                    found.update(f"{os.path.relpath(path, folder)}\0{size}\0".encode(errors="surrogateescape"))
+            except OSError as error:
+                raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     return found.hexdigest()[:16]

@@ -48,13 +48,14 @@ def install(folder: Path, record: Mapping[str, Any]) -> None:
     content = json.loads(json.dumps({"format": FORMAT, "files": files, **record}))
     (new / RECORD).write_text(json.dumps({"sha256": _own(content), **content}))
     flush_tree(new)
-    former = _former(folder)
-    discard(former)
-    if former.exists():
-        # Somebody's own files are in it.
-        former.rename(_aside(folder))
     if folder.exists():
+        former = _former(folder)
+        discard(former)
+        if former.exists():
+            # Somebody's own files are in it.
+            former.rename(_aside(folder))
         folder.rename(former)
+    # Where there is none, the one before is the only one there is.
     new.rename(folder)
     flush(folder.parent)
 
@@ -64,7 +65,10 @@ def newest(folder: Path, say: Callable[[str], object]) -> Sealed | None:
 
     Raises InputError for one of another version of px_seg.
     """
-    aside = None
+    aside, new = None, fresh(folder)
+    if not folder.exists() and (new / RECORD).is_file():
+        # Sealed, and killed before it had its name.
+        new.rename(folder)
     for place in (folder, _former(folder)):
         if not place.exists():
             continue

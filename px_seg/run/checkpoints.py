@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from px_seg.devices import Agreement, broadcast_from_main
+from px_seg.devices import Agreement, broadcast_from_main, main_only
 from px_seg.errors import InputError, Stopped, TrainingDiverged, one_line
 from px_seg.files import check_room, told_when_full
 from px_seg.pruning import Masks
@@ -39,10 +39,10 @@ class Interval(NamedTuple):
     @classmethod
     def parse(cls, text: str | int) -> "Interval":
         """A number of updates, or of minutes: 50, or 10min. InputError for anything else."""
-        minutes = re.fullmatch(r"(\d+(?:\.\d+)?)min", str(text))
+        minutes = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)min", str(text))
         if minutes and float(minutes[1]) > 0:
             return cls(None, 60 * float(minutes[1]))
-        if re.fullmatch(r"\d+", str(text)) and int(text) > 0:
+        if re.fullmatch(r"\d{1,9}", str(text)) and int(text) > 0:
             return cls(int(text), 0.0)
         raise InputError(f"checkpoint_every takes a number of updates, such as 50, or of minutes, 10min: got {text!r}")
 
@@ -67,8 +67,10 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training at `folder`. All processes find and restore them together."""
 
-    def __init__(self, accelerator: Accelerator, folder: Path, say: Callable[[str], object]) -> None:
-        self.accelerator, self.folder, self.say = accelerator, folder, say
+    def __init__(
+        self, accelerator: Accelerator, folder: Path, say: Callable[[str], object], agreement: Agreement
+    ) -> None:
+        self.accelerator, self.folder, self.say, self.agreement = accelerator, folder, say, agreement
 
     def find(self) -> Saved | None:
         """The newest sound checkpoint, or None; damaged ones are set aside, and it is said.
@@ -114,23 +116,22 @@ class Checkpoints:
             raise RuntimeError(f"pruned weights came back to life during epoch {position.epoch}: {revived}")
         what = f"the checkpoint {folder}"
         with told_when_full(folder.parent, what):
-            if accelerator.is_main_process:
-                momenta = [value for held in prepared.optimizer.state.values() for value in held.values()]
-                size = sum(part.nbytes for part in (*state.values(), *momenta) if isinstance(part, Tensor))
+            momenta = [value for held in prepared.optimizer.state.values() for value in held.values()]
+            size = sum(part.nbytes for part in (*state.values(), *momenta) if isinstance(part, Tensor))
+
+            def make_room() -> None:
                 check_room(folder.parent, size, what)
                 files.discard(files.fresh(folder))
-            accelerator.wait_for_everyone()
+
+            main_only(accelerator, make_room)
             accelerator.save_state(str(files.fresh(folder)))
             positions = gather_object([position._asdict()])
+            record = {"positions": positions, "launch": launch_settings(accelerator), "known": dict(known)}
             accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                files.install(
-                    folder, {"positions": positions, "launch": launch_settings(accelerator), "known": dict(known)}
-                )
-            accelerator.wait_for_everyone()
+            main_only(accelerator, lambda: files.install(folder, record))
 
 
-class Keeping:
+class CheckpointKeeper:
     """The `Keeper` (`px_seg.run.training`) of a training: it writes checkpoints when they are due, and where it is
     told to end it writes one and raises Stopped.
 
@@ -148,8 +149,8 @@ class Keeping:
     ) -> None:
         self.checkpoints, self.every, self.termination = checkpoints, every, termination
         self.prepared, self.masks, self.known = prepared, masks, known
-        self._agreement = Agreement(checkpoints.accelerator)
         self._updates, self._written = 0, time.monotonic()
+        self._last: tuple[int, int] | None = None
 
     def undisturbed(self) -> AbstractContextManager[None]:
         return self.termination.deferred()
@@ -159,23 +160,37 @@ class Keeping:
         told = self.termination.told
         due = self.checkpoints.accelerator.is_main_process and self._due()
         # Signals are numbered from 1.
-        agreed = self._agreement.highest(_DUE + told if told is not None else _DUE * due)
+        agreed = self.checkpoints.agreement.highest(_DUE + told if told is not None else _DUE * due)
         if agreed:
-            self.save(here())
+            self._write(here())
         if agreed > _DUE:
             raise Stopped(agreed - _DUE)
 
     def save(self, position: Position) -> None:
-        """Write a checkpoint now. Raises what `Checkpoints.write` does, and Stopped where it is told to end."""
+        """Write a checkpoint now, unless the last is of there.
+
+        Raises what `Checkpoints.write` does, and then Stopped where any process was told to end.
+        """
+        if position[:2] != self._last:
+            self._write(position)
+        stop_together(self.termination, self.checkpoints.agreement)
+
+    def _write(self, position: Position) -> None:
         with self.undisturbed():
             self.checkpoints.write(self.prepared, self.masks, position, self.known())
-        self._updates, self._written = 0, time.monotonic()
+        self._updates, self._written, self._last = 0, time.monotonic(), position[:2]
 
     def _due(self) -> bool:
         """By the main process's clock."""
         if self.every.updates is not None:
             return self._updates >= self.every.updates
         return time.monotonic() - self._written >= self.every.seconds
+
+
+def stop_together(termination: Termination, agreement: Agreement) -> None:
+    """Raise Stopped on all processes where any was told to end; called by all."""
+    if number := agreement.highest(termination.told or 0):
+        raise Stopped(number)
 
 
 _DUE = 1
@@ -203,6 +218,8 @@ def launch_settings(accelerator: Accelerator) -> dict[str, int | str]:
         "processes": accelerator.num_processes,
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
         "mixed_precision": accelerator.mixed_precision,
+        # Each has a random state of its own.
+        "gpus": torch.cuda.device_count(),
     }
 
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from px_seg.devices import copy_from_main, main_only
+from px_seg.errors import InputError
 from px_seg.pruning import Masks
 from px_seg.pruning.compaction.narrow import cut_to
 from px_seg.pruning.compaction.shrinking import shrink
@@ -40,4 +41,7 @@ def compacted_as(state: Mapping[str, Tensor], model: nn.Module, left: tuple[str,
     Raises InputError where the masks in the folder do not fit.
     """
     small = cut_to(model, state)
-    return Compacted(small, Masks.load(folder.compact_masks, small), left)
+    try:
+        return Compacted(small, Masks.load(folder.compact_masks, small), left)
+    except InputError as error:
+        raise InputError(f"{error}: delete {folder.checkpoint}, and --resume compacts and trains again") from None

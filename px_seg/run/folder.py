@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
-from px_seg.errors import InputError
+from px_seg.errors import InputError, Taken
 from px_seg.files import Lock, delete_known, flush_tree, read_yaml, write_text
 from px_seg.models import normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
@@ -100,7 +102,7 @@ class RunFolder:
             raise InputError(f"--output_dir {self.path} is a file, not a folder")
         if config.overwrite and config.resume:
             raise InputError("--overwrite and --resume contradict each other: give one of them")
-        held = any(path != self.lock for path in self.path.iterdir()) if self.path.exists() else False
+        held = self.path.exists() and any(not self._is_left(path) for path in self.path.iterdir())
         if config.resume:
             self._check_resumable(config)
         elif held and not self._former():
@@ -111,14 +113,18 @@ class RunFolder:
                 "with --resume, or replace it with --overwrite"
             )
 
+    def _is_left(self, path: Path) -> bool:
+        """Whether a file is what a process that was killed has left: its lock, or half of a file."""
+        return path == self.lock or re.fullmatch(r".+\.[0-9a-f]{8}\.new", path.name) is not None
+
     def check_free(self) -> None:
-        """Raise InputError, naming the process, while another one carries out a run here."""
+        """Raise Taken, naming the process, while another one carries out a run here."""
         try:
             holder = Lock.holder(self.lock)
         except OSError as error:
             raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
         if holder is not None:
-            raise InputError(_held_by(self.path, holder))
+            raise Taken(_held_by(self.path, holder))
 
     def open(self, config: RunConfig, launch: Mapping[str, Any], data: str) -> None:
         """Take the folder, delete what a run to be overwritten left, and write what the run began with.
@@ -130,7 +136,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock.take(self.lock)
             if self._lock is None:
-                raise InputError(_held_by(self.path, Lock.holder(self.lock) or "a process that has just ended"))
+                raise Taken(_held_by(self.path, Lock.holder(self.lock) or "a process that has just ended"))
             self.check(config)
             if linked := next((path for path in (*self._files(), self.model) if path.is_symlink()), None):
                 raise InputError(f"{linked} is a link, and would be written through: replace it by what it leads to")
@@ -142,7 +148,9 @@ class RunFolder:
                 self._check_data(config, data)
             else:
                 write_text(self.config, replace(config, overwrite=False, resume=False).to_yaml())
-            write_text(self.begun, json.dumps({"launch": dict(launch), "data": data, "root": config.data.root}))
+            # Where training has begun, the launch is that of its checkpoints, which is held against this one.
+            if not self.checkpoint.exists():
+                write_text(self.begun, json.dumps({"launch": dict(launch), "data": data, "root": config.data.root}))
         except OSError as error:
             raise InputError(f"--output_dir {self.path} cannot be written: {error.strerror}") from None
 
@@ -169,6 +177,11 @@ class RunFolder:
                 f"{config.data.root} differ in names, sizes or number; give its data with --data.root, or start again "
                 "with --overwrite"
             )
+
+    @property
+    def opened(self) -> bool:
+        """Whether it is this process's."""
+        return self._lock is not None
 
     def release(self) -> None:
         """Let others have the folder, if it was taken."""
@@ -253,7 +266,8 @@ class RunFolder:
         """Delete what a run that was killed while it wrote a file has left beside it."""
         for path in self._files():
             for fresh in self.path.glob(f"{path.name}.*.new"):
-                fresh.unlink()
+                if self._is_left(fresh):
+                    fresh.unlink()
         for fresh in self.model.glob(".new-*"):
             delete_known(fresh, MODEL_FILES)
 
@@ -261,8 +275,6 @@ class RunFolder:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        for path in self._files():
-            path.unlink(missing_ok=True)
         drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
@@ -274,6 +286,9 @@ class RunFolder:
             forget(checkpoint)
             for place in damaged(checkpoint):
                 discard(place)
+        # The configuration is the last to go: without it nothing says that what is left is a run's.
+        for path in reversed(self._files()):
+            path.unlink(missing_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, as far as they can be read: a run killed while it wrote leaves half of one."""
@@ -303,7 +318,9 @@ class RunFolder:
     def note_stop(self, cause: str) -> None:
         """Leave word, in a folder that is this run's, that the run was told to end and is to be continued."""
         if self._lock is not None:
-            write_text(self.stopped, json.dumps({"by": cause}))
+            # Where the disk is full, the exit status has to do.
+            with suppress(OSError):
+                write_text(self.stopped, json.dumps({"by": cause}))
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write results.json, which marks the run as complete, and drop the checkpoints.
@@ -312,11 +329,17 @@ class RunFolder:
         """
         flush_tree(self.model)
         write_text(self.results, json.dumps(results, indent=2))
+        self.drop_pruning()
         forget(self.checkpoint)
+
+    def drop_pruning(self) -> None:
+        """Delete what a pruning that was interrupted goes on from, once its masks are there."""
+        self.partial.unlink(missing_ok=True)
+        forget(self.pruning_checkpoint)
 
 
 def _held_by(path: Path, holder: str) -> str:
-    return f"a run is under way in {path} ({holder}): wait for it, end it, or choose another --output_dir"
+    return f"a run is under way in {path} ({holder}): wait for it or end it"
 
 
 def default_folder(task: str, config: RunConfig) -> Path:

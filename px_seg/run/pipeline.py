@@ -8,21 +8,21 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from tqdm.auto import tqdm
 
 from px_seg import plots
 from px_seg.config import RunConfig, flat
 from px_seg.data.fingerprints import fingerprint
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.data.normalisation import IMAGENET
-from px_seg.devices import broadcast_from_main, main_only
+from px_seg.devices import Agreement, broadcast_from_main, main_only
 from px_seg.errors import InputError, Stopped, TrainingDiverged
 from px_seg.files import told_when_full
-from px_seg.identity import sha256_of
+from px_seg.identity import digest, sha256_of
 from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
+from px_seg.progress import print_line
 from px_seg.pruning import Masks
-from px_seg.run.checkpoints import Checkpoints, Interval, Keeping, Saved, launch_settings
+from px_seg.run.checkpoints import CheckpointKeeper, Checkpoints, Interval, Saved, launch_settings, stop_together
 from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
@@ -39,7 +39,7 @@ from px_seg.termination import Termination
 def run(
     task_type: type[Task],
     config: RunConfig,
-    say: Callable[[str], None] = tqdm.write,
+    say: Callable[[str], None] = print_line,
     termination: Termination | None = None,
 ) -> dict[str, Any] | None:
     """Carry out the run that `config` describes and return what its results.json holds.
@@ -52,8 +52,9 @@ def run(
     training and before anything is overwritten, TrainingDiverged when the loss or a weight is no
     longer finite, naming the last good checkpoint, and Stopped where it was told to end and has saved its work.
     """
-    this = Run(set_up(task_type, config), say, termination or Termination())
+    this: Run | None = None
     try:
+        this = Run(set_up(task_type, config), say, termination or Termination())
         masks = this.prune()
         with told_when_full(this.folder.path, f"the run in {this.folder.path}"):
             start = this.repair(masks)
@@ -61,10 +62,14 @@ def run(
             trained = this.fine_tune(held, start)
             return this.record(masks, held, start, trained)
     except Stopped as stop:
-        this.folder.note_stop(stop.cause)
+        if this is None or not this.folder.opened:
+            stop.untouched = True
+        else:
+            this.folder.note_stop(stop.cause)
         raise
     finally:
-        this.folder.release()
+        if this is not None:
+            this.folder.release()
 
 
 class Trained(NamedTuple):
@@ -86,9 +91,12 @@ class Run:
         self.setup, self.say, self.termination = setup, say, termination
         self.config, self.task, self.model, self.folder = setup.config, setup.task, setup.model, setup.folder
         self.accelerator = setup.accelerator
-        self.checkpoints = Checkpoints(self.accelerator, self.folder.checkpoint, say)
+        self.agreement = Agreement(self.accelerator)
+        self.checkpoints = Checkpoints(self.accelerator, self.folder.checkpoint, say, self.agreement)
         self.resumed: Saved | None = None
         """What training goes on from, if it does; known once the folder is open."""
+        self.masks_digest = ""
+        """The digest of the masks, once there are any."""
         self.main, processes = self.accelerator.is_main_process, self.accelerator.num_processes
         config, task = self.config, self.task
         self.train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
@@ -120,9 +128,10 @@ class Run:
         """
         source = self.setup.source
         masks = self._found(source) if isinstance(source, Pruning) else self._given(source)
+        self.masks_digest = digest(masks.values())
         if self.config.reinit:
             reinitialise(self.model, self.task, self.config)
-        self.resumed = self.checkpoints.find() if self.config.resume else None
+        self.resumed = self._resumed(masks) if self.config.resume else None
         return masks
 
     def repair(self, masks: Masks) -> Start:
@@ -166,24 +175,25 @@ class Run:
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
         begun, history = self._from_here(prepared)
-        every, known = Interval.parse(config.checkpoint_every), start.as_plain()
-        keeping = Keeping(
+        every = Interval.parse(config.checkpoint_every)
+        known = {"start": start.as_plain(), "masks": self.masks_digest}
+        keeper = CheckpointKeeper(
             *(self.checkpoints, every, self.termination, prepared, masks),
-            known=lambda: {"start": known, "history": history},
+            known=lambda: {**known, "history": history},
         )
         scores: dict[str, Any] = {}
         with masks.hold(self.model, prepared.optimizer):
             if config.epochs and self.resumed is None:
-                keeping.save(begun)
+                keeper.save(begun)
             if not history and (config.epochs == 0 or (config.evaluate_first and begun.epoch == 0)):
                 line: dict[str, Any] = {"epoch": 0}
                 scores = self._evaluate(line)
                 self._log(line, history)
             try:
-                for position in fine_tune(accelerator, self.task, prepared, config.epochs, keeping, begun):
+                for position in fine_tune(accelerator, self.task, prepared, config.epochs, keeper, begun):
                     share_buffers(accelerator, self.model)
                     # Saved before it is evaluated, which takes long as well.
-                    keeping.save(position)
+                    keeper.save(position)
                     line = asdict(log_of(accelerator, position))
                     if position.epoch % config.evaluate_every == 0 or position.epoch == config.epochs:
                         scores = self._evaluate(line)
@@ -274,7 +284,7 @@ class Run:
         def train(network: nn.Module, masks: Masks, epochs: int | None) -> None:
             train_under(
                 *(accelerator, network, masks, self.task, self.train_loader, config, epochs or config.epochs),
-                Checkpoints(accelerator, folder.pruning_checkpoint, self.say),
+                Checkpoints(accelerator, folder.pruning_checkpoint, self.say, self.agreement),
                 self.termination,
             )
 
@@ -286,12 +296,32 @@ class Run:
             return resumed_masks(model, plan, folder, config)
         repair = repair_between_rounds(accelerator, self.task, config)
         with told_when_full(folder.path, f"the run in {folder.path}"):
-            return find_masks(model, plan, batches, criterion, folder, config, accelerator, self.termination, repair)
+            return find_masks(
+                *(model, plan, batches, criterion, folder, config, accelerator, self.termination, self.agreement),
+                repair=repair,
+            )
 
     def _open(self) -> None:
         task = self.task
         splits = {"train": task.train.data, "val": task.val.data, **{name: own.data for name, own in task.also.items()}}
-        self.folder.open(self.config, launch_settings(self.accelerator), fingerprint(splits))
+        data = fingerprint(splits)
+        # Half of it would be a folder that is neither this run's nor another's.
+        with self.termination.deferred():
+            self.folder.open(self.config, launch_settings(self.accelerator), data)
+        self.termination.check()
+
+    def _resumed(self, masks: Masks) -> Saved | None:
+        """What training goes on from. InputError for a checkpoint that was trained under other masks."""
+        saved = self.checkpoints.find()
+        if saved is None:
+            if self.main and self.folder.history():
+                self.say("there is no checkpoint: training begins again")
+        elif saved.known["masks"] != self.masks_digest:
+            raise InputError(
+                f"the checkpoint {saved.folder} was trained under other masks than those in {self.folder.masks}: "
+                "restore these, or delete the checkpoint, and --resume trains again"
+            )
+        return saved
 
     def _given(self, masks: Masks) -> Masks:
         """The same masks, written to the opened folder. InputError where a run to be resumed had others."""
@@ -324,6 +354,7 @@ class Run:
 
     def _evaluate(self, line: dict[str, Any]) -> dict[str, Any]:
         """The scores of the model as it is; `line` gets them, and the time that they took."""
+        stop_together(self.termination, self.agreement)
         started = time.perf_counter()
         scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
         line |= {**scores, "evaluate_seconds": time.perf_counter() - started}

@@ -8,7 +8,7 @@ from px_seg.data.loaders import Loader
 from px_seg.errors import TrainingDiverged
 from px_seg.identity import digest
 from px_seg.pruning import Masks
-from px_seg.run.checkpoints import Checkpoints, Interval, Keeping
+from px_seg.run.checkpoints import CheckpointKeeper, Checkpoints, Interval
 from px_seg.run.training import Position, fine_tune, prepare
 from px_seg.tasks import Task
 from px_seg.termination import Termination
@@ -37,10 +37,10 @@ def train_under(
         checkpoints.restore(saved)
         start = saved.position
     every = Interval.parse(config.checkpoint_every)
-    keeping = Keeping(checkpoints, every, termination, prepared, masks, lambda: known)
+    keeper = CheckpointKeeper(checkpoints, every, termination, prepared, masks, lambda: known)
     try:
         with masks.hold(model, prepared.optimizer):
-            for _ in fine_tune(accelerator, task, prepared, epochs, keeping, start):
+            for _ in fine_tune(accelerator, task, prepared, epochs, keeper, start):
                 pass
     except TrainingDiverged as error:
         raise TrainingDiverged(f"{error}, in a training that {config.method} prunes by") from None

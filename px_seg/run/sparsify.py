@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Key
+from px_seg.devices import Agreement
 from px_seg.errors import InputError
 from px_seg.progress import bar
 from px_seg.pruning import (
@@ -33,7 +34,7 @@ from px_seg.pruning import (
 )
 from px_seg.pruning import criterion as criterion_named
 from px_seg.pruning.randomness import derived_seed
-from px_seg.run.checkpoint_files import forget
+from px_seg.run.checkpoints import stop_together
 from px_seg.run.folder import RunFolder
 from px_seg.run.repairing import check_named
 from px_seg.run.user_criteria import naming_file, unchanged
@@ -205,6 +206,7 @@ def find_masks(
     config: RunConfig,
     accelerator: Accelerator,
     termination: Termination,
+    agreement: Agreement,
     repair: Repair | None = None,
 ) -> Masks:
     """Masks as planned, from the batches of all processes and the same on all.
@@ -231,9 +233,12 @@ def find_masks(
             last = masks
             progress.set_postfix(density=f"{masks.density:.2%}", refresh=False)
             progress.update(number - progress.n)
-            if main and number < rounds and time.perf_counter() - saved > SAVE_EVERY:
+            # A training took long, and its checkpoints are of use only with the masks that it was under.
+            due = isinstance(criterion, TrainingCriterion) or time.perf_counter() - saved > SAVE_EVERY
+            if main and number < rounds and due:
                 labelled(masks).save(folder.partial)
                 saved = time.perf_counter()
+            stop_together(termination, agreement)
 
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
         try:
@@ -249,14 +254,14 @@ def find_masks(
     masks = labelled(masks.shuffled(config.seed) if config.shuffle_masks else masks)
     if main:
         masks.save(folder.masks)
-        folder.partial.unlink(missing_ok=True)
-        forget(folder.pruning_checkpoint)
+        folder.drop_pruning()
     return masks
 
 
 def resumed_masks(model: nn.Module, plan: Plan, folder: RunFolder, config: RunConfig) -> Masks:
     """The masks of the run to be resumed. InputError unless they fit the model and what was asked for."""
     masks = _read(folder.masks, model, plan, config)
+    folder.drop_pruning()
     if not 0 <= round((1 - config.sparsity) * masks.total) - masks.kept < plan.unit:
         raise InputError(_foreign(folder.masks))
     return masks

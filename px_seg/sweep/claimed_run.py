@@ -38,7 +38,7 @@ GRACE = 1.0
 """Seconds after the end of a run in which a signal that ended both may still arrive here."""
 
 TAKEN = 75
-"""Exit status when another process holds the run."""
+"""Exit status when another process holds the run, here and of the run itself."""
 
 STOPPED = 143
 """Exit status when the run was told to end, and is to be continued."""
@@ -220,7 +220,7 @@ def carry_out(notes: Path, folder: Path, attempts: int, command: Sequence[str], 
             _replace(with_ending(notes, "yaml"), configuration)
             started = time.time()
             status = _attempt(notes, folder, command, claim, signals)
-            if status is None:
+            if status in (None, TAKEN):
                 return TAKEN
             about = _outcome(notes, folder, status, signals)
             about["attempts"] = former.get("attempts", 0) + 1

@@ -128,6 +128,7 @@ def _carry_out(
     waiting, failed = deque(_of(statuses, TO_DO)), _of(statuses, FAILED)
     elsewhere = {cell: state.holder for cell, state in statuses.items() if state.holder is not None}
     active: list[tuple[Cell, Job]] = []
+    not_before: dict[Cell, float] = {}
     done, looked, last_said = len(_of(statuses, DONE)), time.monotonic(), ""
 
     def settle(cell: Cell, status: int | None, ours: bool) -> None:
@@ -143,6 +144,7 @@ def _carry_out(
             say(f"{cell.name} failed: {state.error}")
         elif not ours or status == TAKEN:
             waiting.append(cell)
+            not_before[cell] = time.monotonic() + (LOOK_ELSEWHERE if ours else 0)
         elif status == STOPPED:
             waiting.append(cell)
             say(f"{cell.name} was stopped from outside: it is continued")
@@ -155,8 +157,11 @@ def _carry_out(
         while (waiting or active or elsewhere) and not signals:
             # Runs that a killed sweep left behind on this machine still take its room.
             room = launcher.slots - sum(holder.left_behind() for holder in elsewhere.values())
-            while waiting and len(active) < room and not signals:
-                cell = waiting.popleft()
+            while len(active) < room and not signals:
+                cell = next((cell for cell in waiting if not_before.get(cell, 0) <= time.monotonic()), None)
+                if cell is None:
+                    break
+                waiting.remove(cell)
                 active.append((cell, launcher.start(cell, statuses[cell].attempts)))
             time.sleep(LOOK)
             ended = [(cell, job) for cell, job in active if job.ended()]

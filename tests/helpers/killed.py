@@ -10,7 +10,7 @@ from pathlib import Path
 
 from px_seg import PX
 from px_seg.commands import main
-from px_seg.run import checkpoint_files, pipeline, sparsify
+from px_seg.run import checkpoint_files, folder, pipeline, sparsify
 from px_seg.run.folder import RunFolder
 from px_seg.tasks import Segmentation
 
@@ -55,6 +55,14 @@ def renamed(self: Path, target: Path) -> Path:
     return done
 
 
+def told_while_saving(folder: Path, record: object) -> None:
+    """In place of `install`: the signal comes while the last epoch's checkpoint is written."""
+    installed.append(folder)
+    if len(installed) == 4:
+        die()
+    install(folder, record)
+
+
 installed, moved, install, rename = [], [], checkpoint_files.install, Path.rename
 
 MOMENTS = {
@@ -63,13 +71,16 @@ MOMENTS = {
     "scoring": lambda: in_call(PX, "score", 3),
     "epoch": lambda: in_call(Segmentation, "loss", 4),
     "checkpoint": lambda: setattr(checkpoint_files, "install", half_written),
+    "saving": lambda: setattr(checkpoint_files, "install", told_while_saving),
+    "beginning": lambda: in_call(folder, "write_text"),
+    "checking": lambda: in_call(Segmentation, "check_data"),
     "renaming": lambda: setattr(Path, "rename", renamed),
     "evaluation": lambda: in_call(Segmentation, "predict", 5),
     "logged": lambda: in_call(RunFolder, "log", 2, after=True),
     "model": lambda: in_call(Segmentation, "save"),
     "results": lambda: in_call(RunFolder, "finish"),
 }
-"""What to arrange for a death at each."""
+"""What to arrange for a signal at each."""
 
 if __name__ == "__main__":
     # Where tests run in the background of a shell, Ctrl-C is ignored.

@@ -133,6 +133,15 @@ def test_without_a_sound_checkpoint_training_begins_again(tiny, tmp_path, capsys
     assert {path.name for path in out.glob("checkpoint*")} == {"checkpoint.damaged", "checkpoint.damaged-2"}
 
 
+def test_a_checkpoint_goes_on_under_its_own_masks_alone(tiny, tmp_path) -> None:
+    flags, out = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out"), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, task=Unfinished)
+    Masks.load(out / "masks.safetensors").shuffled(7).save(out / "masks.safetensors")
+    with pytest.raises(InputError, match=r"checkpoint was trained under other masks than those in .*: restore these"):
+        go(*flags, "--resume")
+
+
 def test_half_a_line_of_metrics_is_dropped(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
@@ -149,8 +158,10 @@ def test_a_run_is_not_resumed_under_another_launch(tiny, tmp_path, monkeypatch) 
         go(*flags, task=Unfinished)
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    before = (tmp_path / "out" / "begun.json").read_text()
     with pytest.raises(InputError, match="gradient_accumulation_steps 1, but this launch has 2"):
         go(*flags, "--resume")
+    assert (tmp_path / "out" / "begun.json").read_text() == before
 
 
 def test_a_run_is_not_resumed_with_other_settings_of_its_method(tiny, tmp_path) -> None:

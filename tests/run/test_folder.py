@@ -16,6 +16,7 @@ from px_seg import InputError
 from px_seg.data.fingerprints import fingerprint
 from px_seg.data.normalisation import SYMMETRIC
 from px_seg.data.voc import VOC
+from px_seg.errors import Taken
 from px_seg.run.folder import RunFolder
 
 
@@ -101,7 +102,7 @@ def test_a_folder_in_which_a_run_is_under_way_is_not_taken_from_it(tiny, tmp_pat
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
         said = rf"a run is under way in {out} \(process {holder.pid} on {socket.gethostname()}\): wait for it"
         for how in ("--resume", "--overwrite"):
-            with pytest.raises(InputError, match=said):
+            with pytest.raises(Taken, match=said):
                 go(*flags, how)
         # Also what has come about since it was looked at.
         with pytest.raises(InputError, match=said):

@@ -134,6 +134,19 @@ def test_a_run_that_is_told_to_end_from_outside_is_continued(tmp_path, capsys) -
     assert all(f"px 90.00% seed {seed} was stopped from outside: it is continued" in said for seed in (0, 1))
 
 
+def test_a_run_that_another_process_carries_out_is_waited_for(tmp_path, monkeypatch) -> None:
+    """Its folder is locked, though nobody claims it: the process beside it may have been killed."""
+    monkeypatch.setattr("px_seg.sweep.scheduler.LOOK_ELSEWHERE", 0.5)
+    taken = """
+if config["method"] == "px" and not (folder / "told").exists():
+    (folder / "told").touch()
+    sys.exit(75)
+"""
+    sweep = request(tmp_path / "out", methods=("px", "random"), seeds=(0,), sparsities=(0.9,))
+    assert run_sweep(sweep, stand_in(tmp_path, taken)).unfinished == []
+    assert Counter(ran(tmp_path)) == {"seed0 px 0.9": 2, "seed0 random 0.9": 1}
+
+
 def test_a_run_that_fails_after_it_was_stopped_has_failed(tmp_path) -> None:
     """What it left when it was told to end says nothing of what came after."""
     sweep = request(tmp_path / "out", methods=("px",), sparsities=(0.9,))
