@@ -134,7 +134,7 @@ class Lock:
         """Who holds the lock; None where nobody does. This process must not be the one."""
         try:
             descriptor = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             if _free(descriptor):

@@ -24,8 +24,12 @@ def start(tmp_path) -> Path:
 
 
 def words(small: Path, start: Path, out: Path, *more: object) -> list[str]:
-    given = ("--task", "cls", "--config", small, "--weights", start, "--sparsities", SPARSITIES, "--images", 10)
-    return [str(word) for word in ("preservation", *given, "--output_dir", out, *more)]
+    """What is asked for unless `more`, flags and values in turns, asks for something else."""
+    asked = {"--task": "cls", "--config": small, "--weights": start, "--sparsities": SPARSITIES, "--images": 10}
+    kept = [
+        word for flag, value in {**asked, "--output_dir": out}.items() if flag not in more for word in (flag, value)
+    ]
+    return [str(word) for word in ("preservation", *kept, *more)]
 
 
 def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp_path, capsys) -> None:
@@ -208,7 +212,8 @@ class Crashing(Cutting):
 
 def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_path, capsys) -> None:
     (tmp_path / "cutting.py").write_text(CUT)
-    asked = words(small, start, tmp_path / "out", "--methods", "cutting,random", "--criteria", tmp_path / "cutting.py")
+    own = ("--criteria", tmp_path / "cutting.py")
+    asked = words(small, start, tmp_path / "out", "--methods", "cutting,random", *own)
     with pytest.raises(SystemExit) as end:
         main(asked)
     said = capsys.readouterr()
@@ -218,7 +223,7 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
     rows = read_rows(tmp_path / "out" / "preservation.csv")
     assert [row[:2] for row in rows] == [("cutting", 0.5), ("random", 0.5), ("random", 0.9)]
     with pytest.raises(SystemExit):
-        main([*asked, "--methods", "crashing"])
+        main(words(small, start, tmp_path / "out", "--methods", "crashing", *own))
     line = CUT[: CUT.index("1 / 0")].count("\n") + 1
     expected = (
         f"not compared: crashing 90.00% seed 0: {tmp_path}/cutting.py:{line}: crashing cannot score: ZeroDivision"
