@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -99,15 +99,22 @@ def evaluation_loader(data: Transformed, batch_size: int, workers: int, process:
     )
 
 
-def all_of(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches. RuntimeError at the end unless they held every sample: scores of fewer are none."""
+class Sized(Protocol):
+    """Batches whose number is known: a loader, or a progress bar around one."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def all_of(batches: Sized) -> Iterator[Any]:
+    """The batches. RuntimeError at the end unless they were as many as they should be: scores of fewer are none."""
     seen = 0
-    for batch in loader:
-        seen += len(batch)
+    for batch in batches:
+        seen += 1
         yield batch
-    whole = len(loader.dataset)  # type: ignore[arg-type]
-    if seen != whole:
-        raise RuntimeError(f"the evaluation has seen {seen} of {whole} images")
+    if seen != len(batches):
+        raise RuntimeError(f"the evaluation has seen {seen} of {len(batches)} batches")
 
 
 def check_pruning_batches(length: int, batches: int, batch_size: int) -> None:
