@@ -19,7 +19,7 @@ def finished(once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Pa
         root = make_voc(folder / "data", train=80)
         voc = ("--data.name", "voc2012", "--data.root", root, "--data.evaluation", "whole", "--data.workers", 0)
         settings = ("--sparsity", 0.95, "--method", "px_conserved", "--granularity", "filter", "--rounds", 3)
-        rates = ("--epochs", 6, "--optimizer.backbone_lr", 0.03, "--optimizer.head_lr", 0.03)
+        rates = ("--epochs", 12, "--optimizer.backbone_lr", 0.03, "--optimizer.head_lr", 0.03)
         go("--config", config, *voc, *settings, *rates, "--output_dir", folder / "run")
         main(["export", str(folder / "run"), "--format", "onnx,openvino,int8", "--calibration", "6"])
 
