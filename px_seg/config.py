@@ -320,5 +320,5 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level of dotted names."""
     names: dict[str, Any] = {}
     for key, value in tree.items():
-        names |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        names |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return names
