@@ -1,5 +1,6 @@
 """Where every command begins; Ctrl-C is answered in a line from the first moment on, imports included."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    begin(argv)
+    try:
+        begin(argv)
+    finally:
+        # All is done and said: another Ctrl-C would only end the end in a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

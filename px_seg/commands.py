@@ -16,7 +16,7 @@ from px_seg.deploy.export_command import EXPORT, export
 from px_seg.deploy.latency_command import LATENCY, measure
 from px_seg.deploy.predict_command import PREDICT, label
 from px_seg.devices import leave_group
-from px_seg.errors import INTERRUPTED, InputError, one_line_errors
+from px_seg.errors import INTERRUPTED, UNTOUCHED, InputError, one_line_errors
 from px_seg.files import user_path
 from px_seg.flags import check_once
 from px_seg.report import read_runs, report
@@ -59,7 +59,7 @@ a study that was stopped."""
 def run_task(task: type[Task], argv: Sequence[str]) -> None:
     """Prune, fine-tune and evaluate one network."""
     termination = Termination()
-    with one_line_errors(INTERRUPTED), termination.listening():
+    with one_line_errors(INTERRUPTED, UNTOUCHED), termination.listening():
         run(task, parse(task.config_type, argv, presets(task), task.about), termination=termination)
         leave_group()
 

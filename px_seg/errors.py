@@ -57,10 +57,11 @@ def one_line(error: BaseException | str, limit: int | None = None) -> str:
 
 
 @contextmanager
-def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
+def one_line_errors(interrupted: str = "interrupted", untouched: str | None = None) -> Iterator[None]:
     """Within the context of a script, end it with one line where the user can act.
 
-    `interrupted`, which begins with that word, is what to say after Ctrl-C.
+    `interrupted`, which begins with that word, is what to say after Ctrl-C; `untouched`, if that differs, while nothing
+    has been begun.
 
     Exits with status 2 for an InputError, 75 for one that is Taken, 3 for a TrainingDiverged, 130 for Ctrl-C, 143 for
     SIGTERM. Anything else is a defect of the program and keeps its traceback.
@@ -77,9 +78,8 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         by = "interrupted" if stopped.number == signal.SIGINT else f"stopped by {stopped.cause}"
-        _say(UNTOUCHED if stopped.untouched else interrupted.replace("interrupted", by, 1))
-        # All is done: another Ctrl-C would only end the end in a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        said = untouched if untouched and stopped.untouched else interrupted
+        _say(said.replace("interrupted", by, 1))
         sys.exit(stopped.status)
 
 

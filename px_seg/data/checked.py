@@ -52,7 +52,7 @@ def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> C
     raises is raised, after what was good until then is on record.
     """
     paths = [[os.path.abspath(file) for file in data.files(index)] for index in range(len(data))]
-    folder = _common(list(chain.from_iterable(paths)))
+    folder = common_folder(list(chain.from_iterable(paths)))
     names = ["\n".join(path.removeprefix(folder) for path in files) for files in paths]
     # Before anything is read: a file that changes meanwhile does not fit its stamp afterwards.
     stamps = list(_stamps(paths, what))
@@ -99,7 +99,7 @@ def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Ite
         yield from zip(indices, shown, strict=True)
 
 
-def _common(paths: Sequence[str]) -> str:
+def common_folder(paths: Sequence[str]) -> str:
     """The folder that all of these are in; empty for none."""
     if not paths:
         return ""

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from px_seg.data.checked import common_folder
 from px_seg.errors import InputError
 
 
@@ -30,8 +31,7 @@ def fingerprint(splits: Mapping[str, Listed]) -> str:
         found.update(repr((split, len(data), tuple(data.classes))).encode())
         paths = [os.path.abspath(file) for index in range(len(data)) for file in data.files(index)]
         if paths:
-            # What the first and the last in alphabetical order have in common, those between them have too.
-            folder = os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
+            folder = common_folder(paths)
             with ThreadPoolExecutor() as pool:
                 # On a network each look waits for the server.
                 sizes = pool.map(os.path.getsize, paths, chunksize=100)

@@ -4,13 +4,14 @@ from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.inference import COARSEST, stride_of, whole_logits
 from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
-from px_seg.models.saved import built_as, is_compacted, load_model, save_model, weights_in
+from px_seg.models.saved import MODEL_FILES, built_as, is_compacted, load_model, save_model, weights_in
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
 from px_seg.models.weights import Loaded, check_weights, load_encoder
 
 __all__ = [
     "ATROUS_RATES",
     "COARSEST",
+    "MODEL_FILES",
     "Classifier",
     "Loaded",
     "build_classifier",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import load_model as load_weights
 from torch import Tensor, nn
 
-from px_seg.data.transforms import evaluation, saved_normalisation
+from px_seg.data.transforms import SAVED, evaluation, saved_normalisation
 from px_seg.errors import InputError, one_line
 from px_seg.models.classifier import Classifier
 from px_seg.models.normalisations import normalisation_in, tell_normalisation
@@ -20,6 +20,9 @@ from px_seg.pruning.compaction.narrow import COMPACT, cut_to
 
 WEIGHTS = "model.safetensors"
 """The file that libraries' own functions read."""
+
+MODEL_FILES = (WEIGHTS, COMPACT, SAVED, "config.json", "README.md")
+"""What `save_model` writes."""
 
 _CARD = """# A compacted network
 

@@ -14,7 +14,7 @@ from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError, Taken
 from px_seg.files import Lock, delete_known, flush_tree, read_yaml, write_text
-from px_seg.models import normalisation_of
+from px_seg.models import MODEL_FILES, normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
 
 TRACKED = "px_seg"
@@ -32,19 +32,7 @@ EXPORTED_WHOLE = "export.whole"
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
 
-MODEL_FILES = (
-    "model.safetensors",
-    "compact.safetensors",
-    "config.json",
-    "README.md",
-    "albumentations_config_eval.json",
-)
-"""What a run writes to its folder model."""
-
-EXPORT_FILES = (
-    *("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json", "model.onnx.data"),
-    *("model.onnx.part",),
-)
+EXPORT_FILES = ("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json")
 """What is exported of it."""
 
 OPERATIONAL = (
