@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, broadcast, broadcast_object_list
 from torch import Tensor
 
 from px_seg.config import RunConfig
@@ -32,6 +32,7 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             log_with=config.tracker,
             # The schedule counts updates, of which all processes together make one.
             step_scheduler_with_optimizer=False,
+            gradient_accumulation_plugin=_accumulation(),
             project_dir=str(folder),
             # The other processes wait while the main one fetches and checks the data.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
@@ -44,6 +45,17 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     if accelerator.device.type == "cpu":
         _share_cores(config.threads)
     return accelerator
+
+
+def _accumulation() -> GradientAccumulationPlugin:
+    """As many batches an update as the launcher was told; ValueError for what is no such number.
+
+    An epoch has none but whole updates (`px_seg.data.loaders.training_loader`), so its end makes none.
+    """
+    text = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"gradient_accumulation_steps must be a whole number, at least 1, got {text}")
+    return GradientAccumulationPlugin(num_steps=int(text), sync_with_dataloader=False)
 
 
 def check_precision(mixed_precision: str, device: str) -> None:

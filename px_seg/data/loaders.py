@@ -39,33 +39,41 @@ class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
 
 
 class Shuffle(Sampler[Key]):
-    """Every index once an epoch, in an order and with seeds that (seed, epoch) decide."""
+    """Every index once an epoch, in an order and with seeds that (seed, epoch) decide.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    Those that fill no group of `whole` at an epoch's end are left out, other ones in each epoch.
+    """
+
+    def __init__(self, length: int, seed: int, whole: int = 1) -> None:
+        self.length, self.seed, self.whole, self.epoch = length, seed, whole, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.whole * self.whole
 
     def __iter__(self) -> Iterator[Key]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.length)
         seeds = rng.integers(2**31, size=self.length)
-        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True))[: len(self)])
 
 
-def training_loader(data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1) -> Loader:
-    """Shuffled full batches; the short last one is dropped, for BatchNorm's sake. Raises what `check_fills` does."""
-    check_fills(len(data), batch_size, processes)
+def training_loader(
+    data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1, accumulation: int = 1
+) -> Loader:
+    """Shuffled batches, in the order in which processes, and the batches that an update accumulates, take them.
+
+    Images that fill no whole update are left out: BatchNorm would see a short batch, and the gradient of fewer batches
+    would count for less. So the images of an update depend on how many they are alone. Raises what `check_fills` does.
+    """
+    check_fills(len(data), batch_size, processes, accumulation)
     return DataLoader(
         data,
         batch_size,
-        sampler=Shuffle(len(data), seed),
+        sampler=Shuffle(len(data), seed, batch_size * processes * accumulation),
         num_workers=workers,
-        drop_last=True,
         persistent_workers=workers > 0,
         worker_init_fn=_prepared,
         pin_memory=torch.cuda.is_available(),
@@ -73,12 +81,13 @@ def training_loader(data: Transformed, batch_size: int, seed: int, workers: int,
     )
 
 
-def check_fills(length: int, batch_size: int, processes: int) -> None:
-    """Raise InputError unless so many images fill one batch on every process."""
-    if length < batch_size * processes:
+def check_fills(length: int, batch_size: int, processes: int, accumulation: int = 1) -> None:
+    """Raise InputError unless so many images fill the batches of an update on every process."""
+    if length < batch_size * processes * accumulation:
+        accumulated = f", {accumulation} of which make an update" if accumulation > 1 else ""
         raise InputError(
             f"{length} training images do not fill one batch of {batch_size} on each of {processes} "
-            "process(es): lower --batch_size"
+            f"process(es){accumulated}: lower --batch_size"
         )
 
 

@@ -97,9 +97,12 @@ class Run:
         """What training goes on from, if it does; known once the folder is open."""
         self.masks_digest = ""
         """The digest of the masks, once there are any."""
-        self.main, processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        self.main = self.accelerator.is_main_process
         config, task = self.config, self.task
-        self.train_loader = training_loader(task.train, config.batch_size, config.seed, config.data.workers, processes)
+        self.train_loader = training_loader(
+            *(task.train, config.batch_size, config.seed, config.data.workers),
+            *(self.accelerator.num_processes, self.accelerator.gradient_accumulation_steps),
+        )
         self.val_loader = self._loader(task.val)
         self.notes = main_only(self.accelerator, task.check_data) or []
         self.notes += zero_scales(getattr(self.model, task.scope))

@@ -1,9 +1,9 @@
 """Fine-tuning through Accelerate: the loop, its optimizer and its schedule."""
 
-import math
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -152,7 +152,7 @@ def prepare(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = make_optimizer(model, task.scope, config.optimizer)
     wrapped, shard, stepper = accelerator.prepare(model, loader, optimizer)
-    updates = math.ceil(len(shard) / accelerator.gradient_accumulation_steps) * epochs
+    updates = len(shard) // accelerator.gradient_accumulation_steps * epochs
     schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
     return Prepared(wrapped, shard, optimizer, stepper, schedule, config.freeze_bn)
@@ -200,23 +200,44 @@ def _rest_of(
     show = accelerator.is_main_process
     batches = bar(left, desc=label, unit="batch", total=len(loader), initial=begun.batches, show=show)
     with keeper.undisturbed():
-        for images, targets in batches:
-            with accelerator.accumulate(model):
-                loss = task.loss(model(images), targets)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+        for update in _in_groups(batches, accelerator.gradient_accumulation_steps):
+            for (images, targets), share in zip(update, _shares(accelerator, task, update), strict=True):
+                with accelerator.accumulate(model):
+                    loss = share * task.loss(model(images), targets)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(loss.detach().float())
+            if not accelerator.optimizer_step_was_skipped:
                 rates = schedule.get_last_lr()
                 schedule.step()
-            losses.append(loss.detach().float())
-            if len(losses) % CHECK_EVERY == 0:
+            if len(losses) // len(update) % CHECK_EVERY == 0:
                 batches.set_postfix(loss=f"{statistics.fmean(_finite(losses, begun.epoch)):.3f}")
-            if accelerator.sync_gradients:
-                before = time.perf_counter()
-                keeper.after_update(here)
-                started += time.perf_counter() - before
+            before = time.perf_counter()
+            keeper.after_update(here)
+            started += time.perf_counter() - before
         return here()
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+def _in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches of every update, which `training_loader` has made whole."""
+    left = iter(batches)
+    while group := list(itertools.islice(left, size)):
+        yield group
+
+
+def _shares(accelerator: Accelerator, task: Task, update: Sequence[Batch]) -> Tensor:
+    """What the mean loss of each batch of an update counts for.
+
+    Their mean, over batches and processes, as Accelerate takes it, is then the mean over all labels of the update,
+    however these are divided among them. 1 for the only batch of a single process.
+    """
+    labels = torch.stack([task.labelled(targets) for _, targets in update]).float()
+    total = accelerator.reduce(labels.sum(), "sum")
+    return labels * (len(update) * accelerator.num_processes) / total.clamp(min=1)
 
 
 def _freeze_statistics(model: nn.Module) -> None:

@@ -70,7 +70,10 @@ class Task(Protocol[C, M]):
         """The training samples of every batch that pruning scores with. InputError when there are not enough."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """A differentiable scalar."""
+        """A differentiable scalar, the mean over the labels; 0 where there are none."""
+
+    def labelled(self, targets: Tensor) -> Tensor:
+        """How many labels `loss` is the mean over, a scalar on their device."""
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """Scores over the images of all processes, under the names that results.json uses."""

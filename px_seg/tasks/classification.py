@@ -148,6 +148,10 @@ class Classification:
         """The configured loss of logits (N, C) and labels (N,) int64."""
         return LOSSES[self.config.loss](logits, labels)
 
+    def labelled(self, labels: Tensor) -> Tensor:
+        """How many images there are: each has a label."""
+        return torch.ones_like(labels).sum()
+
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`accuracy` and `class_accuracy`, the latter by class name with None where there is no image.
 

@@ -104,6 +104,10 @@ class Segmentation:
         """
         return cross_entropy(logits, labels, IGNORE)
 
+    def labelled(self, labels: Tensor) -> Tensor:
+        """How many pixels are not ignored."""
+        return (labels != IGNORE).sum()
+
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size.
 
