@@ -1,6 +1,7 @@
 """Errors that a person should read as one line, not as a traceback."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -63,8 +64,8 @@ def one_line_errors(interrupted: str = "interrupted", untouched: str | None = No
     `interrupted`, which begins with that word, is what to say after Ctrl-C; `untouched`, if that differs, while nothing
     has been begun.
 
-    Exits with status 2 for an InputError, 75 for one that is Taken, 3 for a TrainingDiverged, 130 for Ctrl-C, 143 for
-    SIGTERM. Anything else is a defect of the program and keeps its traceback.
+    Exits with status 2 for an InputError and for a data loader's process that died, 75 for what is Taken, 3 for a
+    TrainingDiverged, 130 for Ctrl-C, 143 for SIGTERM. Anything else is a defect of the program and keeps its traceback.
     """
     try:
         yield
@@ -75,6 +76,12 @@ def one_line_errors(interrupted: str = "interrupted", untouched: str | None = No
     except TrainingDiverged as error:
         _say(f"error: training diverged: {error}")
         sys.exit(3)
+    except RuntimeError as error:
+        # torch has no exception of its own for it.
+        if not re.match(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
+            raise
+        _say(f"error: a process that loads images has died, mostly for want of memory: lower --data.workers ({error})")
+        sys.exit(2)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         by = "interrupted" if stopped.number == signal.SIGINT else f"stopped by {stopped.cause}"

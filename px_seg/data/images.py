@@ -1,10 +1,12 @@
 """Images from files; errors name the file and what is wrong with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from px_seg.errors import InputError, one_line
 
@@ -15,22 +17,37 @@ SMALLEST = 8
 """The shortest side of an image, in pixels, that can still be scaled down and cropped."""
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Within the context, which decodes the image, whatever its decoder raises is an InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} has gone missing") from None
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise InputError(f"{path} takes more memory than there is") from None
+    except Exception as error:
+        # A damaged file fails in whatever of its format's decoder reads it first.
+        raise InputError(f"{path} is not a readable image ({one_line(error, 160)}): replace or remove it") from None
+
+
 def opened(path: Path, side: int | None = None) -> Image.Image:
     """The decoded image as it is stored. InputError when it cannot be read, or not to its end.
 
     With `side`, a JPEG is decoded no larger than needed for that, which reads just as much of it in less time.
     """
-    try:
+    with _naming(path):
+        if path.exists() and not path.is_file():
+            # A pipe would be waited for.
+            raise InputError(f"{path} is not a file: replace or remove it")
         image = Image.open(path)
         if side is not None:
             image.draft(None, (side, side))
         image.load()
-    except FileNotFoundError:
-        raise InputError(f"{path} has gone missing") from None
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} is not a readable image ({error}): replace or remove it") from None
     return image
 
 
@@ -49,10 +66,11 @@ def photograph(path: Path) -> Photograph:
     InputError when it cannot be read, is too small, or has more bits.
     """
     image = usable(opened(path), path)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation not in TURNED:
-        return Photograph(np.array(image.convert("RGB")), 1)
-    return Photograph(np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation)
+    with _naming(path):
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation not in TURNED:
+            return Photograph(np.array(image.convert("RGB")), 1)
+        return Photograph(np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation)
 
 
 def mask_of(image: Photograph, mask: Image.Image, about: str) -> np.ndarray:
@@ -82,20 +100,14 @@ def upright(path: Path) -> np.ndarray:
     Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
     numbers of no known range.
     """
-    try:
-        image = ImageOps.exif_transpose(opened(path))
+    image = opened(path)
+    with _naming(path):
+        image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
         return np.array(image.convert("RGB"))
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError(f"{path} takes more memory than there is") from None
-    except Exception as error:
-        # A damaged file fails in whatever of its format's decoder reads it first.
-        raise InputError(f"{path} is not a readable image ({one_line(error, 160)}): replace or remove it") from None
 
 
 def usable(image: Image.Image, path: Path) -> Image.Image:

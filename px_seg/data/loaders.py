@@ -1,13 +1,15 @@
 """Batches that depend on the seed alone: not on workers, nor on anything else that draws random numbers."""
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from threading import Thread
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate, get_worker_info
 
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.transforms import Transform
@@ -35,7 +37,25 @@ class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         index, seed = key
-        return self.transform(self.data[index], seed)
+        try:
+            return self.transform(self.data[index], seed)
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            raise WorkerError(str(error)) from None
+        except Exception as error:
+            files = ", ".join(map(str, self.data.files(index)))
+            error.add_note(f"while preparing {files or f'sample {index}'}")
+            raise
+
+
+class WorkerError(InputError):
+    """An InputError in a process of a data loader, which torch raises again with a traceback for its message."""
+
+    def __init__(self, message: str) -> None:
+        # Of the traceback the last line is the message, after the name of this class.
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(message.strip().rpartition("\n")[2].removeprefix(name))
 
 
 class Shuffle(Sampler[Key]):
@@ -199,6 +219,20 @@ def _prepared(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        # Blocked for all threads, so that the one that waits gets it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    """End this process at a SIGTERM of the process that started it, by which Python ends what is left at its exit.
+
+    That of a cluster, which comes to all processes, would end a worker whose batch an update waits for.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

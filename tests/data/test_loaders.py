@@ -1,5 +1,7 @@
 """Batches: which samples, in which order, on which process."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -33,6 +35,20 @@ def test_scores_of_fewer_images_than_there_are_are_none() -> None:
     loader.__class__ = type("Short", (type(loader),), {"__iter__": lambda self: short})
     with pytest.raises(RuntimeError, match="the evaluation has seen 2 of 3 batches"):
         list(all_of(loader))
+
+
+KEPT = """
+from torch.utils.data import DataLoader
+from px_seg.data.loaders import _prepared
+batches = iter(DataLoader(range(100), num_workers=1, worker_init_fn=_prepared))
+next(batches)
+"""
+"""A process that ends while something, a traceback for one, still holds on to its loader."""
+
+
+def test_a_loaders_process_ends_with_the_one_it_loads_for() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestLoaders:

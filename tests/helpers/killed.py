@@ -6,6 +6,7 @@ python -m helpers.killed SIGKILL MOMENT FLAGS...
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from px_seg import PX
@@ -19,7 +20,12 @@ def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.Signals[sys.argv[1]])
 
 
-def in_call(place: object, name: str, number: int = 1, after: bool = False) -> None:
+def die_together(*_: object) -> None:
+    """The signal comes to all processes of the run, as a cluster sends it."""
+    os.killpg(0, signal.Signals[sys.argv[1]])
+
+
+def in_call(place: object, name: str, number: int = 1, after: bool = False, die: Callable[[], None] = die) -> None:
     """Die when a function is called for the n-th time, or has then returned."""
     function, calls = getattr(place, name), []
 
@@ -70,6 +76,7 @@ MOMENTS = {
     "repaired": lambda: in_call(pipeline, "compacted"),
     "scoring": lambda: in_call(PX, "score", 3),
     "epoch": lambda: in_call(Segmentation, "loss", 4),
+    "together": lambda: in_call(Segmentation, "loss", 4, die=die_together),
     "checkpoint": lambda: setattr(checkpoint_files, "install", half_written),
     "saving": lambda: setattr(checkpoint_files, "install", told_while_saving),
     "beginning": lambda: in_call(folder, "write_text"),
@@ -83,6 +90,7 @@ MOMENTS = {
 """What to arrange for a signal at each."""
 
 if __name__ == "__main__":
+    os.setsid()
     # Where tests run in the background of a shell, Ctrl-C is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     MOMENTS[sys.argv[2]]()

@@ -43,7 +43,9 @@ def check_as_undisturbed(out: Path, whole: Path) -> None:
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment not in ("saving", "beginning", "checking")])
+@pytest.mark.parametrize(
+    "moment", [moment for moment in MOMENTS if moment not in ("saving", "beginning", "checking", "together")]
+)
 def test_a_killed_run_ends_bit_for_bit_as_an_undisturbed_one(whole: Path, tiny_session: Path, tmp_path, moment) -> None:
     out, flags = tmp_path / "out", ("--config", tiny_session, *FLAGS, "--output_dir", tmp_path / "out")
     done = signalled("SIGKILL", moment, *flags, "--checkpoint_every", 1)
@@ -118,3 +120,11 @@ def test_a_run_that_is_told_to_end_saves_all_it_has_done(
     if moment == "epoch":
         assert "resumed at epoch 2, batch 2" in capsys.readouterr().out
     check_as_undisturbed(out, whole)
+
+
+def test_a_signal_to_all_processes_lets_the_update_in_hand_have_its_images(whole: Path, tiny_session: Path, tmp_path):
+    flags = ("--config", tiny_session, *FLAGS, "--data.workers", 2, "--output_dir", tmp_path / "out")
+    done = signalled("SIGTERM", "together", *flags)
+    assert done.returncode == 143, done.stderr
+    go(*flags, "--resume")
+    check_as_undisturbed(tmp_path / "out", whole)
