@@ -1,6 +1,7 @@
 """Paths and YAML files that a user wrote, and files that are written whole or not at all."""
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -67,6 +68,14 @@ class _Refused(yaml.YAMLError):
     pass
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text holds. ValueError for any other text, also for lists in lists in lists without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """What a YAML file holds: values alone, of YAML's own kinds.
 
@@ -79,7 +88,8 @@ def read_yaml(path: Path, what: str) -> Any:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}") from None
     except _Refused as error:
         raise InputError(f"{what} {path} {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except Exception as error:
+        # Values of YAML's own kinds, such as dates, fail in ways of their own where they are none.
         raise InputError(f"{what} {path} is not YAML: {one_line(error)}") from None
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import PIL
 
-from px_seg.files import replacing
+from px_seg.files import parse_json, replacing
 from px_seg.progress import bar
 
 T = TypeVar("T", str, bool)
@@ -143,7 +143,7 @@ class _Record:
         # it is as good as none, and no reason to stop.
         if digest != sha256(body).hexdigest().encode():
             return {}
-        content = json.loads(body)
+        content = parse_json(body)
         samples = content.pop("samples")
         return samples if content == self.about else {}
 

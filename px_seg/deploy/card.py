@@ -9,6 +9,7 @@ from typing import Any
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.palette import voc_colours
 from px_seg.errors import InputError
+from px_seg.files import parse_json
 
 FORMAT = "px_seg.card/1"
 
@@ -42,7 +43,7 @@ class Card:
     @classmethod
     def of_text(cls, text: str) -> "Card":
         """What `as_text` wrote. ValueError for anything else."""
-        held = json.loads(text)
+        held = parse_json(text)
         try:
             if held["format"] != FORMAT or held["task"] not in ("seg", "cls") or not held["classes"]:
                 raise ValueError("not a card of px_seg")
@@ -66,7 +67,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """results.json of a finished run. InputError where there is none, or it is damaged."""
     file = folder / "results.json"
     try:
-        results = json.loads(file.read_text())
+        results = parse_json(file.read_text())
         float(results["sparsity"]), int(results["data"]["size"]), str(results["task"])
     except OSError:
         raise InputError(

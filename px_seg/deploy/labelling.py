@@ -16,7 +16,7 @@ from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.deploy.video import label_video
 from px_seg.deploy.wanted import Wanted
 from px_seg.errors import InputError
-from px_seg.files import replacing, write_text
+from px_seg.files import parse_json, replacing, write_text
 
 SUMMARY = "predictions.json"
 
@@ -33,7 +33,7 @@ def read_summary(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
     if not file.exists():
         return {"classes": list(classes), "images": {}, "skipped": {}}
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = parse_json(file.read_text(encoding="utf-8"))
         dict(held["images"]), dict(held["skipped"])
         same = held["classes"] == list(classes)
     except (OSError, ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from px_seg.deploy.exported.network import FILES
 from px_seg.deploy.exported.onnx_file import is_listed
 from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
-from px_seg.files import write_text
+from px_seg.files import parse_json, write_text
 from px_seg.models import built_as, is_compacted, load_model
 from px_seg.pruning.compaction.shrinking import shrink
 from px_seg.run.folder import COSTS, EXPORTED
@@ -138,7 +138,7 @@ def read_measured(folder: Path) -> Mapping[str, Any] | None:
         return None
     damaged = InputError(f"{file} is damaged: delete it, and measure the run again")
     try:
-        held = json.loads(file.read_text())
+        held = parse_json(file.read_text())
         for cost in [held["setting"], *held["networks"].values()]:
             dict(cost)
         for cost in held["networks"].values():

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.files import replacing
+from px_seg.files import parse_json, replacing
 from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.randomness import generator
 from px_seg.pruning.rankings import Ranking
@@ -232,7 +232,7 @@ class Masks(Mapping[str, Tensor]):
                 header = dict(file.metadata() or {})
                 if header.pop("format", None) != _FORMAT:
                     raise InputError(f"{path} is a safetensors file, but holds no masks")
-                shapes = {name: tuple(shape) for name, shape in json.loads(header.pop("shapes")).items()}
+                shapes = {name: tuple(shape) for name, shape in parse_json(header.pop("shapes")).items()}
                 bits = {name: file.get_tensor(name) for name in shapes}
         except FileNotFoundError:
             raise InputError(f"there is no mask file {path}") from None
@@ -240,7 +240,7 @@ class Masks(Mapping[str, Tensor]):
             raise
         except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{path} is not a readable mask file: {error}") from None
-        if any(not isinstance(side, int) or side < 0 for shape in shapes.values() for side in shape):
+        if any(type(side) is not int or not 0 <= side < 2**31 for shape in shapes.values() for side in shape):
             raise InputError(f"{path} is damaged: its shapes are not whole numbers")
         masks = {}
         for name, shape in shapes.items():

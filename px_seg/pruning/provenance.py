@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from px_seg.errors import InputError
+from px_seg.files import parse_json
 from px_seg.pruning.granularity import check_granularity
 
 
@@ -92,14 +93,14 @@ class Provenance:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    settings = json.loads(text)
+    settings = parse_json(text)
     if not isinstance(settings, dict):
         raise ValueError(text)
     return settings
 
 
 def _scope(text: str) -> tuple[str, ...]:
-    scope = json.loads(text)
+    scope = parse_json(text)
     parts = scope if isinstance(scope, list) else [] if scope is None else [scope]
     if not all(isinstance(part, str) for part in parts):
         raise ValueError(text)

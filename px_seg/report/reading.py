@@ -1,6 +1,5 @@
 """Finished runs read from the folders of a sweep."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from px_seg.config import flat
 from px_seg.deploy import exported_scores, read_measured
 from px_seg.errors import InputError
-from px_seg.files import read_yaml
+from px_seg.files import parse_json, read_yaml
 from px_seg.report.agreement import check_agreement, check_copies
 from px_seg.report.runs import Run
 from px_seg.run.folder import RunFolder
@@ -45,7 +44,7 @@ def _read(root: Path, place: Path) -> Run:
     files = RunFolder(folder)
     damaged = InputError(f"the run in {folder} is damaged: delete the folder and rerun it")
     try:
-        results, config = json.loads(files.results.read_text()), read_yaml(files.config, "the configuration")
+        results, config = parse_json(files.results.read_text()), read_yaml(files.config, "the configuration")
     except (OSError, ValueError):
         raise damaged from None
     if not isinstance(results, dict) or not isinstance(config, dict):

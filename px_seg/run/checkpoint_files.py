@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from px_seg.errors import InputError
-from px_seg.files import delete_known, flush, flush_tree
+from px_seg.files import delete_known, flush, flush_tree, parse_json
 from px_seg.identity import sha256_of
 
 RECORD = "progress.json"
@@ -107,9 +107,9 @@ def discard(place: Path) -> None:
 
 def _opened(place: Path) -> dict[str, Any]:
     try:
-        content = json.loads((place / RECORD).read_text())
+        content = parse_json((place / RECORD).read_text())
         digest = content.pop("sha256", None)
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError):
         raise _Damaged(f"{RECORD} cannot be read") from None
     if digest is None and "epoch" in content:
         raise InputError(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError, Taken
-from px_seg.files import Lock, delete_known, flush_tree, read_yaml, write_text
+from px_seg.files import Lock, delete_known, flush_tree, parse_json, read_yaml, write_text
 from px_seg.models import MODEL_FILES, normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
 
@@ -145,10 +145,10 @@ class RunFolder:
     def began_with(self) -> dict[str, Any]:
         """`launch`, `data` and `root` of the run; empty for one of an earlier version. InputError when damaged."""
         try:
-            held = json.loads(self.begun.read_text())
+            held = parse_json(self.begun.read_text())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             held = None
         if not isinstance(held, dict) or not isinstance(held.get("launch"), dict) or not held.get("data"):
             raise InputError(
@@ -196,7 +196,7 @@ class RunFolder:
             return None
         self._check_same(config)
         try:
-            results = json.loads(self.results.read_text())
+            results = parse_json(self.results.read_text())
         except ValueError:
             results = None
         spent = results.get("seconds") if isinstance(results, dict) else None
@@ -283,11 +283,11 @@ class RunFolder:
         lines: list[dict[str, Any]] = []
         try:
             for text in self.metrics.read_text().splitlines():
-                line = json.loads(text)
+                line = parse_json(text)
                 if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
                     break
                 lines.append(line)
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             # What cannot be read was not logged: the epoch is evaluated again.
             pass
         return lines

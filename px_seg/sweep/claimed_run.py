@@ -146,7 +146,7 @@ def holder(notes: Path) -> Holder | None:
         return Holder(said["host"], said["process"], said["sweep"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Created a moment ago, and not yet written.
         return Holder("another process", 0, 0)
 
@@ -191,7 +191,7 @@ def outcome(notes: Path) -> dict[str, Any]:
         said = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     sound = isinstance(said, dict) and said.get("status") in (DONE, FAILED, ENDED)
     sound = sound and all(isinstance(said.get(key), int | float) for key in ("attempts", "seconds"))

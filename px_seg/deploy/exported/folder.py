@@ -11,7 +11,7 @@ from typing import Any
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported.network import FILES, Exported, files_of, open_exported
 from px_seg.errors import InputError
-from px_seg.files import flush, write_text
+from px_seg.files import flush, parse_json, write_text
 
 SUMMARY = "export.json"
 
@@ -50,7 +50,7 @@ class ExportFolder:
         if not file.exists():
             return None
         try:
-            held = json.loads(file.read_text(encoding="utf-8"))
+            held = parse_json(file.read_text(encoding="utf-8"))
             Card.of_text(json.dumps(held["card"]))
             for about in held["files"].values():
                 if about["scores"] is not None:

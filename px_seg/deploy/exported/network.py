@@ -18,6 +18,9 @@ from px_seg.pruning import Masks
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "int8": "model.int8.xml"}
 """By format, in a folder of exported files."""
 
+LARGEST = 2**28
+"""Bytes of masks, one bit a weight, that are made room for because a file says so."""
+
 
 class Exported(nn.Module):
     """A network that another runtime carries out: images (N, 3, H, W), normalised, to logits, both on one device.
@@ -100,8 +103,12 @@ def packed(masks: Masks) -> str:
 
 
 def unpacked(text: str) -> Masks:
-    """Masks that `packed` wrote."""
+    """Masks that `packed` wrote. ValueError or zlib.error for any other text, and for one that stands for too much."""
+    unzip = zlib.decompressobj()
+    content = unzip.decompress(base64.b64decode(text), LARGEST)
+    if not unzip.eof:
+        raise ValueError(f"they are cut off, or take more than {LARGEST:,} bytes")
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "masks.safetensors"
-        file.write_bytes(zlib.decompress(base64.b64decode(text)))
+        file.write_bytes(content)
         return Masks.load(file)
