@@ -179,11 +179,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("-h", "--help"):
         print(overview())
         return
-    with one_line_errors():
+    with one_line_errors(), Termination().listening():
         if name not in COMMANDS:
             raise InputError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
         check_once(rest)
-    COMMANDS[name].work(rest)
+        COMMANDS[name].work(rest)
 
 
 def overview() -> str:

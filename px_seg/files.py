@@ -30,6 +30,9 @@ def user_path(text: str | Path, key: str) -> Path:
     return path
 
 
+UNDER_WAY = ".new-"
+"""How the name of a folder begins whose files are to take the place of others once all are written."""
+
 DEEPEST = 50
 """Levels of nesting that a YAML file may have."""
 

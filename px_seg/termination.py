@@ -6,6 +6,7 @@ in two.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,8 +75,12 @@ class Termination:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the context signals raise Stopped, except for those that are ignored, as nohup has it for one."""
-        heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+        """Within the context signals raise Stopped, except for those that are ignored, as nohup has it for one.
+
+        They come to the main thread alone: in another nothing is heard.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in ENDING if main and signal.getsignal(number) != signal.SIG_IGN]
         former = {number: signal.signal(number, self._hear) for number in heard}
         try:
             yield

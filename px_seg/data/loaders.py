@@ -1,9 +1,10 @@
 """Batches that depend on the seed alone: not on workers, nor on anything else that draws random numbers."""
 
-import os
+import atexit
 import signal
 from collections.abc import Iterator, Sequence
-from threading import Thread
+from functools import cache
+from multiprocessing import active_children
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -89,6 +90,7 @@ def training_loader(
     would count for less. So the images of an update depend on how many they are alone. Raises what `check_fills` does.
     """
     check_fills(len(data), batch_size, processes, accumulation)
+    _end_workers_at_exit()
     return DataLoader(
         data,
         batch_size,
@@ -117,6 +119,7 @@ def evaluation_loader(data: Transformed, batch_size: int, workers: int, process:
     A batch is a list of (image, labels) pairs, because whole images differ in size.
     """
     share = range(process, len(data), processes)
+    _end_workers_at_exit()
     return DataLoader(
         # torch knows of no other keys than whole numbers.
         Subset(data, [(index, 0) for index in share]),  # type: ignore[misc]
@@ -219,20 +222,33 @@ def _prepared(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
-    for name in ("SIGINT", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        # Blocked for all threads, so that the one that waits gets it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_when_told(parent: int) -> None:
-    """End this process at a SIGTERM of the process that started it, by which Python ends what is left at its exit.
+@cache
+def _end_workers_at_exit() -> None:
+    """See to it, once, that workers end with this process where something, such as a traceback, still holds a loader.
 
-    That of a cluster, which comes to all processes, would end a worker whose batch an update waits for.
+    Python ends what is left by SIGTERM, which they ignore, and would wait for them for ever.
     """
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    left = [child for child in active_children() if child.daemon]
+    if hasattr(signal, "SIGCHLD"):
+        # torch would raise an error for each that is killed.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in left:
+        child.terminate()
+    for child in left:
+        child.join(PATIENCE / len(left))
+    for child in left:
+        if child.is_alive():
+            child.kill()
+
+
+PATIENCE = 1.0
+"""Seconds that processes which load images are given to end when this one does."""

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from px_seg.data.transforms import SAVED, evaluation, saved_normalisation
 from px_seg.errors import InputError, one_line
-from px_seg.files import parse_json
+from px_seg.files import UNDER_WAY, parse_json
 from px_seg.models.classifier import Classifier
 from px_seg.models.normalisations import normalisation_in, tell_normalisation
 from px_seg.pruning.compaction.narrow import COMPACT, cut_to
@@ -52,7 +52,7 @@ def save_model(model: nn.Module, folder: str | Path, **card: Any) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNDER_WAY) as place:
         fresh = Path(place)
         model.save_pretrained(fresh, **card)
         with torch.random.fork_rng(devices=[]):

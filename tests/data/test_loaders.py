@@ -38,9 +38,12 @@ def test_scores_of_fewer_images_than_there_are_are_none() -> None:
 
 
 KEPT = """
-from torch.utils.data import DataLoader
-from px_seg.data.loaders import _prepared
-batches = iter(DataLoader(range(100), num_workers=1, worker_init_fn=_prepared))
+from px_seg.data.loaders import Transformed, training_loader
+from px_seg.data.normalisation import IMAGENET
+from px_seg.data.synthetic import Synthetic
+from px_seg.data.transforms import training
+data = Transformed(Synthetic("train", 40, 32), training(32, (1.0, 1.0), 16, IMAGENET))
+batches = iter(training_loader(data, 4, 0, 1))
 next(batches)
 """
 """A process that ends while something, a traceback for one, still holds on to its loader."""

@@ -5,6 +5,7 @@ python -m helpers.killed SIGKILL MOMENT FLAGS...
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,8 @@ def die(*_: object, **__: object) -> None:
 
 
 def die_together(*_: object) -> None:
-    """The signal comes to all processes of the run, as a cluster sends it."""
-    os.killpg(0, signal.Signals[sys.argv[1]])
+    """The signal comes to all processes of the run, from a process of its own, as a cluster sends it."""
+    subprocess.run(["kill", f"-{sys.argv[1][3:]}", "--", f"-{os.getpgid(0)}"], start_new_session=True)
 
 
 def in_call(place: object, name: str, number: int = 1, after: bool = False, die: Callable[[], None] = die) -> None:

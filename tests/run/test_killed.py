@@ -128,3 +128,14 @@ def test_a_signal_to_all_processes_lets_the_update_in_hand_have_its_images(whole
     assert done.returncode == 143, done.stderr
     go(*flags, "--resume")
     check_as_undisturbed(tmp_path / "out", whole)
+
+
+def test_a_run_in_bfloat16_goes_on_as_well(tiny_session: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    flags = ("--config", tiny_session, *FLAGS)
+    go(*flags, "--output_dir", tmp_path / "whole")
+    out = tmp_path / "out"
+    assert signalled("SIGKILL", "epoch", *flags, "--output_dir", out, "--checkpoint_every", 1).returncode == -9
+    results = go(*flags, "--output_dir", out, "--resume")
+    assert results["mixed_precision"] == "bf16"
+    check_as_undisturbed(out, tmp_path / "whole")

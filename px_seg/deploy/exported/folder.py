@@ -1,8 +1,9 @@
 """A folder of exported files, and what export.json in it says of them."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from typing import Any
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported.network import FILES, Exported, files_of, open_exported
 from px_seg.errors import InputError
-from px_seg.files import flush, parse_json, write_text
+from px_seg.files import UNDER_WAY, flush, locked, parse_json, write_text
 
 SUMMARY = "export.json"
 
@@ -67,21 +68,26 @@ class ExportFolder:
     def fresh(self) -> Iterator[Path]:
         """A folder within it to write to, gone at the end, and itself with it where it was new and has stayed empty.
 
-        Raises InputError where there cannot be one.
+        Waits for another process that writes there; what one that was killed has left goes. Raises InputError where
+        there cannot be one.
         """
         new = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            place = TemporaryDirectory(dir=self.path, prefix=".new-")
-        except OSError as error:
-            raise self.unwritable(error) from None
-        try:
-            with place as name:
-                yield Path(name)
-        finally:
-            if new:
-                with suppress(OSError):
-                    self.path.rmdir()
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.path))
+                for left in self.path.glob(f"{UNDER_WAY}*"):
+                    shutil.rmtree(left)
+                place = TemporaryDirectory(dir=self.path, prefix=UNDER_WAY)
+            except OSError as error:
+                raise self.unwritable(error) from None
+            try:
+                with place as name:
+                    yield Path(name)
+            finally:
+                if new:
+                    with suppress(OSError):
+                        self.path.rmdir()
 
     def take(self, files: Mapping[str, Path], summary: Mapping[str, Any]) -> None:
         """Put files, by format, in place of those that are there, and write export.json.
