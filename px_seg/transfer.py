@@ -20,7 +20,7 @@ from px_seg.plots import heat_maps
 from px_seg.progress import print_line
 from px_seg.run.folder import RunFolder, State, default_folder
 from px_seg.run.pipeline import run
-from px_seg.run.setup import set_up
+from px_seg.run.setup import check_same_data, data_of, set_up
 from px_seg.run.sparsify import as_dense, without_idle_settings
 from px_seg.tasks import Classification
 from px_seg.termination import Termination
@@ -76,6 +76,7 @@ def study(config: TransferConfig, termination: Termination | None = None) -> lis
         if cell.config.masks is None and state.results is None:
             data = replace(cell.config.data, download=config.data.download)
             set_up(TASK, replace(cell.config, data=data, overwrite=config.overwrite, resume=state.begun))
+    main_only(accelerator, lambda: _check_data(cells, states))
     for cell in cells:
         main_only(accelerator, _folder(cell.config).check_free)
     if config.overwrite:
@@ -129,6 +130,15 @@ def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, tit
 
 def _state(config: ClassificationConfig, overwrite: bool) -> State:
     return State(False, None) if overwrite else _folder(config).state(config)
+
+
+def _check_data(cells: Sequence[Cell], states: Sequence[State]) -> None:
+    """Raise InputError where a finished cell had data other than there is now."""
+    now: dict[str, str] = {}
+    for cell, state in zip(cells, states, strict=True):
+        if state.results is not None:
+            data = now.get(cell.target) or now.setdefault(cell.target, data_of(TASK(cell.config)))
+            check_same_data(state.results, _folder(cell.config).path, data)
 
 
 def _folder(config: ClassificationConfig) -> RunFolder:

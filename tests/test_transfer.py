@@ -109,7 +109,12 @@ def test_a_study_is_overwritten_whole_and_a_damaged_cell_is_named(small, tmp_pat
     outcomes = study(configured(*flags, *other, "--overwrite"))
     assert [round(outcome.backbone_sparsity, 2) for outcome in outcomes] == [0, 0, 0.5, 0.5]
     assert study(configured(*flags, *other)) == outcomes
-    (tmp_path / "out" / "A" / "B" / "results.json").write_text("{")
+    results = tmp_path / "out" / "A" / "B" / "results.json"
+    whole = results.read_text()
+    results.write_text(json.dumps(json.loads(whole) | {"data_fingerprint": "another"}))
+    with pytest.raises(InputError, match=r"the run in .*A/B had other data, then at .*: files differ in names"):
+        study(configured(*flags, *other))
+    results.write_text("{")
     with pytest.raises(InputError, match=r"results.json is damaged: delete the folder .*A/B"):
         study(configured(*flags, *other))
 

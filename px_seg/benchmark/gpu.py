@@ -22,13 +22,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from px_seg.analysis.mask_agreement import agreement
-from px_seg.commands import run_task
+from px_seg.command_line import parse
+from px_seg.devices import leave_group
 from px_seg.errors import InputError, one_line, one_line_errors
 from px_seg.flags import Parser
 from px_seg.models import load_model, weights_in
 from px_seg.pruning import Masks, Random, prune
 from px_seg.pruning.compaction.shrinking import compact
-from px_seg.tasks import Segmentation
+from px_seg.run.pipeline import run
+from px_seg.tasks import Segmentation, presets
+from px_seg.termination import Termination
 
 FLAGS = (
     *("--method", "px", "--rounds", "3", "--pruning.batches", "2", "--pruning.batch_size", "4", "--epochs", "3"),
@@ -288,7 +291,10 @@ CHECKS = {
 def main(argv: Sequence[str]) -> None:
     """A run without dropout where the first word is seg; otherwise all checks, with status 1 where one has failed."""
     if argv[:1] == ["seg"]:
-        run_task(Undropped, argv[1:])
+        termination = Termination()
+        with one_line_errors(), termination.listening():
+            run(Undropped, parse(Undropped.config_type, argv[1:], presets(Undropped), ""), termination=termination)
+            leave_group()
         return
     parser = Parser("bash scripts/gpu_check.sh", "What only GPUs show, line by line, in about five minutes.")
     parser.add_argument(

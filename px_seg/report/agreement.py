@@ -7,7 +7,7 @@ from typing import Any
 from px_seg.errors import InputError
 from px_seg.identity import sha256_of
 from px_seg.report.runs import Run
-from px_seg.run.folder import RunFolder
+from px_seg.run.folder import OPERATIONAL, RunFolder
 from px_seg.tasks import TASKS, score_by
 
 SAME = ("method", "sparsity", "seed", "epochs", "encoder", "weights")
@@ -50,6 +50,27 @@ def check_copies(runs: Sequence[Run]) -> None:
                     f"the runs in {other.folder} and {run.folder} ended with the same weights, bit for bit: one is a "
                     "copy of the other, delete it"
                 )
+
+
+def check_one_dataset(runs: Sequence[Run]) -> None:
+    """Raise InputError for two runs of one setting of their data that did not have the same files.
+
+    By `data_fingerprint` in results.json, which those of an earlier version do not have.
+    """
+    first: dict[str, Run] = {}
+    for run in runs:
+        if found := run.results.get("data_fingerprint"):
+            setting = {key: run.config[key] for key in run.config if key.startswith("data.") and key not in OPERATIONAL}
+            other = first.setdefault(repr(sorted(setting.items())), run)
+            if other.results["data_fingerprint"] != found:
+                raise InputError(
+                    f"the runs in {other.folder} and {run.folder} had different images, at {_root(other)} and "
+                    f"{_root(run)}: delete those of one"
+                )
+
+
+def _root(run: Run) -> str:
+    return str(run.results["data"].get("root"))
 
 
 def changed_files(runs: Sequence[Run]) -> list[str]:

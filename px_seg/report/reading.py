@@ -9,7 +9,7 @@ from px_seg.config import flat
 from px_seg.deploy import exported_scores, read_measured
 from px_seg.errors import InputError
 from px_seg.files import parse_json, read_yaml
-from px_seg.report.agreement import check_agreement, check_copies
+from px_seg.report.agreement import check_agreement, check_copies, check_one_dataset
 from px_seg.report.runs import Run
 from px_seg.run.folder import RunFolder
 from px_seg.sweep.plan import NOTES, REPORT
@@ -31,6 +31,7 @@ def read_runs(folder: Path) -> list[Run]:
     if not runs:
         raise InputError(f"there is no finished run in {folder}")
     check_copies(runs)
+    check_one_dataset(runs)
     if len(tasks := {run.results["task"] for run in runs}) > 1:
         raise InputError(f"{folder} holds runs of {' and '.join(sorted(tasks))}: give each task its own folder")
     return runs

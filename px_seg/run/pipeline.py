@@ -11,7 +11,6 @@ from torch import nn
 
 from px_seg import plots
 from px_seg.config import RunConfig, flat
-from px_seg.data.fingerprints import fingerprint
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import Agreement, broadcast_from_main, main_only
@@ -29,7 +28,7 @@ from px_seg.run.given_masks import notes_on
 from px_seg.run.prior_training import train_under
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
 from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
-from px_seg.run.setup import Pruning, Setup, check_shapes, set_up
+from px_seg.run.setup import Pruning, Setup, check_shapes, data_of, set_up
 from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
 from px_seg.run.training import EpochLog, Position, Prepared, fine_tune, log_of, prepare, share_buffers
 from px_seg.tasks import Task
@@ -95,6 +94,8 @@ class Run:
         self.checkpoints = Checkpoints(self.accelerator, self.folder.checkpoint, say, self.agreement)
         self.resumed: Saved | None = None
         """What training goes on from, if it does; known once the folder is open."""
+        self.data = ""
+        """The fingerprint of the data, known once the folder is open to the main process."""
         self.masks_digest = ""
         """The digest of the masks, once there are any."""
         self.main = self.accelerator.is_main_process
@@ -248,6 +249,7 @@ class Run:
         environment = {
             "weights_loaded": self.setup.loaded.summary() if self.setup.loaded else None,
             "notes": self.notes,
+            "data_fingerprint": self.data,
             "files": {path.relative_to(folder.path).as_posix(): sha256_of(path) for path in (file, folder.masks)},
             **pruned_by(masks, config, batches=len(drawn)),
             "processes": self.accelerator.num_processes,
@@ -305,12 +307,10 @@ class Run:
             )
 
     def _open(self) -> None:
-        task = self.task
-        splits = {"train": task.train.data, "val": task.val.data, **{name: own.data for name, own in task.also.items()}}
-        data = fingerprint(splits)
+        self.data = data_of(self.task)
         # Half of it would be a folder that is neither this run's nor another's.
         with self.termination.deferred():
-            self.folder.open(self.config, launch_settings(self.accelerator), data)
+            self.folder.open(self.config, launch_settings(self.accelerator), self.data)
         self.termination.check()
 
     def _resumed(self, masks: Masks) -> Saved | None:

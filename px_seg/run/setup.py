@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from px_seg.analysis.cka import FEWEST
 from px_seg.config import RunConfig, flat
+from px_seg.data.fingerprints import fingerprint
 from px_seg.data.loaders import Key, check_fills
 from px_seg.devices import main_first, main_only, make_accelerator
 from px_seg.errors import InputError, one_line
@@ -84,6 +86,24 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     else:
         source = Pruning(criterion, make_plan(model, task, criterion, config), drawn)
     return Setup(config, task, model, loaded, source, folder, accelerator)
+
+
+def data_of(task: Task) -> str:
+    """The fingerprint of all images of a task, by which data is known wherever it lies."""
+    splits = {"train": task.train.data, "val": task.val.data, **{name: own.data for name, own in task.also.items()}}
+    return fingerprint(splits)
+
+
+def check_same_data(results: Mapping[str, Any], folder: Path, data: str) -> None:
+    """Raise InputError where a finished run, whose results these are, had data of another fingerprint.
+
+    Those of an earlier version do not say.
+    """
+    if results.get("data_fingerprint", data) != data:
+        raise InputError(
+            f"the run in {folder} had other data, then at {results['data']['root']}: files differ in names, sizes or "
+            "number; give that data with --data.root, or another --output_dir"
+        )
 
 
 def check_settings(config: RunConfig) -> Criterion | None:

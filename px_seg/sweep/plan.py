@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
@@ -11,7 +12,7 @@ from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.pruning import CRITERIA, Pattern
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.setup import check_settings, set_up
+from px_seg.run.setup import check_same_data, check_settings, data_of, set_up
 from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
 from px_seg.run.user_criteria import BUILT_IN, load_criteria, rules_were_taught
 from px_seg.sweep.methods import DENSE, Method, readable
@@ -113,18 +114,21 @@ def plan_sweep(request: Request) -> list[Cell]:
     return list(cells.values())
 
 
-def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None:
+def check_sweep(
+    request: Request, cells: Sequence[Cell], processes: int, finished: Mapping[Cell, Mapping[str, Any]] | None = None
+) -> None:
     """See that the runs can be carried out, before any is: the settings of each, and data and network of some.
 
     These are one run for each combination of varied values and of settings that methods have of their own; with a
     pattern or a granularity also those of the lowest and the highest sparsity.
 
-    `processes` is how many will share a run. Raises InputError for what does not exist or fit.
+    `processes` is how many will share a run, `finished` what results.json of others holds, whose data is to be the
+    same. Raises InputError for what does not exist or fit.
     """
     same: dict[tuple[Combination, Combination], list[Cell]] = {}
     for cell in cells:
         check_settings(cell.config)
-        same.setdefault((cell.combination, Method.of(cell.method).settings), []).append(cell)
+        same.setdefault(_alike(cell), []).append(cell)
     for (combination, _), members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
         checked = [next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])]
@@ -132,11 +136,21 @@ def check_sweep(request: Request, cells: Sequence[Cell], processes: int) -> None
             # Patterns allow no sparsity below theirs, and whole filters none that leaves less than one.
             pruned = [cell for cell in members if cell.config.sparsity]
             checked += [extreme(pruned, key=lambda cell: cell.config.sparsity) for extreme in (min, max)]
+        had = {c: found for c, found in (finished or {}).items() if _alike(c) == _alike(members[0])}
         for cell in dict.fromkeys(checked):
             data = replace(cell.config.data, download=base_config(request, combination).data.download)
             # Not in its own folder: another sweep may have started it since.
             elsewhere = str(request.output_dir / NOTES / "checked")
-            set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
+            made = set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
+            if had:
+                now = data_of(made.task)
+                for other, results in had.items():
+                    check_same_data(results, other.folder, now)
+
+
+def _alike(cell: Cell) -> tuple[Combination, Combination]:
+    """What decides its settings but criterion, sparsity and seed."""
+    return cell.combination, Method.of(cell.method).settings
 
 
 def _check_differ(bases: Sequence[RunConfig]) -> None:

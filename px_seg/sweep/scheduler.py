@@ -77,7 +77,8 @@ def run_sweep(
     statuses = {cell: look(cell) for cell in cells}
     if retry:
         statuses = {c: state._replace(kind=TO_DO) if state.kind == FAILED else state for c, state in statuses.items()}
-    check_sweep(request, _of(statuses, TO_DO), launcher.processes)
+    finished = {cell: state.results for cell, state in statuses.items() if state.results is not None}
+    check_sweep(request, _of(statuses, TO_DO), launcher.processes, finished)
     left = remaining(statuses, launcher.slots)
     for line in [f"sweep in {request.output_dir}", *grid(statuses), left]:
         say(line)

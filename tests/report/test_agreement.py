@@ -59,6 +59,19 @@ def test_a_copy_with_another_seed_written_into_it_is_found_by_its_weights(tiny, 
         read_runs(tmp_path)
 
 
+def test_runs_of_one_setting_have_one_dataset(tmp_path) -> None:
+    """The size of their images is a setting: other sizes may have other files."""
+    for seed in (0, 1):
+        edited(finished(tmp_path, "px", 0.8, seed, 0.5), data_fingerprint="one")
+    assert len(read_runs(tmp_path)) == 2
+    edited(tmp_path / "px" / "0.8" / "seed1", data_fingerprint="other")
+    with pytest.raises(InputError, match=r"seed0 and .*seed1 had different images, at .*: delete those of one"):
+        read_runs(tmp_path)
+    config = tmp_path / "px" / "0.8" / "seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("\n  size: 64\n", "\n  size: 32\n"))
+    assert len(read_runs(tmp_path)) == 2
+
+
 def test_files_that_were_changed_or_deleted_are_named(tiny, tmp_path) -> None:
     out = tmp_path / "random" / "0.8" / "seed0"
     go("--config", tiny, "--method", "random", "--sparsity", 0.8, "--output_dir", out)

@@ -53,6 +53,19 @@ def test_a_changed_configuration_or_launch_reuses_no_run(tmp_path) -> None:
     assert len(ran(tmp_path)) == 4
 
 
+def test_runs_of_other_data_are_not_added_to_those_that_are_finished(tmp_path) -> None:
+    launcher, out = stand_in(tmp_path), tmp_path / "out"
+    run_sweep(request(out, methods=("random",), seeds=(0,)), launcher)
+    for results in out.glob("random/*/seed0/results.json"):
+        about = {"data": {"root": "there"}, "data_fingerprint": "another"}
+        results.write_text(json.dumps(json.loads(results.read_text()) | about))
+    with pytest.raises(InputError, match=r"the run in .*seed0 had other data, then at there: files differ in names"):
+        run_sweep(request(out, methods=("random",)), launcher)
+    assert len(ran(tmp_path)) == 2
+    # With nothing left to run no data is looked at.
+    run_sweep(request(out, methods=("random",), seeds=(0,)), launcher)
+
+
 def test_a_failed_run_is_kept_and_tried_again_only_when_asked_to(tmp_path, capsys) -> None:
     fail = "if config['method'] == 'px' and config['seed']: sys.exit('error: no luck')"
     sweep = request(tmp_path / "out", sparsities=(0.9,))
