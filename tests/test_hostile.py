@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -22,7 +23,7 @@ import px_seg
 from px_seg import InputError, Masks, predictions
 from px_seg.data.transforms import SAVED
 from px_seg.deploy.card import Card
-from px_seg.deploy.exported.network import packed, unpacked
+from px_seg.deploy.exported.network import open_exported, packed, unpacked
 from px_seg.files import parse_json, read_yaml
 from px_seg.models import build_encoder, load_encoder
 from px_seg.run import checkpoint_files
@@ -138,6 +139,34 @@ def test_no_file_of_a_checkpoint_is_run(inside: Path, stopped: Path, tiny_sessio
         go("--config", tiny_session, *TRAINED, "--output_dir", out, "--resume")
     assert "\n" not in str(error.value)
     assert not (inside / MARK).exists()
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_no_exported_file_is_run(inside: Path, kind: str, name: str) -> None:
+    PICKLES[kind](inside / name)
+    plain_pickle(inside / "model.bin")
+    with pytest.raises(InputError, match=name) as error:
+        open_exported(inside / name)
+    assert "\n" not in str(error.value)
+    assert not (inside / MARK).exists()
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd"])
+def test_an_onnx_file_reads_no_weights_elsewhere(inside: Path, place: str) -> None:
+    """ONNX may name a file beside it that holds a tensor."""
+    (inside.parent / "secret").write_bytes(bytes(400))
+    held = onnx.helper.make_tensor("weight", onnx.TensorProto.FLOAT, [100], bytes(400), raw=True)
+    held.ClearField("raw_data")
+    held.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": place, "offset": "0", "length": "400"}.items():
+        held.external_data.add(key=key, value=value)
+    image, logits = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [100]) for n in ("image", "logits"))
+    node = onnx.helper.make_node("Add", ["image", "weight"], ["logits"])
+    graph = onnx.helper.make_graph([node], "g", [image], [logits], [held])
+    (inside / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(InputError, match=r"model.onnx .*External data path"):
+        open_exported(inside / "model.onnx")
 
 
 LIES = {

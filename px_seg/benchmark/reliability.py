@@ -134,7 +134,7 @@ def report_checkpoints(case: Case, repeats: int) -> None:
     written, update = median(times), last.seconds / EPOCH
     print("| | |\n|---|---:|")
     print(
-        f"| {case.encoder}, CPU threads: {case.threads}; an update of {case.batch_size} images of {case.side} pixels, ms "
+        f"| {case.encoder}, {case.batch_size} images of {case.side} pixels, CPU threads: {case.threads}; an update, ms "
         f"| {1000 * update:.0f} |"
     )
     print(f"| a checkpoint, with fsync and SHA-256, ms, median of {repeats} | {1000 * written:.0f} |")
