@@ -10,6 +10,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         from px_seg.commands import main as begin
     except KeyboardInterrupt:
+        # A launcher passes it on a second time.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted\n")
         sys.exit(130)
     try:

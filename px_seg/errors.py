@@ -38,7 +38,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        self.untouched = False
+        self.untouched = True
         """Whether nothing had been begun that could be continued."""
 
     @property

@@ -251,6 +251,13 @@ def delete_known(folder: Path, names: Collection[str], patterns: Sequence[str] =
         folder.rmdir()
 
 
+def sweep_up(folder: Path, names: Collection[str], patterns: Sequence[str] = ()) -> None:
+    """Delete files of these names or patterns from folders in `folder` that were under way, and those left empty."""
+    for left in folder.glob(f"{UNDER_WAY}*"):
+        if left.is_dir() and not left.is_symlink():
+            delete_known(left, names, patterns)
+
+
 def flush(path: Path) -> None:
     """Return once a file is on the disk, or a folder's list of names; of a folder's files see `flush_tree`."""
     if os.name != "posix" and path.is_dir():

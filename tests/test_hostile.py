@@ -268,7 +268,11 @@ def test_masks_in_an_exported_file_are_unpacked_as_far_as_masks_go(monkeypatch) 
         ({"_model_class": "from_pretrained", "pretrained_model_name_or_path": "elsewhere"}, "is no network of"),
         ({"_model_class": "encoders"}, "is no network of"),
         ({"_model_class": ["Unet"]}, "is no network of"),
-        ({"encoder_name": "../elsewhere"}, "cannot be read"),
+        ({"encoder_name": "../elsewhere"}, "there is no encoder '../elsewhere'"),
+        ({"encoder_name": "tu-hf_hub:who/what"}, "there is no encoder 'tu-hf_hub:who/what'"),
+        ({"encoder_name": "tu-local-dir:elsewhere"}, "there is no encoder 'tu-local-dir:elsewhere'"),
+        ({"checkpoint_path": "elsewhere.pth"}, "has the setting checkpoint_path, which DeepLabV3Plus does not name"),
+        ({"layers": [10**8, 1, 1, 1]}, "has the setting layers, which DeepLabV3Plus does not name"),
     ],
 )
 def test_a_model_is_as_large_as_its_file(finished: Path, inside: Path, changes: dict, said: str) -> None:

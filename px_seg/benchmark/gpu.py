@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +30,25 @@ from px_seg.flags import Parser
 from px_seg.models import load_model, weights_in
 from px_seg.pruning import Masks, Random, prune
 from px_seg.pruning.compaction.shrinking import compact
+from px_seg.pruning.modes import arithmetic
 from px_seg.run.pipeline import run
 from px_seg.tasks import Segmentation, presets
 from px_seg.termination import Termination
 
+PRUNED = ("--method", "px", "--rounds", "3", "--pruning.batches", "2", "--pruning.batch_size", "4")
+"""Flags of runs that find their own masks."""
+
 FLAGS = (
-    *("--method", "px", "--rounds", "3", "--pruning.batches", "2", "--pruning.batch_size", "4", "--epochs", "3"),
+    *("--epochs", "3"),
     *("--data.size", "64", "--data.train_images", "64", "--data.val_images", "9", "--data.workers", "2"),
     *("--freeze_bn", "--batch_size", "8", "--optimizer.backbone_lr", "0.01", "--optimizer.head_lr", "0.01"),
 )
 """Of all runs, of 24 updates of eight images."""
+
+Process = subprocess.Popen[bytes]
+
+LONGEST = 120.0
+"""Seconds after which a run is taken to hang."""
 
 PATIENCE = 60.0
 """Seconds after the death of a process in which the others are to have ended."""
@@ -65,26 +75,39 @@ class Machine:
 
     def command(self, name: str, *flags: object, precision: str = "no", processes: int = 1) -> list[str]:
         """How a run is started, whose folder is called so."""
-        asked = ["seg", *FLAGS, *map(str, flags), "--output_dir", str(self.folder / name)]
-        program = ["-m", "px_seg.benchmark.gpu", *asked]
-        if self.gpus:
-            one = ["--num_processes", str(processes), "--num_machines", "1", "--dynamo_backend", "no"]
-            many = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
-            launch = ["-m", "accelerate.commands.launch", "--mixed_precision", precision, *one, *many]
-            return [sys.executable, *launch, *program]
-        setting = ["env", "ACCELERATE_USE_CPU=true", f"ACCELERATE_MIXED_PRECISION={precision.replace('fp16', 'bf16')}"]
-        if processes == 1:
-            return [*setting, sys.executable, *program]
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return [*setting, sys.executable, *launch, *program]
+        pruned = () if "--masks" in flags else PRUNED
+        asked = ["seg", *pruned, *FLAGS, *map(str, flags), "--output_dir", str(self.folder / name)]
+        used = precision if self.gpus else precision.replace("fp16", "bf16")
+        # Not by accelerate launch, which reads a user's own settings and passes no signal on.
+        setting = ["env", f"ACCELERATE_USE_CPU={str(not self.gpus).lower()}", f"ACCELERATE_MIXED_PRECISION={used}"]
+        several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        launch = several if processes > 1 else []
+        return [*setting, sys.executable, *launch, "-m", "px_seg.benchmark.gpu", *asked]
+
+    @contextmanager
+    def started(self, name: str, *flags: object, precision: str = "no", processes: int = 1) -> Iterator[Process]:
+        """A run under way; nothing of it is left after the context."""
+        with self.log(name).open("a") as log:
+            words = self.command(name, *flags, precision=precision, processes=processes)
+            process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        below = psutil.Process(process.pid)
+        others: list[psutil.Process] = []
+        try:
+            yield process
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                others = below.children(recursive=True)
+            for one in (below, *others):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait()
 
     def run(self, name: str, *flags: object, precision: str = "no", processes: int = 1) -> dict[str, Any]:
         """results.json of a run, which is carried out unless it was."""
         file = self.folder / name / "results.json"
         if not file.exists():
-            with self.log(name).open("a") as log:
-                words = self.command(name, *flags, precision=precision, processes=processes)
-                status = subprocess.run(words, stdout=log, stderr=log).returncode
+            with self.started(name, *flags, precision=precision, processes=processes) as process:
+                status = process.wait(LONGEST)
             _require(status == 0, f"the run ended with status {status}: see {self.log(name)}")
         return json.loads(file.read_text())
 
@@ -99,13 +122,18 @@ class Machine:
 
     def cut_short(self, name: str, number: signal.Signals, *flags: object, precision: str = "no") -> int:
         """The exit status of a run that gets a signal after its first epoch."""
-        with self.log(name).open("a") as log:
-            words = self.command(name, *flags, "--checkpoint_every", "1", precision=precision)
-            process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None and not self.lines(name):
+        with self.started(name, *flags, "--checkpoint_every", "1", precision=precision) as process:
+            self.wait_for_an_epoch(name, process)
+            os.killpg(process.pid, number)
+            return process.wait(PATIENCE)
+
+    def wait_for_an_epoch(self, name: str, process: subprocess.Popen) -> None:
+        """Return when a run has logged one. RuntimeError where it ends or takes too long."""
+        until = time.monotonic() + LONGEST
+        while not self.lines(name):
+            _require(process.poll() is None, f"the run ended with status {process.poll()}: see {self.log(name)}")
+            _require(time.monotonic() < until, f"no epoch in {LONGEST:.0f} s: see {self.log(name)}")
             time.sleep(0.05)
-        os.killpg(process.pid, number)
-        return process.wait(PATIENCE)
 
 
 def check(machine: Machine, say: Callable[[str], object] = print) -> bool:
@@ -213,7 +241,7 @@ def _compacted(machine: Machine) -> str:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
     masks = prune(model, (), 0.7, Random(), "encoder", granularity="filter")
     masks.apply(model)
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("float32", device):
         expected = model(images)
         found = compact(model, masks, shape=(3, 64, 64))(images)
     error = float((found - expected).abs().max() / expected.abs().max())
@@ -244,20 +272,13 @@ def _synchronised(machine: Machine) -> str:
 
 def _dies(machine: Machine) -> str:
     """One of two processes is killed, and the other ends, and its launcher."""
-    with machine.log("dies").open("a") as log:
-        words = machine.command("dies", "--batch_size", "4", "--epochs", "1000", processes=2)
-        process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-    while process.poll() is None and not machine.lines("dies"):
-        time.sleep(0.05)
-    below = psutil.Process(process.pid).children(recursive=True)
-    # The first is the process itself, the others load its images.
-    min((one for one in below if one.environ().get("RANK") == "1"), key=psutil.Process.create_time).kill()
-    started = time.monotonic()
-    try:
+    with machine.started("dies", "--batch_size", "4", "--epochs", "1000", processes=2) as process:
+        machine.wait_for_an_epoch("dies", process)
+        below = psutil.Process(process.pid).children(recursive=True)
+        # The first is the process itself, the others load its images.
+        min((one for one in below if one.environ().get("RANK") == "1"), key=psutil.Process.create_time).kill()
+        started = time.monotonic()
         status = process.wait(PATIENCE)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
     _require(status != 0, "the launcher says that all is well")
     return f"all ended in {time.monotonic() - started:.0f} s"
 

@@ -20,7 +20,7 @@ from px_seg.progress import bar
 
 T = TypeVar("T", str, bool)
 
-VERSION = [2, PIL.__version__]
+VERSION = [3, PIL.__version__]
 """What another version found is checked again. Raise the number when a check refuses or returns something else."""
 
 Stamp = list[int]

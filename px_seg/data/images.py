@@ -13,6 +13,9 @@ from px_seg.errors import InputError, one_line
 TURNED = range(2, 9)
 """Orientations of EXIF that turn or mirror an image."""
 
+DEEP = "more than 8 bits a channel"
+"""The key of an image's `info` under which it says so of the file."""
+
 SMALLEST = 8
 """The shortest side of an image, in pixels, that can still be scaled down and cropped."""
 
@@ -47,6 +50,8 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
         image = Image.open(path)
         if side is not None:
             image.draft(None, (side, side))
+        # Pillow reads the upper 8 of 16 bits in colour, and no longer says so then.
+        image.info[DEEP] = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         image.load()
     return image
 
@@ -112,7 +117,7 @@ def upright(path: Path) -> np.ndarray:
 
 def usable(image: Image.Image, path: Path) -> Image.Image:
     """The image itself. InputError for more than 8 bits a channel and for sides below `SMALLEST`."""
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) or image.info.get(DEEP):
         raise InputError(f"{path} has more than 8 bits per channel: convert it to 8")
     if min(image.size) < SMALLEST:
         raise InputError(f"{path} is {image.width}x{image.height} pixels: each side must have at least {SMALLEST}")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_colla
 
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.transforms import Transform
-from px_seg.errors import InputError
+from px_seg.errors import InputError, one_line
 from px_seg.progress import bar
 
 D = TypeVar("D", bound=SegmentationData | ClassificationData)
@@ -43,7 +43,7 @@ class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
         except InputError as error:
             if get_worker_info() is None:
                 raise
-            raise WorkerError(str(error)) from None
+            raise WorkerError(one_line(error)) from None
         except Exception as error:
             files = ", ".join(map(str, self.data.files(index)))
             error.add_note(f"while preparing {files or f'sample {index}'}")

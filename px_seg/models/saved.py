@@ -1,5 +1,6 @@
 """Models that are saved and read back."""
 
+import inspect
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from px_seg.data.transforms import SAVED, evaluation, saved_normalisation
 from px_seg.errors import InputError, one_line
 from px_seg.files import UNDER_WAY, parse_json
 from px_seg.models.classifier import Classifier
+from px_seg.models.encoders import check_encoder
 from px_seg.models.normalisations import normalisation_in, tell_normalisation
 from px_seg.pruning.compaction.narrow import COMPACT, cut_to
 
@@ -98,6 +100,8 @@ def load_model(folder: str | Path) -> nn.Module:
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")
+    if not weights_in(folder).is_file():
+        raise InputError(f"there is no model in {folder}: {WEIGHTS} is missing")
     try:
         return _loaded(parse_json(config.read_text()), weights_in(folder))
     except Exception as error:
@@ -133,6 +137,10 @@ def _network(config: Mapping[str, Any]) -> nn.Module:
     kind = getattr(smp, str(config["_model_class"]), None)
     if not (isinstance(kind, type) and issubclass(kind, smp.base.SegmentationModel)):
         raise InputError(f"{config['_model_class']!r} is no network of segmentation-models-pytorch")
+    # Others would reach timm, where some name files that it opens, and some networks that it fetches.
+    if other := sorted(settings.keys() - inspect.signature(kind).parameters.keys()):
+        raise InputError(f"it has the setting {other[0]}, which {config['_model_class']} does not name")
+    check_encoder(str(settings.get("encoder_name", "resnet34")))
     return kind(**{**settings, "encoder_weights": None})
 
 

@@ -227,6 +227,9 @@ class Masks(Mapping[str, Tensor]):
         """
         if Path(path).is_dir():
             raise InputError(f"{path} is a folder: name the mask file in it")
+        if Path(path).exists() and not Path(path).is_file():
+            # A pipe would be waited for.
+            raise InputError(f"{path} is not a file")
         try:
             with safe_open(path, framework="numpy") as file:
                 header = dict(file.metadata() or {})

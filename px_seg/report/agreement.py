@@ -7,7 +7,8 @@ from typing import Any
 from px_seg.errors import InputError
 from px_seg.identity import sha256_of
 from px_seg.report.runs import Run
-from px_seg.run.folder import OPERATIONAL, RunFolder
+from px_seg.run.folder import RunFolder
+from px_seg.run.setup import data_setting
 from px_seg.tasks import TASKS, score_by
 
 SAME = ("method", "sparsity", "seed", "epochs", "encoder", "weights")
@@ -60,8 +61,7 @@ def check_one_dataset(runs: Sequence[Run]) -> None:
     first: dict[str, Run] = {}
     for run in runs:
         if found := run.results.get("data_fingerprint"):
-            setting = {key: run.config[key] for key in run.config if key.startswith("data.") and key not in OPERATIONAL}
-            other = first.setdefault(repr(sorted(setting.items())), run)
+            other = first.setdefault(data_setting(run.config), run)
             if other.results["data_fingerprint"] != found:
                 raise InputError(
                     f"the runs in {other.folder} and {run.folder} had different images, at {_root(other)} and "

@@ -94,7 +94,7 @@ def _sound(results: Mapping[str, Any]) -> bool:
             return isinstance(value, dict) and all(fits(value.get(key), inner) for key, inner in kind.items())
         return isinstance(value, kind) and not isinstance(value, bool)
 
-    if not fits(results, KINDS) or results["task"] not in TASKS:
+    if not fits(results, KINDS) or results["task"] not in TASKS or not isinstance(results.get("files", {}), dict):
         return False
     if not _is_score(results.get(score_by(results).name)):
         return False

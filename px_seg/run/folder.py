@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError, Taken
-from px_seg.files import UNDER_WAY, Lock, delete_known, flush_tree, parse_json, read_yaml, write_text
+from px_seg.files import Lock, delete_known, flush_tree, parse_json, read_yaml, sweep_up, write_text
 from px_seg.models import MODEL_FILES, normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
 
@@ -256,8 +256,7 @@ class RunFolder:
             for fresh in self.path.glob(f"{path.name}.*.new"):
                 if self._is_left(fresh):
                     fresh.unlink()
-        for fresh in self.model.glob(f"{UNDER_WAY}*"):
-            delete_known(fresh, MODEL_FILES)
+        sweep_up(self.model, MODEL_FILES)
 
     def clear(self) -> None:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
@@ -268,8 +267,7 @@ class RunFolder:
             picture.unlink(missing_ok=True)
         delete_known(self.model, MODEL_FILES)
         for name in (EXPORTED, EXPORTED_WHOLE):
-            for left in (self.path / name).glob(f"{UNDER_WAY}*"):
-                shutil.rmtree(left)
+            sweep_up(self.path / name, EXPORT_FILES)
             delete_known(self.path / name, EXPORT_FILES)
         shutil.rmtree(self.path / TRACKED, ignore_errors=True)
         for checkpoint in (self.checkpoint, self.pruning_checkpoint):

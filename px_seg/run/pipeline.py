@@ -61,9 +61,8 @@ def run(
             trained = this.fine_tune(held, start)
             return this.record(masks, held, start, trained)
     except Stopped as stop:
-        if this is None or not this.folder.opened:
-            stop.untouched = True
-        else:
+        if this is not None and this.folder.opened:
+            stop.untouched = False
             this.folder.note_stop(stop.cause)
         raise
     finally:

@@ -22,7 +22,7 @@ from px_seg.models import Loaded, check_weights, load_encoder
 from px_seg.pruning import Criterion, Masks, Plan
 from px_seg.pruning.modes import evaluating
 from px_seg.run.checkpoints import Interval
-from px_seg.run.folder import RunFolder, default_folder
+from px_seg.run.folder import OPERATIONAL, RunFolder, default_folder
 from px_seg.run.given_masks import read_given_masks
 from px_seg.run.repairing import check_recalibration, check_repairable
 from px_seg.run.sparsify import check_pruning, draw_batches, make_plan, without_idle_settings
@@ -88,6 +88,11 @@ def set_up(task_type: type[Task], config: RunConfig, launch: int | None = None) 
     return Setup(config, task, model, loaded, source, folder, accelerator)
 
 
+def data_setting(settings: Mapping[str, Any]) -> str:
+    """What of a run's settings, by their dotted names, says which images it has, wherever they lie, as text."""
+    return repr(sorted((key, settings[key]) for key in settings if key.startswith("data.") and key not in OPERATIONAL))
+
+
 def data_of(task: Task) -> str:
     """The fingerprint of all images of a task, by which data is known wherever it lies."""
     splits = {"train": task.train.data, "val": task.val.data, **{name: own.data for name, own in task.also.items()}}
@@ -100,8 +105,10 @@ def check_same_data(results: Mapping[str, Any], folder: Path, data: str) -> None
     Those of an earlier version do not say.
     """
     if results.get("data_fingerprint", data) != data:
+        about = results.get("data")
+        where = about.get("root") if isinstance(about, dict) else "a place that it does not name"
         raise InputError(
-            f"the run in {folder} had other data, then at {results['data']['root']}: files differ in names, sizes or "
+            f"the run in {folder} had other data, then at {where}: files differ in names, sizes or "
             "number; give that data with --data.root, or another --output_dir"
         )
 

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import DataLoaderShard
 from accelerate.scheduler import AcceleratedScheduler
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
@@ -151,7 +151,8 @@ def prepare(
     if config.sync_bn and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = make_optimizer(model, task.scope, config.optimizer)
-    wrapped, shard, stepper = accelerator.prepare(model, loader, optimizer)
+    wrapped, stepper = accelerator.prepare(model, optimizer)
+    shard = accelerator.prepare_data_loader(loader, device_placement=False)
     updates = len(shard) // accelerator.gradient_accumulation_steps * epochs
     schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
@@ -201,7 +202,8 @@ def _rest_of(
     batches = bar(left, desc=label, unit="batch", total=len(loader), initial=begun.batches, show=show)
     with keeper.undisturbed():
         for update in _in_groups(batches, accelerator.gradient_accumulation_steps):
-            for (images, targets), share in zip(update, _shares(accelerator, task, update), strict=True):
+            for batch, share in zip(update, _shares(accelerator, task, update), strict=True):
+                images, targets = send_to_device(batch, accelerator.device, non_blocking=True)
                 with accelerator.accumulate(model):
                     loss = share * task.loss(model(images), targets)
                     accelerator.backward(loss)
@@ -235,7 +237,8 @@ def _shares(accelerator: Accelerator, task: Task, update: Sequence[Batch]) -> Te
     Their mean, over batches and processes, as Accelerate takes it, is then the mean over all labels of the update,
     however these are divided among them. 1 for the only batch of a single process.
     """
-    labels = torch.stack([task.labelled(targets) for _, targets in update]).float()
+    # Counted where they are: only the batch in hand is on the device.
+    labels = torch.stack([task.labelled(targets) for _, targets in update]).float().to(accelerator.device)
     total = accelerator.reduce(labels.sum(), "sum")
     return labels * (len(update) * accelerator.num_processes) / total.clamp(min=1)
 

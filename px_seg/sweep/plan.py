@@ -2,17 +2,17 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from px_seg.command_line import parse
-from px_seg.config import RunConfig
+from px_seg.config import RunConfig, flat
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.pruning import CRITERIA, Pattern
 from px_seg.run.folder import OPERATIONAL
-from px_seg.run.setup import check_same_data, check_settings, data_of, set_up
+from px_seg.run.setup import check_same_data, check_settings, data_of, data_setting, set_up
 from px_seg.run.sparsify import as_dense, idle_when_dense, without_idle_settings
 from px_seg.run.user_criteria import BUILT_IN, load_criteria, rules_were_taught
 from px_seg.sweep.methods import DENSE, Method, readable
@@ -128,7 +128,7 @@ def check_sweep(
     same: dict[tuple[Combination, Combination], list[Cell]] = {}
     for cell in cells:
         check_settings(cell.config)
-        same.setdefault(_alike(cell), []).append(cell)
+        same.setdefault((cell.combination, Method.of(cell.method).settings), []).append(cell)
     for (combination, _), members in same.items():
         # One that reads batches, if there is one, also shows whether the data fills them.
         checked = [next((cell for cell in members if CRITERIA[cell.config.method].needs_data), members[0])]
@@ -136,21 +136,20 @@ def check_sweep(
             # Patterns allow no sparsity below theirs, and whole filters none that leaves less than one.
             pruned = [cell for cell in members if cell.config.sparsity]
             checked += [extreme(pruned, key=lambda cell: cell.config.sparsity) for extreme in (min, max)]
-        had = {c: found for c, found in (finished or {}).items() if _alike(c) == _alike(members[0])}
         for cell in dict.fromkeys(checked):
             data = replace(cell.config.data, download=base_config(request, combination).data.download)
             # Not in its own folder: another sweep may have started it since.
             elsewhere = str(request.output_dir / NOTES / "checked")
             made = set_up(task_of(request.task), replace(cell.config, data=data, output_dir=elsewhere), processes)
-            if had:
+            setting = _data_setting(cell)
+            if had := {other: found for other, found in (finished or {}).items() if _data_setting(other) == setting}:
                 now = data_of(made.task)
                 for other, results in had.items():
                     check_same_data(results, other.folder, now)
 
 
-def _alike(cell: Cell) -> tuple[Combination, Combination]:
-    """What decides its settings but criterion, sparsity and seed."""
-    return cell.combination, Method.of(cell.method).settings
+def _data_setting(cell: Cell) -> str:
+    return data_setting(flat(asdict(cell.config)))
 
 
 def _check_differ(bases: Sequence[RunConfig]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 from helpers.runs import go
@@ -48,6 +49,12 @@ def cut(file: str) -> Callable[[Path], None]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     return write
+
+
+def deep(file: str) -> Callable[[Path], None]:
+    """Three channels of 16 bits, which Pillow does not write."""
+    values = np.zeros((*SIZE[::-1], 3), np.uint16)
+    return lambda path: path.write_bytes(cv2.imencode(file, values)[1].tobytes()) and None
 
 
 def bomb(path: Path) -> None:
@@ -106,6 +113,8 @@ FAULTS = {
     "RGBA": Fault(image("RGBA"), mask="is a RGBA image"),
     "CMYK": Fault(image("CMYK", file="JPEG"), mask="is a CMYK image"),
     "16 bits": Fault(image("I;16"), BITS, "is a I;16 image"),
+    "16 bits in colour": Fault(deep(".png"), BITS, "is a RGB image"),
+    "16 bits in colour, TIFF": Fault(deep(".tiff"), BITS, "is a RGB image"),
     "floating point": Fault(image("F", file="TIFF"), BITS, "is a F image", "no known range"),
     "a pixel": Fault(
         image("L", (1, 1)), "is 1x1 pixels: each side must have at least 8", "is 1x1 pixels, but", shape=(1, 1)

@@ -61,6 +61,11 @@ def test_an_export_that_was_killed_is_done_again_whole(finished: Path, tmp_path:
     (left,) = (finished / "export").glob(".new-*")
     assert left.is_dir()
     assert json.loads((finished / "export" / "export.json").read_text())["files"] == held
+    theirs = [finished / "export" / ".new-thesis" / "notes.txt", finished / "export" / ".new-file"]
+    theirs[0].parent.mkdir()
+    for file in theirs:
+        file.touch()
     main(list(words))
-    assert not list((finished / "export").glob(".new-*"))
+    assert sorted((finished / "export").glob(".new-*")) == [theirs[1], theirs[0].parent]
+    assert theirs[0].exists()
     assert json.loads((finished / "export" / "export.json").read_text())["files"].keys() == held.keys()

@@ -72,6 +72,12 @@ def test_runs_of_one_setting_have_one_dataset(tmp_path) -> None:
     assert len(read_runs(tmp_path)) == 2
 
 
+def test_files_that_are_no_mapping_are_damage(tmp_path) -> None:
+    edited(finished(tmp_path, "px", 0.8, 0, 0.5), files=[1])
+    with pytest.raises(InputError, match="is damaged"):
+        read_runs(tmp_path)
+
+
 def test_files_that_were_changed_or_deleted_are_named(tiny, tmp_path) -> None:
     out = tmp_path / "random" / "0.8" / "seed0"
     go("--config", tiny, "--method", "random", "--sparsity", 0.8, "--output_dir", out)

@@ -61,7 +61,13 @@ def test_runs_of_other_data_are_not_added_to_those_that_are_finished(tmp_path) -
         results.write_text(json.dumps(json.loads(results.read_text()) | about))
     with pytest.raises(InputError, match=r"the run in .*seed0 had other data, then at there: files differ in names"):
         run_sweep(request(out, methods=("random",)), launcher)
+    with pytest.raises(InputError, match="had other data, then at there"):
+        run_sweep(request(out, methods=("random", "px+ranking=erk"), seeds=(0,)), launcher)
     assert len(ran(tmp_path)) == 2
+    for results in out.glob("random/*/seed0/results.json"):
+        results.write_text(json.dumps(json.loads(results.read_text()) | {"data": None}))
+    with pytest.raises(InputError, match="had other data, then at a place that it does not name"):
+        run_sweep(request(out, methods=("random",)), launcher)
     # With nothing left to run no data is looked at.
     run_sweep(request(out, methods=("random",), seeds=(0,)), launcher)
 

@@ -1,7 +1,6 @@
 """A folder of exported files, and what export.json in it says of them."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 from px_seg.deploy.card import Card
 from px_seg.deploy.exported.network import FILES, Exported, files_of, open_exported
 from px_seg.errors import InputError
-from px_seg.files import UNDER_WAY, flush, locked, parse_json, write_text
+from px_seg.files import UNDER_WAY, flush, locked, parse_json, sweep_up, write_text
+from px_seg.run.folder import EXPORT_FILES
 
 SUMMARY = "export.json"
 
@@ -76,8 +76,7 @@ class ExportFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(self.path))
-                for left in self.path.glob(f"{UNDER_WAY}*"):
-                    shutil.rmtree(left)
+                sweep_up(self.path, EXPORT_FILES)
                 place = TemporaryDirectory(dir=self.path, prefix=UNDER_WAY)
             except OSError as error:
                 raise self.unwritable(error) from None
