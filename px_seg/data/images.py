@@ -105,9 +105,8 @@ def upright(path: Path) -> np.ndarray:
     Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
     numbers of no known range.
     """
-    image = opened(path)
     with _naming(path):
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(opened(path))
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):

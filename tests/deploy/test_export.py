@@ -329,7 +329,8 @@ def test_the_table_is_that_of_the_same_evaluation(finished: Path, capsys: pytest
     for kind in ("onnx", "openvino"):
         assert summary[kind]["scores"]["miou"] == pytest.approx(miou, abs=1e-4)
         assert 0 < summary[kind]["difference"] < 1e-4
-    assert summary["int8"]["scores"]["miou"] == pytest.approx(miou, abs=0.1)
+    # Six images calibrate a network of a minute's training: how near it comes depends on the processor.
+    assert summary["int8"]["scores"]["miou"] == pytest.approx(miou, abs=0.2)
     output = finished.parent / "scores.json"
     files = [str(finished / "export" / name) for name in ("model.onnx", "model.int8.xml")]
     main(["evaluate", str(finished), "--model", *files, "--output", str(output), "--batch_size", "3"])
