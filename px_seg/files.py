@@ -251,11 +251,11 @@ def delete_known(folder: Path, names: Collection[str], patterns: Sequence[str] =
         folder.rmdir()
 
 
-def sweep_up(folder: Path, names: Collection[str], patterns: Sequence[str] = ()) -> None:
-    """Delete files of these names or patterns from folders in `folder` that were under way, and those left empty."""
+def sweep_up(folder: Path, names: Collection[str]) -> None:
+    """Delete files of these names from folders in `folder` that were under way, and those left empty."""
     for left in folder.glob(f"{UNDER_WAY}*"):
         if left.is_dir() and not left.is_symlink():
-            delete_known(left, names, patterns)
+            delete_known(left, names)
 
 
 def flush(path: Path) -> None:

@@ -250,22 +250,22 @@ def _compacted(machine: Machine) -> str:
 
 
 def _two(machine: Machine) -> str:
-    machine.run("float32", processes=1)
-    results = machine.run("two", "--batch_size", "4", processes=2)
+    one, results = machine.run("float32"), machine.run("two", "--batch_size", "4", processes=2)
     _require(results["processes"] == 2, f"there were {results['processes']} processes")
-    one = machine.run("one", "--batch_size", "8")
-    masks = [Masks.load(machine.folder / name / "masks.safetensors") for name in ("two", "one")]
+    masks = [Masks.load(machine.folder / name / "masks.safetensors") for name in ("two", "float32")]
     same = agreement(*masks)
     _require(same > 0.9999, f"{same:.4%} of the weights agree")
-    losses = _close("losses of one and two", machine.lines("one")[-1]["loss"], machine.lines("two")[-1]["loss"], 0.01)
+    losses = _close(
+        "losses of one and two", machine.lines("float32")[-1]["loss"], machine.lines("two")[-1]["loss"], 0.01
+    )
     return f"{losses}; {_close('pixel accuracies', one['pixel_accuracy'], results['pixel_accuracy'], 0.01)}"
 
 
 def _synchronised(machine: Machine) -> str:
     """BatchNorm of eight images on one, and of four on each of two."""
-    flags = ("--freeze_bn", "false", "--masks", machine.folder / "one" / "masks.safetensors")
-    machine.run("one", "--batch_size", "8")
-    machine.run("moving_one", *flags, "--batch_size", "8")
+    flags = ("--freeze_bn", "false", "--masks", machine.folder / "float32" / "masks.safetensors")
+    machine.run("float32")
+    machine.run("moving_one", *flags)
     machine.run("moving_two", *flags, "--batch_size", "4", "--sync_bn", processes=2)
     return _close("losses", machine.lines("moving_one")[0]["loss"], machine.lines("moving_two")[0]["loss"], 0.02)
 

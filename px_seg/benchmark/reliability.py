@@ -1,8 +1,7 @@
 """What being able to resume costs, and whether memory stays flat over long runs."""
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,7 @@ from px_seg.errors import InputError
 from px_seg.pruning import PX, Random, prune
 from px_seg.run.checkpoints import Checkpoints
 from px_seg.run.pipeline import run
-from px_seg.run.training import Position, fine_tune, prepare
+from px_seg.run.training import Unkept, fine_tune, prepare
 from px_seg.tasks import Segmentation, presets
 
 EPOCH = 20
@@ -123,7 +122,7 @@ def report_checkpoints(case: Case, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name, masks.hold(model, prepared.optimizer):
         folder = Path(name) / "checkpoint"
         checkpoints = Checkpoints(accelerator, folder, print, Agreement(accelerator))
-        *_, last = fine_tune(accelerator, task, prepared, 2, _Unkept())
+        *_, last = fine_tune(accelerator, task, prepared, 2, Unkept())
 
         def write() -> None:
             checkpoints.write(prepared, masks, last, {})
@@ -141,13 +140,3 @@ def report_checkpoints(case: Case, repeats: int) -> None:
     print(f"| the same in updates | {written / update:.1f} |")
     print(f"| the same of ten minutes, one interval | {written / 600:.2%} |")
     print(f"| its size, MB | {size / 1e6:.0f} |")
-
-
-class _Unkept:
-    """The keeper of a training of which nothing is kept."""
-
-    def undisturbed(self) -> nullcontext[None]:
-        return nullcontext()
-
-    def after_update(self, here: Callable[[], Position]) -> None:
-        pass

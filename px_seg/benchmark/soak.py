@@ -74,6 +74,7 @@ def report_soak(case: Soak, folder: Path) -> None:
     finished = soak.finished()
     attempts = {run: _attempts(folder, run) for run in finished}
     again = sum(count > 1 for count in attempts.values())
+    misread = soak.misread(finished)
     differing, compared = soak.compare(sorted(finished, key=lambda run: -attempts[run]))
     kills = ", ".join(f"{soak.kills[victim]} of a {victim}" for victim in VICTIMS)
     rows = {
@@ -84,14 +85,14 @@ def report_soak(case: Soak, folder: Path) -> None:
         "runs that took more than one": again,
         "finished": len(finished),
         "finished twice": len(soak.twice),
-        "with an epoch missing or logged twice": len(soak.misread(finished)),
+        "with an epoch missing or logged twice": len(misread),
         "carried out again undisturbed, and other weights or masks": f"{compared}, {len(differing)}",
         "minutes": f"{minutes:.1f}",
     }
     print("| | |\n|---|---|")
     for what, value in rows.items():
         print(f"| {what} | {value} |", flush=True)
-    wrong = [*soak.twice, *soak.misread(finished), *differing]
+    wrong = [*soak.twice, *misread, *differing]
     if wrong or len(finished) != case.runs:
         raise RuntimeError(f"{len(finished)} of {case.runs} runs finished; not as they should: {wrong}")
 
@@ -135,7 +136,10 @@ class _UnderWay:
 
     def misread(self, runs: Sequence[Path]) -> list[Path]:
         """Those whose log has not every epoch once."""
-        logs = {run: [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()] for run in runs}
+        logs = {
+            run: [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in runs
+        }
         return [run for run, epochs in logs.items() if epochs != [1, 2]]
 
     def compare(self, runs: Sequence[Path]) -> tuple[list[Path], int]:

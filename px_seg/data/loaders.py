@@ -19,6 +19,9 @@ from px_seg.progress import bar
 
 D = TypeVar("D", bound=SegmentationData | ClassificationData)
 
+PATIENCE = 1.0
+"""Seconds that processes which load images are given to end when this one does."""
+
 Key = tuple[int, int]
 """An index into a dataset and the seed of the transform applied to that sample."""
 
@@ -248,7 +251,3 @@ def _end_workers() -> None:
     for child in left:
         if child.is_alive():
             child.kill()
-
-
-PATIENCE = 1.0
-"""Seconds that processes which load images are given to end when this one does."""

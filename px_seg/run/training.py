@@ -4,7 +4,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -53,6 +53,16 @@ class Keeper(Protocol):
 
     def after_update(self, here: Callable[[], Position]) -> None:
         """Called on all processes at the same updates; `here` waits for the device."""
+
+
+class Unkept:
+    """The keeper of a training of which nothing is kept."""
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def after_update(self, here: Callable[[], Position]) -> None:
+        pass
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
-from torch import nn
-
+from px_seg.benchmark.gpu import Undropped
 from px_seg.commands import run_task
-from px_seg.tasks import Segmentation
 
 LARGEST = 40_000
 """Bytes of a file that the second process may write: its random states, but no network."""
-
-
-class Undropped(Segmentation):
-    """The same network for every division of a batch."""
-
-    def build_model(self):
-        model = super().build_model()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return model
 
 
 class Dying(Undropped):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,20 +13,10 @@ from helpers.runs import CONFIGS
 from px_seg import Magnitude, prune
 from px_seg.command_line import parse
 from px_seg.data.loaders import training_loader
-from px_seg.run.training import fine_tune, prepare, share_buffers
+from px_seg.run.training import Unkept, fine_tune, prepare, share_buffers
 from px_seg.tasks import Segmentation
 
 FLAGS = ["--data.train_images", "8", "--data.val_images", "2", "--data.size", "32", "--batch_size", "2"]
-
-
-class Unkept:
-    """The keeper of a training of which nothing is kept."""
-
-    def undisturbed(self):
-        return nullcontext()
-
-    def after_update(self, here) -> None:
-        pass
 
 
 class Watched(Segmentation):

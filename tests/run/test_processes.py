@@ -7,11 +7,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from helpers.divided import Undropped
 from helpers.runs import TESTS, TWO, go, lines, same_weights, started
 from safetensors.torch import load_file
 
 from px_seg import Masks
+from px_seg.benchmark.gpu import Undropped
 from px_seg.models import weights_in
 
 FLAGS = (
