@@ -1,13 +1,11 @@
 """What is left of a network that was pruned hard: layers without weights, and weights that nothing reaches."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from px_seg.pruning.paths.bound import kernel_bound
-from px_seg.pruning.paths.total import NoPathLeft
+from px_seg.analysis.path_counts import effective_paths
 
 
 class Collapse(NamedTuple):
@@ -31,12 +29,7 @@ def collapse(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]
     """
     densities = {name: float(mask.float().mean()) for name, mask in masks.items()}
     kept = sum(int(mask.count_nonzero()) for mask in masks.values())
-    try:
-        # Raised to the power 0 every live weight reads 1, so R counts paths.
-        paths = kernel_bound(copy.deepcopy(model).double(), shape, masks, exponent=0).gradients
-        reached = sum(int((mask & (paths[name] != 0).to(mask.device)).count_nonzero()) for name, mask in masks.items())
-    except NoPathLeft:
-        reached = 0
+    reached = sum(effective_paths(model, masks, shape).weights.values())
     return Collapse(
         tuple(name for name, density in densities.items() if density == 0),
         min((density for density in densities.values() if density > 0), default=0.0),

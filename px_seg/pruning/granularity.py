@@ -73,6 +73,12 @@ def check_whole(masks: Mapping[str, Tensor], name: str, model: nn.Module) -> Non
                 raise InputError(f"not all {name}s of {layer} are kept or pruned whole")
 
 
+def output_sums(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(out,) sums over each output channel of values that are shaped as weights of the model, by parameter name."""
+    layers = _units("filter", model)
+    return {name: layers[name].sums(part) for name, part in values.items()}
+
+
 def _units(name: str, model: nn.Module, scope: Scope = None) -> dict[str, "_Units"]:
     check_granularity(name)
     dims, modules = GRANULARITIES[name], owners(model)
