@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from px_seg.command_line import parse
-from px_seg.comparison.command import compare_methods, read_request
+from px_seg.comparison.command import compare, read_asked
+from px_seg.comparison.measures import Measure, PreservationMeasure, SpectrumMeasure, WidthMeasure
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.deploy import check_formats, export_missing, measure_missing
 from px_seg.deploy.demo_command import DEMO, show
@@ -44,8 +45,26 @@ PRESERVATION = """Compare methods by how well a pruned network still is the dens
     px_seg preservation --task cls --weights runs/pretrained --methods px,magnitude,ntk_trace --sparsities 0.8,0.9 \\
         --output_dir runs/preservation
 
-The network is the one that a run with these flags would start from. The same command continues a comparison that was
-stopped."""
+The network is the one that a run with these flags would start from; given folders of finished runs, theirs, under
+their masks. The same command continues a comparison that was stopped."""
+
+NTK = """Compare the spectrum of the Neural Tangent Kernel of pruned networks with the dense one's, before any training.
+
+    px_seg ntk --task cls --encoder resnet20 --methods px,magnitude,random --sparsities 0.9 --output_dir runs/ntk
+    px_seg ntk runs/sweep --images 8 --outputs 16 --output_dir runs/ntk
+
+Eigenvalues on logarithmic axes, and a table: distance from the dense spectrum, alignment with the dense kernel, trace,
+largest eigenvalue, condition number, effective rank, and PX's bound on the trace over the trace. Of more outputs than a
+kernel can hold some are drawn at random; trace and largest eigenvalue of all are then estimates with their errors."""
+
+WIDTHS = """Compare how wide pruned networks still are, and where R flows, before any training.
+
+    px_seg widths --task cls --methods px,px_conserved,magnitude --sparsities 0.9,0.98 --output_dir runs/widths
+    px_seg widths runs/sweep --output_dir runs/widths
+
+For every layer its weights, its channels on a path from the image to an output, and the share of R that passes it; how
+R reaches each residual sum, through the branch and through the shortcut; effective sparsity, and the number of
+paths."""
 
 TRANSFER = """Prune a backbone on each of several tasks, and try the masks on all of them.
 
@@ -111,10 +130,10 @@ def rebuild_report(argv: Sequence[str]) -> None:
         report(user_path(parser.parse_args(argv).folder, "the folder"))
 
 
-def preservation(argv: Sequence[str]) -> None:
-    """Compare pruned networks with the dense one before any training."""
+def compare_networks(name: str, about: str, measure: type[Measure[Any]], argv: Sequence[str]) -> None:
+    """Compare pruned networks before any training."""
     with one_line_errors("interrupted: the same command continues the comparison"):
-        compare_methods(*read_request(argv, PRESERVATION))
+        compare(*read_asked(name, argv, about, measure))
 
 
 def measure_latency(argv: Sequence[str]) -> None:
@@ -147,6 +166,14 @@ def demo(argv: Sequence[str]) -> None:
         show(argv)
 
 
+MEASURES: dict[str, tuple[str, type[Measure[Any]]]] = {
+    "preservation": (PRESERVATION, PreservationMeasure),
+    "ntk": (NTK, SpectrumMeasure),
+    "widths": (WIDTHS, WidthMeasure),
+}
+"""The commands that compare networks before training: what they are about, and what they measure."""
+
+
 class Command(NamedTuple):
     """One command."""
 
@@ -161,7 +188,7 @@ COMMANDS: dict[str, Command] = {
     "transfer": Command(TRANSFER, run_transfer),
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),
-    "preservation": Command(PRESERVATION, preservation),
+    **{name: Command(about, partial(compare_networks, name, about, kind)) for name, (about, kind) in MEASURES.items()},
     "export": Command(EXPORT, export_run),
     "evaluate": Command(EVALUATE, evaluate),
     "latency": Command(LATENCY, measure_latency),

@@ -17,6 +17,7 @@ from px_seg.errors import InputError
 from px_seg.pruning.masked_network import MaskedNetwork, masked
 from px_seg.pruning.modes import evaluating
 from px_seg.pruning.outputs import leaves
+from px_seg.pruning.scope import prunable
 from px_seg.wide import wide_dtype
 
 BLOCK = 2**30
@@ -51,7 +52,7 @@ def ntk_kernel(
         rows, wide = outputs.numel(), wide_dtype(net.like.device)
         live = _live_places(net)
         blocks = list(_blocks({name: len(places) for name, places in live.items()}, rows, block))
-        _check_memory(rows, max(sum(len(live[name]) for name in names) for names in blocks), net.like.device)
+        _check_fits(rows, max(sum(len(live[name]) for name in names) for names in blocks), net.like.device)
         kernel = torch.zeros(rows, rows, dtype=wide, device=net.like.device)
         for names in blocks:
             jacobian = torch.empty(rows, sum(len(live[name]) for name in names), dtype=wide, device=net.like.device)
@@ -209,7 +210,17 @@ def _jacobian(net: MaskedNetwork, names: Sequence[str], image: Tensor, chosen: T
     return {name: part.flatten(1) for name, part in found.items()}
 
 
-def _check_memory(rows: int, columns: int, device: torch.device) -> None:
+def check_memory(model: nn.Module, rows: int, block: int = BLOCK) -> None:
+    """Raise InputError, saying how much is needed, where memory does not hold the kernel of so many outputs.
+
+    With all weights live, as `ntk_kernel` would compute it.
+    """
+    sizes = {name: weight.numel() for name, weight in prunable(model).items()}
+    columns = max(sum(sizes[name] for name in names) for names in _blocks(sizes, rows, block))
+    _check_fits(rows, columns, next(model.parameters()).device)
+
+
+def _check_fits(rows: int, columns: int, device: torch.device) -> None:
     """Raise InputError where the kernel, its eigenvalues and one block of the Jacobian do not fit."""
     need = 8 * (4 * rows**2 + rows * columns)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -15,7 +15,8 @@ from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.photographs import STRIDE, read_photographs
 from px_seg.comparison.folder import ComparisonFolder
-from px_seg.comparison.rows import Row, compared
+from px_seg.comparison.measures import PreservationMeasure
+from px_seg.comparison.preservation_rows import PreservationRow, compared
 from px_seg.cost import clock
 from px_seg.errors import InputError, one_line
 from px_seg.identity import digest
@@ -157,13 +158,14 @@ def report_preservation(
         "weights_digest": digest(setting.model.state_dict().values()),
         "images_digest": digest([*setting.prune_by, *setting.judge_by]),
     }
-    folder = ComparisonFolder(output_dir, {**settings, "stages": list(case.stages), **digests})
+    settings |= {"stages": list(case.stages), **digests}
+    folder = ComparisonFolder(PreservationMeasure.kind, output_dir, settings)
     batches = setting.labelled()
     stages = ["encoder"] if case.segmenter else case.stages
 
-    def measured(method: str, sparsity: float) -> Row:
-        work = partial(pruned, setting, batches, named[method], sparsity)
-        return compared(setting.model, method, sparsity, case.seed, work, setting.judge_by, stages)
+    def measured(method: str, sparsity: float) -> PreservationRow:
+        spent, masks = clock(torch.device("cpu"), lambda: pruned(setting, batches, named[method], sparsity))
+        return compared((method, sparsity, case.seed), setting.model, masks, spent, setting.judge_by, stages)
 
     wanted = {(m, s, case.seed): partial(measured, m, s) for m in named for s in sparsities}
     title = f"Pruned networks beside the dense one, before training: {case.network}"

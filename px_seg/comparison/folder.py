@@ -1,47 +1,46 @@
-"""The folder of a comparison: rows as they come, then their table and figure."""
+"""The folder of a comparison: rows as they come, then their table and figures."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Generic
 
 import yaml
 
-from px_seg.comparison.figure import draw
-from px_seg.comparison.rows import Row, read_rows, table, write_rows
+from px_seg.comparison.kind import Key, Kind, R, key_of
 from px_seg.errors import InputError
 from px_seg.files import locked, read_yaml, write_text
 
-ROWS, TABLE, FIGURE, SETTINGS = "preservation.csv", "preservation.md", "preservation", "settings.yaml"
-"""What a comparison writes."""
+SETTINGS = "settings.yaml"
+"""What the rows were measured with."""
 
 FILES = "criteria_files"
 """The key of the settings under which digests of users' criteria files are, by method."""
 
-Key: TypeAlias = tuple[str, float, int]
-"""Method, sparsity and seed of a row."""
 
+class ComparisonFolder(Generic[R]):
+    """The rows measured so far, under settings that decide them beside their keys, with their table and figures.
 
-class ComparisonFolder:
-    """The rows measured so far, under settings that decide them beside their keys.
-
-    `files` are digests of what decides the rows of some methods alone, by method.
+    `kind` says what the rows are; `files` are digests of what decides the rows of some methods alone, by method.
 
     Raises InputError where the folder holds something else, or rows of other settings or files. Nothing is written
     before `complete`.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], files: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: Kind[R], path: Path, settings: Mapping[str, Any], files: Mapping[str, str] | None = None
+    ) -> None:
+        self.kind = kind
         # As a YAML file gives them back.
         self.path, self.settings = path, yaml.safe_load(yaml.safe_dump(dict(settings), sort_keys=False))
         self.files = dict(files or {})
         self._check()
 
     def complete(
-        self, wanted: Mapping[Key, Callable[[], Row]], images: int, title: str, say: Callable[[str], Any]
-    ) -> list[Row]:
-        """The rows wanted, those that are missing measured; then their table and figure.
+        self, wanted: Mapping[Key, Callable[[], R]], images: int, title: str, say: Callable[[str], Any]
+    ) -> list[R]:
+        """The rows wanted, those that are missing measured; then their table and figures.
 
         A row is written as soon as it is known, beside those that another process has written since, so that the same
         request goes on where it was stopped. A network that cannot be pruned or compared is named and the rest
@@ -62,14 +61,14 @@ class ComparisonFolder:
                 say(f"not compared: {failures[-1]}")
                 continue
             with self._writing():
-                write_rows(self.path / ROWS, [*(self._rows() | {key: row}).values()])
-            say(f"{number} of {len(wanted)}: {_said(row)}")
+                self.kind.write(self.path, [*(self._rows() | {key: row}).values()])
+            say(f"{number} of {len(wanted)}: {self.kind.said(row)}")
         rows = self._rows()
         found = [rows[key] for key in wanted if key in rows]
         if found:
-            written = table(found, images)
-            write_text(self.path / TABLE, written + "\n")
-            draw(self.path, FIGURE, found, title)
+            written = self.kind.table(found, images)
+            write_text(self.path / f"{self.kind.name}.md", written + "\n")
+            self.kind.draw(self.path, found, title)
             say(f"{written}\nwritten to {self.path}")
         if failures:
             many = f"{len(failures)} of {len(wanted)} networks could not be compared"
@@ -97,7 +96,8 @@ class ComparisonFolder:
                 )
             if changed := [method for method, found in self.files.items() if known.get(method, found) != found]:
                 raise InputError(
-                    f"{self.path} holds rows of {changed[0]} by another criteria file: give another --output_dir"
+                    f"{self.path} holds rows of {changed[0]} by another file of criteria or masks: give another "
+                    "--output_dir"
                 )
         self._rows()
         place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
@@ -105,8 +105,8 @@ class ComparisonFolder:
             raise InputError(f"{self.path} cannot be written to: give another --output_dir")
         return known
 
-    def _rows(self) -> dict[Key, Row]:
-        return {row[:3]: row for row in read_rows(self.path / ROWS)}
+    def _rows(self) -> dict[Key, R]:
+        return {key_of(row): row for row in self.kind.read(self.path)}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -133,11 +133,3 @@ def _difference(former: Any, now: Mapping[str, Any]) -> str:
         return f"{SETTINGS} is damaged"
     key = next(key for key in (*now, *former) if former.get(key) != now.get(key))
     return f"{key} is {former.get(key)} there, {now.get(key)} now"
-
-
-def _said(row: Row) -> str:
-    last = list(row.cka)[-1]
-    return (
-        f"{row.method} {row.sparsity:.2%} seed {row.seed}: CKA of {last} {row.cka[last]:.3f}, "
-        f"equal predictions {row.agreement:.1%}, error {row.error:.3f}"
-    )

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from px_seg import InputError
 from px_seg.benchmark.pretrained import Case, report_agreement, report_budget, report_preservation, report_stability
 from px_seg.benchmark.repair import report_ridges
-from px_seg.comparison.rows import read_rows
+from px_seg.comparison.preservation_rows import read_rows
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_rows_are_measured_once(case: Case, tmp_path: Path) -> None:
     settings = "pruning.settings.conserve=0.5+pruning.settings.statistics=batches+rounds=2"
     methods = ["magnitude+ranking=erk", f"px+{settings}", "snip"]
     report_preservation(case, methods, [0.5], tmp_path / "out", said.append)
-    rows = read_rows(tmp_path / "out" / "preservation.csv")
+    rows = read_rows(tmp_path / "out")
     assert [row.method for row in rows] == methods
     assert list(rows[0].cka) == ["blocks.1", "blocks.3", "blocks.5", "global_pool"]
     assert rows[1].cka != rows[2].cka
@@ -46,7 +46,7 @@ def test_rows_are_measured_once(case: Case, tmp_path: Path) -> None:
 
 def test_a_segmenter_has_the_encoders_stages(case: Case, tmp_path: Path) -> None:
     report_preservation(replace(case, segmenter=True), ["magnitude"], [0.5], tmp_path / "out", lambda _: None)
-    (row,) = read_rows(tmp_path / "out" / "preservation.csv")
+    (row,) = read_rows(tmp_path / "out")
     assert list(row.cka) == [f"encoder.{stage}" for stage in range(1, 6)]
 
 

@@ -10,7 +10,8 @@ from helpers.runs import classify, script
 from px_seg import InputError, build_classifier
 from px_seg.commands import main
 from px_seg.comparison.folder import ComparisonFolder
-from px_seg.comparison.rows import Row, read_rows, table, write_rows
+from px_seg.comparison.measures import PreservationMeasure
+from px_seg.comparison.preservation_rows import PreservationRow, read_rows, table, write_rows
 from px_seg.data.base import LabelledImage
 from px_seg.data.synthetic import SyntheticObjects
 
@@ -37,7 +38,7 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
     asked = words(small, start, out, "--methods", "random,magnitude+ranking=erk")
     main(asked)
     said = capsys.readouterr().out
-    rows = read_rows(out / "preservation.csv")
+    rows = read_rows(out)
     assert [row[:3] for row in rows] == [(m, s, 0) for m in ("random", "magnitude+ranking=erk") for s in (0.5, 0.9)]
     written = {"preservation.md", "preservation.png", "preservation.svg", "settings.yaml"}
     assert written < {path.name for path in out.iterdir()}
@@ -71,7 +72,7 @@ def test_methods_are_compared_and_a_stopped_comparison_goes_on(small, start, tmp
     again = capsys.readouterr().out
     assert "3 of 4: magnitude+ranking=erk 50.00%" in again
     assert "random 50.00% seed 0:" not in again
-    assert [row[:6] for row in read_rows(out / "preservation.csv")] == [row[:6] for row in rows]
+    assert [row[:6] for row in read_rows(out)] == [row[:6] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -162,28 +163,28 @@ def test_an_interrupted_first_write_is_nothing_in_the_way(small, start, tmp_path
     out.mkdir()
     (out / "settings.yaml.0123abcd.new").write_text("task: c")
     main(words(small, start, out, "--methods", "random"))
-    assert len(read_rows(out / "preservation.csv")) == 2
+    assert len(read_rows(out)) == 2
 
 
 def test_rows_that_another_process_wrote_in_the_meantime_stay(tmp_path) -> None:
-    first, second = (ComparisonFolder(tmp_path / "out", {"images": 8}) for _ in range(2))
+    first, second = (ComparisonFolder(PreservationMeasure.kind, tmp_path / "out", {"images": 8}) for _ in range(2))
 
-    def row(method: str) -> Row:
-        return Row(method, 0.5, 0, 0.5, 0.5, 0, 1.0, {"a": 0.5})
+    def row(method: str) -> PreservationRow:
+        return PreservationRow(method, 0.5, 0, 0.5, 0.5, 0, 1.0, {"a": 0.5})
 
-    def in_between() -> Row:
+    def in_between() -> PreservationRow:
         second.complete({("b", 0.5, 0): lambda: row("b")}, 8, "", lambda _: None)
         return row("a")
 
     first.complete({("a", 0.5, 0): in_between}, 8, "", lambda _: None)
-    assert {found.method for found in read_rows(tmp_path / "out" / "preservation.csv")} == {"a", "b"}
+    assert {found.method for found in read_rows(tmp_path / "out")} == {"a", "b"}
 
 
 def test_shuffled_masks_are_those_of_a_run(small, start, tmp_path) -> None:
     rows = []
     for name, more in (("plain", ()), ("shuffled", ("--shuffle_masks",))):
         main(words(small, start, tmp_path / name, "--methods", "magnitude", *more))
-        rows.append(read_rows(tmp_path / name / "preservation.csv")[0])
+        rows.append(read_rows(tmp_path / name)[0])
     assert rows[0].cka != rows[1].cka
     flags = ("--config", small, "--weights", start, "--method", "magnitude", "--sparsity", 0.5, "--epochs", 0)
     results = classify(*flags, "--preservation_images", 10, "--shuffle_masks", "--output_dir", tmp_path / "run")
@@ -220,7 +221,7 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
     assert end.value.code == 2
     assert "not compared: cutting 90.00% seed 0: no path is left" in said.out
     assert "error: 1 of 4 networks could not be compared; the first: cutting 90.00% seed 0: no path" in said.err
-    rows = read_rows(tmp_path / "out" / "preservation.csv")
+    rows = read_rows(tmp_path / "out")
     assert [row[:2] for row in rows] == [("cutting", 0.5), ("random", 0.5), ("random", 0.9)]
     with pytest.raises(SystemExit):
         main(words(small, start, tmp_path / "out", "--methods", "crashing", *own))
@@ -231,11 +232,14 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
     assert expected in capsys.readouterr().out
     # The file is part of the rows of its own methods alone.
     main(words(small, start, tmp_path / "out", "--methods", "magnitude"))
-    assert "magnitude" in {row.method for row in read_rows(tmp_path / "out" / "preservation.csv")}
+    assert "magnitude" in {row.method for row in read_rows(tmp_path / "out")}
     (tmp_path / "cutting.py").write_text(CUT + "# changed\n")
     with pytest.raises(SystemExit):
         main(asked)
-    assert "holds rows of cutting by another criteria file: give another --output_dir" in capsys.readouterr().err
+    assert (
+        "holds rows of cutting by another file of criteria or masks: give another --output_dir"
+        in capsys.readouterr().err
+    )
     settings = tmp_path / "out" / "settings.yaml"
     settings.write_text(settings.read_text().partition("criteria_files:")[0] + "criteria_files: damaged\n")
     with pytest.raises(SystemExit):
@@ -247,21 +251,21 @@ def test_what_leaves_no_path_is_named_and_the_rest_compared(small, start, tmp_pa
 def test_the_script_says_what_it_is(small) -> None:
     done = script("--help", name="preservation")
     assert done.returncode == 0
-    assert "usage: px_seg preservation --weights W" in done.stdout
+    assert "usage: px_seg preservation --methods A,B" in done.stdout
 
 
 def test_a_table_has_means_over_seeds(tmp_path) -> None:
     rows = [
-        Row("px", 0.9, seed, agreement, 0.5, 1, 2.0, {"a": 0.5, "b": agreement})
+        PreservationRow("px", 0.9, seed, agreement, 0.5, 1, 2.0, {"a": 0.5, "b": agreement})
         for seed, agreement in ((0, 0.2), (1, 0.4))
     ]
     text = table(rows, 8)
     assert "Before any training, on 8 images, 2 seeds:" in text
     assert "| `px` | 90% | 0.500 | 0.300 | 30.0% | 0.500 | 1 | 2.0 |" in text
-    write_rows(tmp_path / "rows.csv", rows)
-    assert read_rows(tmp_path / "rows.csv") == rows
-    assert read_rows(tmp_path / "none.csv") == []
-    whole = (tmp_path / "rows.csv").read_bytes()
+    write_rows(tmp_path, rows)
+    assert read_rows(tmp_path) == rows
+    assert read_rows(tmp_path / "none") == []
+    whole = (tmp_path / "preservation.csv").read_bytes()
     lines = whole.splitlines(keepends=True)
     for damaged in (
         b"a,b\n1,2\n",
@@ -273,7 +277,7 @@ def test_a_table_has_means_over_seeds(tmp_path) -> None:
         b"\xff\xfe" + whole,
         b"method,sparsity,seed,agreement,error,empty_layers,prune_seconds\npx,0.9,0,0.2,0.5,1,2.0\n",
     ):
-        (tmp_path / "rows.csv").write_bytes(damaged)
+        (tmp_path / "preservation.csv").write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
-            read_rows(tmp_path / "rows.csv")
+            read_rows(tmp_path)
     assert "| `px` | 90% (1 of 2 seeds) |" in table([*rows[:1], rows[1]._replace(method="snip")], 8)

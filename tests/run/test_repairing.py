@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from px_seg import InputError, Masks, build_classifier
 from px_seg.commands import main
-from px_seg.comparison.rows import read_rows
+from px_seg.comparison.preservation_rows import read_rows
 from px_seg.tasks import Classification
 
 
@@ -52,7 +52,7 @@ def test_a_comparison_without_training_repairs_as_a_run_does(small, start, tmp_p
     words = ("preservation", "--task", "cls", "--config", small, "--weights", start, "--methods", "magnitude")
     words += ("--sparsities", 0.8, "--images", 10, "--recalibrate", "reconstruct", "--output_dir", out)
     main([str(word) for word in words])
-    (row,) = read_rows(out / "preservation.csv")
+    (row,) = read_rows(out)
     assert (row.cka, row.agreement, row.error) == (run["cka"], run["agreement"], run["error"])
 
 
@@ -71,7 +71,7 @@ def test_a_network_may_be_repaired_after_every_round(small, start, tmp_path) -> 
     method = "magnitude+recalibrate=reconstruct+recalibrate_rounds=true+rounds=3"
     words = ("preservation", "--task", "cls", "--config", small, "--weights", start, "--methods", method)
     main([str(word) for word in (*words, "--sparsities", 0.8, "--images", 10, "--output_dir", tmp_path / "out")])
-    (row,) = read_rows(tmp_path / "out" / "preservation.csv")
+    (row,) = read_rows(tmp_path / "out")
     assert row.cka == runs[1]["preservation_repaired"]["cka"]
     given = ("--config", small, "--weights", start, "--masks", tmp_path / "rounds", *own, "--recalibrate_rounds")
     with pytest.raises(InputError, match=r"masks come from .*, without any rounds: leave --recalibrate_rounds out"):

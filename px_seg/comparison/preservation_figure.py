@@ -7,15 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from px_seg.comparison.rows import Row
+from px_seg.comparison.preservation_rows import PreservationRow
 from px_seg.curves import legend_size, place, save, style
 
 WIDTH = 12.0
 """Inches."""
 
 
-def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
-    """CKA of the last stage, agreement and error against sparsity, means over seeds, as NAME.png and NAME.svg."""
+def draw(folder: Path, rows: Sequence[PreservationRow], title: str) -> None:
+    """CKA of the last stage, agreement and error against sparsity, means over seeds, as preservation.png and .svg."""
     methods = list(dict.fromkeys(row.method for row in rows))
     sparsities = sorted({row.sparsity for row in rows})
     last = list(rows[0].cka)[-1]
@@ -47,7 +47,7 @@ def draw(folder: Path, name: str, rows: Sequence[Row], title: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=columns, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    save(figure, folder, name)
+    save(figure, folder, "preservation")
 
 
 def _short(value: float, _: int | None) -> str:
