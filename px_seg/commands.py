@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from px_seg.command_line import parse
+from px_seg.comparison.budgets import compare_budgets, read_budgets
 from px_seg.comparison.command import compare, read_asked
 from px_seg.comparison.measures import Measure, PreservationMeasure, SpectrumMeasure, WidthMeasure
 from px_seg.config import CONFIGS, TransferConfig
@@ -120,6 +121,12 @@ def _problems(works: Sequence[Callable[[], None]]) -> list[str]:
     return found
 
 
+def rounds(argv: Sequence[str]) -> None:
+    """Compare numbers of rounds and of images."""
+    with one_line_errors("interrupted: the same command continues the comparison"):
+        compare_budgets(*read_budgets(argv, ROUNDS))
+
+
 def rebuild_report(argv: Sequence[str]) -> None:
     """Write the report of a sweep again."""
     parser = argparse.ArgumentParser(
@@ -166,6 +173,13 @@ def demo(argv: Sequence[str]) -> None:
         show(argv)
 
 
+ROUNDS = """Compare the masks of several numbers of rounds, of images, and of draws of the images, without training.
+
+    px_seg rounds --task cls --methods px,px_conserved --sparsities 0.9 --output_dir runs/rounds
+
+The reference has the most rounds and all images that prune: how few give its mask? Beside the table, how the mask
+settles round by round, and the flow of R through every branch."""
+
 MEASURES: dict[str, tuple[str, type[Measure[Any]]]] = {
     "preservation": (PRESERVATION, PreservationMeasure),
     "ntk": (NTK, SpectrumMeasure),
@@ -189,6 +203,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SWEEP, sweep),
     "report": Command(REPORT, rebuild_report),
     **{name: Command(about, partial(compare_networks, name, about, kind)) for name, (about, kind) in MEASURES.items()},
+    "rounds": Command(ROUNDS, rounds),
     "export": Command(EXPORT, export_run),
     "evaluate": Command(EVALUATE, evaluate),
     "latency": Command(LATENCY, measure_latency),

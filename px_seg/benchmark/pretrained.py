@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.photographs import STRIDE, read_photographs
+from px_seg.comparison.budgets import first_images
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.measures import PreservationMeasure
 from px_seg.comparison.preservation_rows import PreservationRow, compared
@@ -264,7 +265,7 @@ def _budget(
 
     def masks(number: int, count: int) -> tuple[float, Masks]:
         given = replace(own, rounds=number)
-        return clock(torch.device("cpu"), lambda: pruned(setting, _first(batches, count), given, sparsity))
+        return clock(torch.device("cpu"), lambda: pruned(setting, first_images(batches, count), given, sparsity))
 
     found = {number: masks(number, total) for number in rounds}
     for number, (spent, kept) in found.items():
@@ -349,16 +350,6 @@ def pruned(setting: Setting, batches: Sequence[tuple[Tensor, Tensor]], method: A
 
 def _with_loss(ranked_by: Criterion) -> Criterion:
     return replace(ranked_by, loss=nn.functional.cross_entropy) if isinstance(ranked_by, LossCriterion) else ranked_by
-
-
-def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches of the first `count` images."""
-    found: list[tuple[Tensor, Tensor]] = []
-    for images, labels in batches:
-        left = count - sum(len(part) for part, _ in found)
-        if left > 0:
-            found.append((images[:left], labels[:left]))
-    return found
 
 
 def _classifier(name: str, weights: str) -> nn.Module:

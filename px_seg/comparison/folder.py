@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 import yaml
 
-from px_seg.comparison.kind import Key, Kind, R, key_of
+from px_seg.comparison.kind import Kind, R
 from px_seg.errors import InputError
 from px_seg.files import locked, read_yaml, write_text
 
@@ -38,7 +38,7 @@ class ComparisonFolder(Generic[R]):
         self._check()
 
     def complete(
-        self, wanted: Mapping[Key, Callable[[], R]], images: int, title: str, say: Callable[[str], Any]
+        self, wanted: Mapping[tuple[Any, ...], Callable[[], R]], images: int, title: str, say: Callable[[str], Any]
     ) -> list[R]:
         """The rows wanted, those that are missing measured; then their table and figures.
 
@@ -105,8 +105,8 @@ class ComparisonFolder(Generic[R]):
             raise InputError(f"{self.path} cannot be written to: give another --output_dir")
         return known
 
-    def _rows(self) -> dict[Key, R]:
-        return {key_of(row): row for row in self.kind.read(self.path)}
+    def _rows(self) -> dict[tuple[Any, ...], R]:
+        return {self.kind.key(row): row for row in self.kind.read(self.path)}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

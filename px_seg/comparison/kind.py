@@ -49,6 +49,8 @@ class Kind(Generic[R]):
     """Their figures, under a title."""
     said: Callable[[R], str]
     """A row in words."""
+    key: Callable[[R], tuple[Any, ...]] = key_of
+    """What tells rows apart, beginning with method, sparsity and seed."""
 
 
 def write_csv(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
