@@ -71,7 +71,7 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:
-        for key in ("rounds", "ranking", "granularity", "pruning.settings"):
+        for key in ("rounds", "ranking", "granularity", "density_from", "pruning.settings"):
             if any(re.match(rf"--{key}\b", word) for word in argv):
                 raise InputError(f"nothing is pruned with masks {config.masks}: leave --{key} out")
         source = origin(Masks.load(file := mask_file(config.masks)), file)

@@ -23,8 +23,9 @@ from px_seg.files import user_path
 from px_seg.flags import check_once
 from px_seg.report import read_runs, report
 from px_seg.run.pipeline import run
-from px_seg.sweep import run_sweep
+from px_seg.sweep import Request, run_sweep
 from px_seg.sweep.command_line import launcher, read
+from px_seg.sweep.sanity import check_requests
 from px_seg.tasks import TASKS, Task, presets
 from px_seg.termination import Termination
 from px_seg.transfer import study
@@ -48,6 +49,14 @@ PRESERVATION = """Compare methods by how well a pruned network still is the dens
 
 The network is the one that a run with these flags would start from; given folders of finished runs, theirs, under
 their masks. The same command continues a comparison that was stopped."""
+
+SANITY = """Sanity checks of pruning methods: is it the choice of the weights, or only how many each layer keeps?
+
+    px_seg sanity --task cls --methods px,magnitude --sparsities 0.9 --seeds 0,1,2 --output_dir runs/sanity
+
+Every method is run as it is and, with its masks, with these shuffled inside the layers, with new weights, and with as
+many weights in every layer, chosen at random and by magnitude. The report has a table of them; flags are those of
+`px_seg sweep`, and the same command continues checks that were stopped."""
 
 NTK = """Compare the spectrum of the Neural Tangent Kernel of pruned networks with the dense one's, before any training.
 
@@ -98,16 +107,35 @@ def sweep(argv: Sequence[str]) -> None:
     with one_line_errors("interrupted: the same command continues the sweep"):
         request, asked = read(argv, SWEEP)
         check_formats(asked.export)
+        sys.exit(_carried_out([request], asked))
+
+
+def sanity(argv: Sequence[str]) -> None:
+    """Carry out the sanity checks of pruning methods, and report on them; status 1 where a run is not finished."""
+    with one_line_errors("interrupted: the same command continues the checks"):
+        request, asked = read(argv, SANITY, "sanity")
+        check_formats(asked.export)
+        sys.exit(_carried_out(check_requests(request), asked))
+
+
+def _carried_out(requests: Sequence[Request], asked: argparse.Namespace) -> bool:
+    """Carry out sweeps in one folder, each once the one before is finished, and report; whether a run is not.
+
+    Of a dry run the first alone is planned: the others may need its runs.
+    """
+    for request in requests:
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
-        if outcome.done and not asked.dry_run:
-            folders = [run.folder for run in read_runs(request.output_dir)]
-            wanted = [partial(export_missing, folders, asked.export)] if asked.export else []
-            failed = _problems([*wanted, *[partial(measure_missing, folders)] * asked.latency])
-            # What cannot be exported or measured is no reason to be without a report on hours of work.
-            report(request.output_dir)
-            if failed:
-                raise InputError(". ".join(failed))
-        sys.exit(bool(outcome.unfinished))
+        if outcome.unfinished or asked.dry_run:
+            break
+    if outcome.done and not asked.dry_run:
+        folders = [run.folder for run in read_runs(request.output_dir)]
+        wanted = [partial(export_missing, folders, asked.export)] if asked.export else []
+        failed = _problems([*wanted, *[partial(measure_missing, folders)] * asked.latency])
+        # What cannot be exported or measured is no reason to be without a report on hours of work.
+        report(request.output_dir)
+        if failed:
+            raise InputError(". ".join(failed))
+    return bool(outcome.unfinished)
 
 
 def _problems(works: Sequence[Callable[[], None]]) -> list[str]:
@@ -201,6 +229,7 @@ COMMANDS: dict[str, Command] = {
     **{name: Command(task.about, partial(run_task, task)) for name, task in TASKS.items()},
     "transfer": Command(TRANSFER, run_transfer),
     "sweep": Command(SWEEP, sweep),
+    "sanity": Command(SANITY, sanity),
     "report": Command(REPORT, rebuild_report),
     **{name: Command(about, partial(compare_networks, name, about, kind)) for name, (about, kind) in MEASURES.items()},
     "rounds": Command(ROUNDS, rounds),

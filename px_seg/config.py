@@ -175,6 +175,8 @@ class RunConfig:
             2:4" keeps no more, at any sparsity that allows it, in layers of 256 input and output channels or more;
             "at-most 2:4 from 64" in layers of 64
         granularity: what is kept or pruned whole: weight, kernel or filter, by the sum of the scores in it
+        density_from: ablation: every layer keeps as many weights as in the masks of this run or file, and the method
+            chooses among those of one layer alone
         keep_dense: parts of the backbone that are not pruned, such as encoder.conv1 or encoder.layer4
         masks: use the masks in this file, or of the run in this folder, of the same backbone, instead of pruning
         shuffle_masks: ablation: permute the mask of each layer
@@ -223,6 +225,7 @@ class RunConfig:
     ranking: str | None = None
     pattern: str | None = None
     granularity: str = "weight"
+    density_from: str | None = None
     keep_dense: list[str] = field(default_factory=list)
     masks: str | None = None
     shuffle_masks: bool = False

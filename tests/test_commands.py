@@ -34,9 +34,8 @@ def test_an_unknown_command_is_one_line(capsys) -> None:
         main(["sge", "--sparsity", "0.8"])
     assert end.value.code == 2
     assert capsys.readouterr().err == (
-        "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, report, preservation, ntk, widths, "
-        "rounds, "
-        "export, evaluate, latency, predict, demo\n"
+        "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, sanity, report, preservation, "
+        "ntk, widths, rounds, export, evaluate, latency, predict, demo\n"
     )
 
 

@@ -45,7 +45,9 @@ def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
             colour, marker, line = style(place)
             found = [(x, max(1 - overlap, NONE)) for x, overlap in points(name)]
             if found:
-                axes.plot(*zip(*found, strict=True), line, marker=marker, color=colour, markersize=5, label=name)
+                # Draws have no order.
+                line = "" if label.endswith("draw") else line
+                axes.plot(*zip(*found, strict=True), linestyle=line, marker=marker, color=colour, label=name)
         axes.set(xlabel=label, yscale="log")
         if label in ("rounds", "images"):
             axes.set_xscale("log")
@@ -55,7 +57,7 @@ def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
         elif label.endswith("draw"):
             axes.set_xticks(sorted({x for name in names for x, _ in points(name)}))
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("kept weights that the reference does not keep")
+    figure.axes[0].set_ylabel("kept weights that differ")
     figure.axes[0].yaxis.set_major_formatter(FuncFormatter(_percent))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=columns, fontsize=9)

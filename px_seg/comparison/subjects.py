@@ -164,6 +164,7 @@ def _of_run(folder: Path, task: str | None, output_dir: Path) -> Subject:
         ranking=None,
         pattern=None,
         granularity="weight",
+        density_from=None,
         keep_dense=[],
         shuffle_masks=False,
         recalibrate_rounds=False,

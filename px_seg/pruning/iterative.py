@@ -34,6 +34,7 @@ def prune(
     ranking: str | None = None,
     pattern: str | None = None,
     granularity: str = "weight",
+    density_from: Mapping[str, Tensor] | None = None,
     start: Masks | None = None,
     repair: Repair | None = None,
 ) -> Masks:
@@ -52,6 +53,10 @@ def prune(
     `granularity` is "weight", "kernel" or "filter" (`px_seg.pruning.granularity`): kernels and filters are kept or
     pruned whole, as many as have no more weights than asked for.
 
+    `density_from` are masks of the same weights and sparsity: each layer ends with as many weights as there, and the
+    scores choose among those of one layer alone, as in sanity checks of pruning (Frankle et al., ICLR 2021; Su et al.,
+    NeurIPS 2020). Ranking, pattern and granularity are then left out.
+
     `repair` is called before every round but the first with a copy of the model and the masks so far, and changes the
     copy in place: the round scores what it leaves. `lambda network, masks: px_seg.recalibrate(network, batches,
     masks, "reconstruct")` lets the weights kept make up for those pruned before the next are chosen. On several
@@ -68,7 +73,7 @@ def prune(
     layers or units, or does not divide a layer's input channels, for weights that fill no unit, and for a `start` that
     belongs to another pruning.
     """
-    plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern, granularity)
+    plan = plan_pruning(model, sparsity, criterion, scope, rounds, ranking, pattern, granularity, density_from)
     return carry_out(plan, model, batches, criterion, on_round=on_round, group=group, start=start, repair=repair)
 
 

@@ -2,19 +2,22 @@
 
 import json
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from px_seg.errors import InputError
+from px_seg.identity import digest
 from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.granularity import by_units, check_granularity
 from px_seg.pruning.masks import Masks
 from px_seg.pruning.pattern import Pattern
 from px_seg.pruning.provenance import Provenance
-from px_seg.pruning.rankings import Ranking, check_ranking_name
+from px_seg.pruning.rankings import Ranking, check_ranking_name, with_counts
 from px_seg.pruning.rankings import ranking as ranking_named
 from px_seg.pruning.scope import Scope, as_list, prunable
 
@@ -46,6 +49,7 @@ def plan_pruning(
     ranking: str | None = None,
     pattern: str | None = None,
     granularity: str = "weight",
+    density_from: Mapping[str, Tensor] | None = None,
 ) -> Plan:
     """What `prune` does with these arguments. Raises the InputErrors that `prune` raises before it scores.
 
@@ -55,7 +59,7 @@ def plan_pruning(
     if not isinstance(criterion, Criterion):
         raise InputError(f"criterion must be an object such as PX(), got {criterion!r}")
     exponential(_density(sparsity), 1)
-    check_ranking(sparsity, ranking, pattern, granularity)
+    check_ranking(sparsity, ranking, pattern, granularity, density_from is not None)
     # Not as given: a count that is off by one would break the pattern.
     sparsity = (Pattern.parse(pattern).sparsity if pattern else None) or sparsity
     rounds = criterion.rounds_to(sparsity) if rounds is None else rounds
@@ -85,7 +89,11 @@ def plan_pruning(
     if pattern:
         _check_pattern(Pattern.parse(pattern), model, scope, criterion, own)
         _check_room(Pattern.parse(pattern), model, scope, masks.total, kept)
-    if granularity == "weight":
+    if density_from is not None:
+        counts = _counts_of(density_from, masks, kept)
+        masks = masks.with_provenance(ranking=f"{GIVEN}:{digest([torch.tensor(counts)])}")
+        keep = with_counts(counts)
+    elif granularity == "weight":
         keep = _ranking(model, scope, own, pattern)
     else:
         keep, unit = by_units(granularity, own, model, scope)
@@ -95,6 +103,31 @@ def plan_pruning(
                 "less, or for a finer granularity"
             )
     return Plan(masks, densities if sparsity else [], keep, scope, unit)
+
+
+GIVEN = "given"
+"""How the name begins of a ranking inside layers whose numbers of weights other masks decide."""
+
+
+def _counts_of(given: Mapping[str, Tensor], masks: Masks, kept: int) -> list[int]:
+    """How many weights the given masks keep of each tensor. InputError where they are not of these, or of `kept`."""
+    for name, mask in masks.items():
+        if name not in given or given[name].shape != mask.shape:
+            raise InputError(
+                f"the masks whose layer densities are to be kept have none for {name} of shape {tuple(mask.shape)}: "
+                "give those of the same network, pruned in the same parts"
+            )
+    if left := [name for name in given if name not in masks]:
+        raise InputError(f"the masks whose layer densities are to be kept are also of {left[0]}, which is not in scope")
+    counts = [int(given[name].count_nonzero()) for name in masks]
+    if sum(counts) != kept:
+        own = given.provenance.sparsity if isinstance(given, Masks) else None
+        own = 1 - sum(counts) / masks.total if own is None else own
+        raise InputError(
+            f"the masks whose layer densities are to be kept prune {1 - sum(counts) / masks.total:.4%} of the weights: "
+            f"ask for a sparsity of {own:.10g}"
+        )
+    return counts
 
 
 def _check_pattern(pattern: Pattern, model: nn.Module, scope: Scope, criterion: Criterion, ranking: str) -> None:
@@ -126,8 +159,23 @@ def _density(sparsity: float) -> float:
     return 1 - sparsity
 
 
-def check_ranking(sparsity: float, ranking: str | None, pattern: str | None, granularity: str = "weight") -> None:
-    """Raise InputError for a ranking, pattern or granularity that does not exist or contradicts the rest."""
+def check_ranking(
+    sparsity: float,
+    ranking: str | None,
+    pattern: str | None,
+    granularity: str = "weight",
+    given_densities: bool = False,
+) -> None:
+    """Raise InputError for a ranking, pattern or granularity that does not exist or contradicts the rest.
+
+    `given_densities` says that other masks decide how many weights each layer keeps.
+    """
+    if given_densities:
+        for what, value in (("ranking", ranking), ("pattern", pattern)):
+            if value is not None:
+                raise InputError(f"layers keep as many weights as other masks have: leave the {what} {value} out")
+        if granularity != "weight":
+            raise InputError(f"layers keep as many weights as other masks have: leave {granularity}s out")
     if ranking is not None:
         check_ranking_name(ranking)
     check_granularity(granularity)

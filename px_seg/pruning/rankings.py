@@ -69,6 +69,23 @@ def _by_layer(name: str, scores: Sequence[Tensor], live: Sequence[Tensor], count
     return of_units(name, scores, live, count, [score.shape for score in scores])
 
 
+def with_counts(counts: Sequence[int]) -> Ranking:
+    """A ranking inside each layer, that ends with `counts` of their weights.
+
+    While more are to be kept than these together, every layer is as far on its way there from all of its weights as the
+    others.
+    """
+
+    def keep(scores: Sequence[Tensor], live: Sequence[Tensor], count: int) -> list[Tensor]:
+        sizes, last = [score.numel() for score in scores], sum(counts)
+        left = (count - last) / (sum(sizes) - last) if sum(sizes) > last else 0.0
+        wanted = [end + (size - end) * left for size, end in zip(sizes, counts, strict=True)]
+        numbers = _whole(wanted, [int(mask.count_nonzero()) for mask in live], [1] * len(sizes), count)
+        return [top([score], [mask], n)[0] for score, mask, n in zip(scores, live, numbers, strict=True)]
+
+    return keep
+
+
 def of_units(name: str, scores: Sequence[Tensor], live: Sequence[Tensor], count: int, shapes: Shapes) -> list[Tensor]:
     """The units that the ranking of that name keeps, so that they have at most `count` weights.
 

@@ -16,8 +16,9 @@ from px_seg.report.payoff import points
 from px_seg.report.runs import FORMATS, RUNTIMES, TORCH, Panel, Run
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.run.folder import EXPORTED_WHOLE
-from px_seg.run.results import sparse_layers_of
+from px_seg.run.results import EFFECTIVE, sparse_layers_of
 from px_seg.sweep.methods import DENSE, criterion_of
+from px_seg.sweep.sanity import named_checks
 from px_seg.tasks import TASKS, score_by
 
 FEWEST = 4
@@ -60,7 +61,7 @@ def _tidy_row(run: Run) -> dict[str, Any]:
         },
         "backbone_sparsity": results["backbone_sparsity"],
         "model_sparsity": results["model_sparsity"],
-        "effective_sparsity": results.get("effective_sparsity"),
+        **{key: results.get(key) for key in EFFECTIVE},
         **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
         **_measured(run),
         "checkpoint_bytes": results["checkpoint_bytes"]["file"],
@@ -151,7 +152,7 @@ def differences(panel: Panel) -> Table | None:
 
 def costs(panel: Panel) -> Table:
     """What is left of the network, and what pruning and training took, means over seeds."""
-    head = ["method", "sparsity", "effective", "empty layers", "parameters kept", "FLOPs kept"]
+    head = ["method", "sparsity", "effective", "live channels", "empty layers", "parameters kept", "FLOPs kept"]
     everyone = [run.results for run in (*panel.dense, *panel.runs)]
     stages = [stage for stage in ("prune", "repair", "train") if any(stage in r["seconds"] for r in everyone)]
     head += ["checkpoint", "compressed", *stages]
@@ -162,7 +163,8 @@ def costs(panel: Panel) -> Table:
             [
                 method,
                 f"{sparsity:.2%}",
-                _effective(several),
+                _share(several, "effective_sparsity", 2),
+                _share(several, "live_channels", 1),
                 f"{mean(len(r['empty_layers']) for r in several):.3g}",
                 _kept(several, "parameters", 1e6, "M"),
                 _kept(several, "flops", 1e9, "G"),
@@ -172,11 +174,33 @@ def costs(panel: Panel) -> Table:
             ]
         )
     caption = (
-        "What is left, and what it took: effective sparsity, which counts kept weights on no path as pruned; "
+        "What is left, and what it took: effective sparsity, which counts kept weights on no path as pruned; the "
+        "backbone's channels on a path; "
         "all parameters and operations of the whole network, not counting multiplications by 0; the checkpoint as "
         "saved, with its zeros, and compressed by zlib"
     )
     return Table(caption, head, rows)
+
+
+def sanity_table(panel: Panel) -> Table | None:
+    """The checks of each method beside it (`px_seg.sweep.sanity`); None where none was run."""
+    rows = []
+    for sparsity in panel.sparsities:
+        present = _present(panel, sparsity)
+        for method in present:
+            checks = {what: name for what, name in named_checks(method).items() if name in present}
+            own = panel.scores(method, sparsity)
+            for what, name in {"as it is": method, **checks}.items() if checks else ():
+                found = panel.scores(name, sparsity)
+                change = "" if name == method else _change(paired_difference(found, own), panel.score)
+                written = _written(summary(list(found.values())), panel.score)
+                rows.append([method, f"{sparsity:.2%}", what, written, change])
+    caption = (
+        f"Sanity checks, {panel.score.label}: the method's masks shuffled inside every layer, its masks on new "
+        "weights, and as many weights in every layer, chosen at random or by magnitude; a check that is no worse says "
+        "that the method's choice inside the layers, or of the weights' values, makes no difference"
+    )
+    return Table(caption, ["method", "sparsity", "", panel.score.title, "minus the method"], rows) if rows else None
 
 
 def payoff_table(panel: Panel) -> Table | None:
@@ -304,7 +328,7 @@ def predicted(panel: Panel) -> Table | None:
 
 def made(panel: Panel) -> list[Table]:
     """All tables of a panel that say something."""
-    tables = [scores(panel), differences(panel), predicted(panel)]
+    tables = [scores(panel), differences(panel), sanity_table(panel), predicted(panel)]
     for split in panel.also:
         seen = panel.on(split)
         for table in (scores(seen), differences(seen), predicted(seen), exported_table(seen)):
@@ -387,10 +411,10 @@ def _change(value: Difference | None, score: Score) -> str:
     return f"{score.change(value.mean)} [{score.change(low)}, {score.change(high)}]"
 
 
-def _effective(several: Sequence[Mapping[str, Any]]) -> str:
-    """Blank for runs of earlier versions, and where paths are not defined."""
-    known = [value for results in several if (value := results.get("effective_sparsity")) is not None]
-    return f"{mean(known):.2%}" if len(known) == len(several) else ""
+def _share(several: Sequence[Mapping[str, Any]], key: str, digits: int) -> str:
+    """A mean share; blank for runs of earlier versions, and where paths are not defined."""
+    known = [value for results in several if (value := results.get(key)) is not None]
+    return f"{mean(known):.{digits}%}" if len(known) == len(several) else ""
 
 
 def _kept(several: Sequence[dict[str, Any]], what: str, unit: float, name: str) -> str:

@@ -22,11 +22,11 @@ class Origin(NamedTuple):
     """Share of the weights pruned, of those the masks were made for."""
 
 
-def mask_file(text: str) -> Path:
-    """The file that --masks names: itself, or that of the run in a folder."""
-    path = user_path(text, "--masks")
+def mask_file(text: str, flag: str = "--masks") -> Path:
+    """The file that a flag names: itself, or that of the run in a folder."""
+    path = user_path(text, flag)
     if path.name == COMPACT_MASKS:
-        raise InputError(f"--masks {path} are those of a compacted network: give {path.parent}, its run's folder")
+        raise InputError(f"{flag} {path} are those of a compacted network: give {path.parent}, its run's folder")
     return path / "masks.safetensors" if path.is_dir() else path
 
 

@@ -1,5 +1,6 @@
 """What a run came to: the contents of results.json, which RunFolder.finish writes, and the table for a terminal."""
 
+import math
 import platform
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from px_seg.analysis.flops import count_flops
-from px_seg.analysis.layer_collapse import collapse
+from px_seg.analysis.path_counts import effective_paths
 from px_seg.analysis.sparse_units import SparseLayer, of_sparse_units, sparse_layers
 from px_seg.config import RunConfig
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA, Masks, UnsupportedOperation, prunable
+from px_seg.pruning.granularity import output_sums
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
@@ -28,6 +30,10 @@ REPAIRED = {
 PACKAGES = ("px_seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "albumentations")
 
 
+EFFECTIVE = ("effective_sparsity", "live_channels", "log10_paths")
+"""What results.json says of paths."""
+
+
 class Whole(NamedTuple):
     """Sizes of a network with everything in it."""
 
@@ -38,6 +44,8 @@ class Whole(NamedTuple):
     parameters: int
     flops: int
     """Of one image."""
+    channels: int
+    """Outputs of the backbone's convolutions, all layers together."""
 
 
 def whole(model: nn.Module, task: Task) -> Whole:
@@ -45,7 +53,8 @@ def whole(model: nn.Module, task: Task) -> Whole:
     image, _ = task.train[0, 0]
     scoped, every = (sum(weight.numel() for weight in prunable(model, part).values()) for part in (task.scope, None))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Whole(scoped, every, parameters, count_flops(model, prunable(model), image.shape).total)
+    channels = sum(len(sums) for sums in output_sums(model, prunable(model, task.scope)).values())
+    return Whole(scoped, every, parameters, count_flops(model, prunable(model), image.shape).total, channels)
 
 
 def collect(
@@ -74,7 +83,7 @@ def collect(
         "sparsity": config.sparsity,
         "backbone_sparsity": 1 - backbone["kept"] / backbone["total"],
         "model_sparsity": 1 - every["kept"] / every["total"],
-        "effective_sparsity": _effective_sparsity(weights, model, backbone, task.scope, image.shape),
+        **_effective(weights, model, dense, task.scope, image.shape),
         **scores,
         "backbone_weights": backbone,
         "model_weights": every,
@@ -114,6 +123,7 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "ranking": made.ranking,
         "pattern": made.pattern,
         "granularity": made.granularity,
+        "density_from": config.density_from,
         "masks": config.masks,
         "keep_dense": made.kept_dense,
         "empty_layers": [name for name, density in masks.densities().items() if density == 0],
@@ -148,20 +158,23 @@ def _kept(weights: Mapping[str, Tensor], model: nn.Module, scope: Scope) -> int:
     return sum(int(weights[name].count_nonzero()) for name in prunable(model, scope))
 
 
-def _effective_sparsity(
-    weights: Mapping[str, Tensor], model: nn.Module, count: Mapping[str, int], scope: Scope, shape: Sequence[int]
-) -> float | None:
-    """The share of the weights in scope that are 0 or, for images of this shape, lie on no path.
+def _effective(
+    weights: Mapping[str, Tensor], model: nn.Module, dense: Whole, scope: Scope, shape: Sequence[int]
+) -> dict[str, float | None]:
+    """What of the part in scope is of use to images of this shape (Vysogorets and Kempe, JMLR 2023), of `dense`.
 
-    Vysogorets and Kempe, JMLR 2023. None for a network in which paths are not defined.
+    The share of the weights that are 0 or lie on no path, the share of the channels that lie on one, and the decimal
+    logarithm of the number of paths, None where there is none. All None for a network in which paths are not defined.
     """
     device = next(model.parameters()).device
     live = {name: (weights[name] != 0).to(device) for name in prunable(model, scope)}
     try:
-        stranded = collapse(model, live, shape).stranded
+        found = effective_paths(model, live, shape)
     except UnsupportedOperation:
-        return None
-    return 1 - count["kept"] / count["total"] * (1 - stranded)
+        return dict.fromkeys(EFFECTIVE)
+    shares = 1 - sum(found.weights.values()) / dense.backbone, sum(found.channels.values()) / dense.channels
+    paths = found.log10_paths if math.isfinite(found.log10_paths) else None
+    return dict(zip(EFFECTIVE, (*shares, paths), strict=True))
 
 
 def _kept_parameters(weights: Mapping[str, Tensor], model: nn.Module) -> int:
@@ -192,6 +205,8 @@ def described(results: Mapping[str, Any]) -> str:
     parts = [method, f"{results['backbone_sparsity']:.2%} of the backbone pruned"]
     if results["pattern"]:
         parts.append(results["pattern"])
+    elif results.get("density_from"):
+        parts.append(f"with the layer densities of {results['density_from']}")
     elif results["method"] in CRITERIA and results["ranking"] != CRITERIA[results["method"]].ranking:
         parts.append(f"ranked {results['ranking']}")
     if results["granularity"] not in (None, "weight"):

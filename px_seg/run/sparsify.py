@@ -36,6 +36,7 @@ from px_seg.pruning import criterion as criterion_named
 from px_seg.pruning.randomness import derived_seed
 from px_seg.run.checkpoints import stop_together
 from px_seg.run.folder import RunFolder
+from px_seg.run.given_masks import mask_file
 from px_seg.run.repairing import check_named
 from px_seg.run.user_criteria import naming_file, unchanged
 from px_seg.tasks import Task
@@ -50,7 +51,7 @@ SAVE_EVERY = 60.0
 
 
 IDLE_WHEN_DENSE = (
-    *("rounds", "ranking", "pattern", "granularity", "keep_dense", "shuffle_masks", "pruning"),
+    *("rounds", "ranking", "pattern", "granularity", "density_from", "keep_dense", "shuffle_masks", "pruning"),
     *("recalibrate", "recalibrate_rounds", "compact"),
 )
 """Settings that make no difference to a network that is not pruned."""
@@ -64,7 +65,8 @@ def idle_when_dense(key: str) -> bool:
 def as_dense(config: C) -> C:
     """The same run with nothing pruned."""
     dense = replace(config, method="dense", sparsity=0.0, rounds=None, ranking=None)
-    return without_idle_settings(replace(dense, pattern=None, granularity="weight", keep_dense=[], shuffle_masks=False))
+    dense = replace(dense, pattern=None, granularity="weight", density_from=None, keep_dense=[], shuffle_masks=False)
+    return without_idle_settings(dense)
 
 
 def without_idle_settings(config: C) -> C:
@@ -75,8 +77,8 @@ def without_idle_settings(config: C) -> C:
     """
     check_granularity(config.granularity)
     if config.masks is not None:
-        if config.pattern or config.keep_dense:
-            raise InputError(f"the masks come from {config.masks}: leave pattern and keep_dense out")
+        if config.pattern or config.keep_dense or config.density_from:
+            raise InputError(f"the masks come from {config.masks}: leave pattern, keep_dense and density_from out")
     elif config.sparsity == 0:
         criterion_named(config.method)
         config = replace(config, method="dense")
@@ -86,7 +88,12 @@ def without_idle_settings(config: C) -> C:
         check_named(config.recalibrate)
         config = replace(config, recalibrate="none", recalibrate_rounds=False, compact=False)
     return replace(
-        config, rounds=None, ranking=None, granularity="weight", pruning=replace(config.pruning, settings={})
+        config,
+        rounds=None,
+        ranking=None,
+        granularity="weight",
+        density_from=None,
+        pruning=replace(config.pruning, settings={}),
     )
 
 
@@ -107,7 +114,8 @@ def check_pruning(config: RunConfig) -> Criterion | None:
     exponential(1 - config.sparsity, 1)
     rounds = criterion.rounds_to(config.sparsity) if config.rounds is None else config.rounds
     exponential(1 - config.sparsity, rounds)
-    check_ranking(config.sparsity, config.ranking, config.pattern, config.granularity)
+    given = config.density_from is not None
+    check_ranking(config.sparsity, config.ranking, config.pattern, config.granularity, given)
     if config.pattern and config.shuffle_masks:
         raise InputError(f"shuffled masks would not keep the pattern {config.pattern}: leave one of the two out")
     if config.granularity != "weight" and config.shuffle_masks:
@@ -137,9 +145,11 @@ def make_plan(model: nn.Module, task: Task, criterion: Criterion, config: RunCon
     prunable(model, scope)
     if config.pattern is not None:
         Pattern.parse(config.pattern).check(model, scope, "keep them dense with --keep_dense '[{}]'")
-    return plan_pruning(
-        model, config.sparsity, criterion, scope, config.rounds, config.ranking, config.pattern, config.granularity
-    )
+    density_from = None
+    if config.density_from is not None:
+        density_from = Masks.load(mask_file(config.density_from, "--density_from"))
+    asked = (config.rounds, config.ranking, config.pattern, config.granularity)
+    return plan_pruning(model, config.sparsity, criterion, scope, *asked, density_from)
 
 
 def notes_on_pattern(model: nn.Module, plan: Plan) -> list[str]:

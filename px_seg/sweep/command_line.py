@@ -16,12 +16,13 @@ from px_seg.sweep.plan import NOTES, Request
 from px_seg.tasks import TASKS
 
 
-def read(argv: Sequence[str], description: str) -> tuple[Request, argparse.Namespace]:
+def read(argv: Sequence[str], description: str, command: str = "sweep") -> tuple[Request, argparse.Namespace]:
     """The sweep that a command line asks for, and how it is to be carried out.
 
-    All flags that are not the sweep's own are its runs'. Raises InputError for a flag or preset that cannot be read.
+    `command` is what it is called. All flags that are not the sweep's own are its runs'. Raises InputError for a flag
+    or preset that cannot be read.
     """
-    parser = _parser(description)
+    parser = _parser(description, command)
     own, flags = parser.parse_known_args(argv)
     preset = [] if own.preset is None else _preset_words(own.preset)
     preset_asked, preset_flags = parser.parse_known_args(preset)
@@ -64,8 +65,8 @@ def launcher(asked: argparse.Namespace, request: Request) -> LocalLauncher | Slu
     return LocalLauncher(program, asked.jobs, asked.gpus, asked.mixed_precision)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    usage = "px_seg sweep --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]"
+def _parser(description: str, command: str) -> argparse.ArgumentParser:
+    usage = f"px_seg {command} --preset NAME | --methods A,B [--sparsities X,Y] --output_dir DIR [--KEY VALUE ...]"
     parser = Parser(usage, description)
     add = parser.add_argument_group("what is run").add_argument
     add("--preset", metavar="NAME", help="configs/sweep/NAME.yaml, by name or as a path; flags override it")

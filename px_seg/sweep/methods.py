@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from px_seg.errors import InputError
 from px_seg.pruning import CRITERIA, criterion
-from px_seg.run.sparsify import IDLE_WHEN_DENSE, idle_when_dense
+from px_seg.run.sparsify import IDLE_WHEN_DENSE
 
 DENSE = "dense"
 
-_NEXT_SETTING = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")
-"""Another + is part of a value, as in 1e+3, or of a criterion's name."""
+_NEXT_SETTING = re.compile(r"\+(?=[A-Za-z_][\w.]*=)(?![^()]*\))")
+"""Another + is part of a value, as in 1e+3 and in (px+rounds=10), or of a criterion's name."""
+
+OWN = (*IDLE_WHEN_DENSE, "reinit")
+"""Settings that a method can have of its own. The dense network that it is compared with does not have them."""
 
 
 class Method(NamedTuple):
@@ -34,7 +37,7 @@ class Method(NamedTuple):
             key, _, value = part.partition("=")
             if not value:
                 raise InputError(f"{text} gives {key} no value: write {name}+KEY=VALUE, such as {name}+ranking=erk")
-            if not idle_when_dense(key):
+            if key.partition(".")[0] not in OWN:
                 raise InputError(f"{text}: {_no_own_setting(key)}")
             if key in settings:
                 raise InputError(f"{text} gives {key} twice: once is enough")
@@ -57,8 +60,8 @@ class Method(NamedTuple):
 
 
 def _no_own_setting(key: str) -> str:
-    own = f"{key} is not among the settings that a method can have of its own: {', '.join(IDLE_WHEN_DENSE)}"
-    near = difflib.get_close_matches(key.partition(".")[0], IDLE_WHEN_DENSE, n=1)
+    own = f"{key} is not among the settings that a method can have of its own: {', '.join(OWN)}"
+    near = difflib.get_close_matches(key.partition(".")[0], OWN, n=1)
     return f"did you mean {near[0]}? {own}" if near else f"{own}; others are the same for all methods"
 
 

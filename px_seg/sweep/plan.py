@@ -204,8 +204,19 @@ def _cell(
     config = replace(base, method=method.criterion, sparsity=sparsity, seed=seed, output_dir=str(folder), data=data)
     if method.criterion in BUILT_IN and not rules_were_taught():
         config = replace(config, criteria=None)
+    if config.density_from is not None:
+        config = replace(config, density_from=_masks_of(request, varied, config.density_from, path))
     config = as_dense(config) if method.criterion == DENSE else without_idle_settings(config)
     return Cell(combination, folder, request.output_dir / NOTES / path, config, method.name)
+
+
+def _masks_of(request: Request, varied: Sequence[str], text: str, run: Path) -> str:
+    """Whose layer densities a run is to have: a path as it is; a method's run of the same sparsity and seed."""
+    if "/" in text or user_path(text, "density_from").exists():
+        return text
+    method = Method.of(text.removeprefix("(").removesuffix(")"))
+    method.check()
+    return str(request.output_dir / Path(*varied, method.name, *run.parts[-2:]))
 
 
 def _check(request: Request) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from px_seg import PX, Magnitude, Masks, RandomERK, prunable, prune
+from px_seg import PX, InputError, Magnitude, Masks, RandomERK, prunable, prune
 from px_seg.pruning import RANKINGS
 from px_seg.pruning.rankings import ranking
 
@@ -48,6 +48,45 @@ def test_layers_keep_their_own_best(net: nn.Module, ranking: str) -> None:
         assert len(pruned) == 0 or size[masks[name]].min() > pruned.max()
         if ranking == "uniform":
             assert abs(int(masks[name].sum()) - 0.4 * weight.numel()) < 1
+
+
+def test_layers_keep_as_many_as_in_other_masks(net: nn.Module) -> None:
+    """At the end exactly; on the way each is as far from dense to there as all together."""
+    given = prune(net, (), 0.9, Magnitude())
+    seen: list[Masks] = []
+    masks = prune(net, (), 0.9, RandomERK(), rounds=4, density_from=given, on_round=lambda _, now: seen.append(now))
+    counts = {name: int(mask.sum()) for name, mask in given.items()}
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == counts
+    for now in seen:
+        left = (now.kept - given.kept) / (given.total - given.kept)
+        for name, mask in now.items():
+            assert abs(int(mask.sum()) - (counts[name] + left * (mask.numel() - counts[name]))) <= 1
+    for before, after in itertools.pairwise(seen):
+        assert all(bool((before[name] | ~mask).all()) for name, mask in after.items())
+    # Magnitude again in layers of its own densities is magnitude itself.
+    assert prune(net, (), 0.9, Magnitude(), density_from=given) == given
+    assert masks.provenance.ranking.startswith("given:")
+    others = prune(net, (), 0.5, Magnitude())
+    assert masks.provenance.ranking != prune(net, (), 0.5, Magnitude(), density_from=others).provenance.ranking
+
+
+def test_densities_of_other_masks_are_held_to_the_rest(net: nn.Module) -> None:
+    given = prune(net, (), 0.9, Magnitude())
+    with pytest.raises(InputError, match=r"prune 89\.9872% of the weights: ask for a sparsity of 0\.9$"):
+        prune(net, (), 0.8, Magnitude(), density_from=given)
+    for changes, message in (
+        ({"ranking": "erk"}, "leave the ranking erk out"),
+        ({"pattern": "at-most 2:4"}, "leave the pattern at-most 2:4 out"),
+        ({"granularity": "filter"}, "leave filters out"),
+    ):
+        with pytest.raises(InputError, match=f"layers keep as many weights as other masks have: {message}"):
+            prune(net, (), 0.9, Magnitude(), density_from=given, **changes)
+    first = next(iter(given))
+    part = {name: mask for name, mask in given.items() if name != first}
+    with pytest.raises(InputError, match=f"have none for {first} of shape"):
+        prune(net, (), 0.9, Magnitude(), density_from=part)
+    with pytest.raises(InputError, match=r"are also of other\.weight, which is not in scope"):
+        prune(net, (), 0.9, Magnitude(), density_from={**given, "other.weight": torch.ones(1, dtype=torch.bool)})
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)

@@ -35,7 +35,7 @@ def test_the_tables_say_what_the_runs_came_to(sweep) -> None:
     assert rows["random", "98.00%"][1].startswith("+16.00 [")
     cost = {(row[0], row[1]): row[2:] for row in costs(panel).rows}
     assert cost["px", "80.00%"] == [
-        *("75.00%", "0", "0.0006 M (60.0%)", "2e-06 G (50.0%)", "0.0 MB", "0.0 MB", "1 s", "2 s")
+        *("75.00%", "", "0", "0.0006 M (60.0%)", "2e-06 G (50.0%)", "0.0 MB", "0.0 MB", "1 s", "2 s")
     ]
     assert costs(panel).head[-2:] == ["prune", "train"]
     text = markdown(table)

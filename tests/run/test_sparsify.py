@@ -147,6 +147,29 @@ def test_the_ablations_of_the_paper(tiny_resnet18, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_densities_of_another_run(tiny, tmp_path, capsys) -> None:
+    """--density_from: as many weights in every layer as there, others in it; and what contradicts it is refused."""
+    go("--config", tiny, "--method", "magnitude", "--sparsity", 0.9, "--epochs", 0, "--output_dir", tmp_path / "from")
+    words = ("--config", tiny, "--method", "random", "--epochs", 0, "--density_from", tmp_path / "from")
+    results = go(*words, "--sparsity", 0.9, "--output_dir", tmp_path / "to")
+    given, found = (Masks.load(tmp_path / name / "masks.safetensors") for name in ("from", "to"))
+    assert given.densities() == found.densities()
+    assert given != found
+    assert results["density_from"] == str(tmp_path / "from")
+    assert results["ranking"].startswith("given:")
+    for more, message in (
+        (("--sparsity", 0.8), "ask for a sparsity of 0.9"),
+        (("--sparsity", 0.9, "--ranking", "erk"), "leave the ranking erk out"),
+        (("--sparsity", 0.9, "--masks", tmp_path / "from"), "leave --density_from out"),
+        (("--sparsity", 0.9, "--keep_dense", "[encoder.model.conv1]"), "which is not in scope"),
+    ):
+        with pytest.raises(InputError, match=message):
+            go(*words, *more, "--output_dir", tmp_path / "refused")
+    with pytest.raises(InputError, match="there is no mask file nowhere"):
+        go(*words[:-1], "nowhere", "--sparsity", 0.9, "--output_dir", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_a_pattern_has_its_own_sparsity_and_is_kept_through_training(tiny_resnet18, tmp_path, capsys) -> None:
     flags = ("--config", tiny_resnet18, "--method", "magnitude", "--pattern", "2:4", "--keep_dense", "[encoder.conv1]")
     results = go(*flags, "--output_dir", tmp_path / "o")
