@@ -1,16 +1,15 @@
 """What a pruning will do, decided and checked before anything is scored."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from px_seg.errors import InputError
-from px_seg.identity import digest
 from px_seg.pruning.criteria.base import Criterion
 from px_seg.pruning.density_schedule import exponential
 from px_seg.pruning.granularity import by_units, check_granularity
@@ -91,7 +90,9 @@ def plan_pruning(
         _check_room(Pattern.parse(pattern), model, scope, masks.total, kept)
     if density_from is not None:
         counts = _counts_of(density_from, masks, kept)
-        masks = masks.with_provenance(ranking=f"{GIVEN}:{digest([torch.tensor(counts)])}")
+        masks = masks.with_provenance(
+            ranking=f"{GIVEN}:{hashlib.blake2b(repr(counts).encode(), digest_size=8).hexdigest()}"
+        )
         keep = with_counts(counts)
     elif granularity == "weight":
         keep = _ranking(model, scope, own, pattern)
