@@ -14,8 +14,9 @@ from px_seg.comparison.subjects import Subject, alike, of_methods, of_runs, shar
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
+from px_seg.run.folder import RunFolder
 from px_seg.run.setup import set_up
-from px_seg.sweep.plan import Request, base_config
+from px_seg.sweep.plan import ANALYSIS, Request, base_config
 from px_seg.tasks import TASKS, Task, task_of
 from px_seg.tasks.base import evenly_cropped
 
@@ -75,6 +76,16 @@ def compare(measure: Measure[Any], asked: Asked, say: Callable[[str], Any] = pri
     return folder.complete(wanted, images, f"{measure.title}: {shown}", say)
 
 
+def _beside(runs: Sequence[str]) -> Path:
+    """The sweep whose folder is given, to write to. InputError where none is."""
+    folder = user_path(runs[0], "the run") if len(runs) == 1 else None
+    if folder is None or RunFolder(folder).results.is_file():
+        raise InputError(
+            "give --output_dir: only what is found of a sweep, given by its folder, has a place of its own"
+        )
+    return folder
+
+
 def _hardest(subjects: Sequence[Subject]) -> list[Subject]:
     """The subject of the highest sparsity of each method."""
     return [
@@ -107,14 +118,15 @@ def read_asked(name: str, argv: Sequence[str], about: str, measure: type[Measure
     add("--images", type=int, metavar="N", help=judged)
     for flag, (kind, text) in measure.flags.items():
         add(f"--{flag}", type=kind, metavar="N", help=text)
-    add("--output_dir", required=True, metavar="DIR", help="folder for rows, table and figures")
+    where = f"folder for rows, table and figures; of a sweep's runs by default SWEEP/{ANALYSIS}/{name}, for its report"
+    add("--output_dir", metavar="DIR", help=where)
     first = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
     runs, words = argv[:first], argv[first:]
     asked, flags = parser.parse_known_args(words)
     if flags and not flags[0].startswith("--"):
         raise InputError(f"{flags[0]!r} belongs to no flag")
     made = measure(**{flag: getattr(asked, flag) for flag in measure.flags})
-    output_dir = user_path(asked.output_dir, "--output_dir")
+    output_dir = user_path(asked.output_dir or _beside(runs) / ANALYSIS / name, "--output_dir")
     if runs:
         said = [f"--{key}" for key in ("methods", "sparsities", "seeds") if getattr(asked, key)]
         if said := [*said, *(word.partition("=")[0] for word in flags if word.startswith("--"))]:

@@ -15,7 +15,7 @@ from px_seg.run.folder import OPERATIONAL, RunFolder
 from px_seg.run.setup import check_settings
 from px_seg.run.sparsify import IDLE_WHEN_DENSE, as_dense
 from px_seg.sweep.methods import DENSE, Method, readable
-from px_seg.sweep.plan import NOTES, REPORT, Request, plan_sweep
+from px_seg.sweep.plan import RESERVED, Request, plan_sweep
 from px_seg.tasks import TASKS, presets, task_of
 
 OF_TRAINING = ("epochs", "evaluate_first", "freeze_bn", "sync_bn", "batch_size", "channels_last")
@@ -132,7 +132,7 @@ def _runs_in(folder: Path) -> list[Path]:
     found = [
         path.parent
         for path in sorted(folder.rglob("results.json"))
-        if path.relative_to(folder).parts[0] not in (NOTES, REPORT)
+        if path.relative_to(folder).parts[0] not in RESERVED
     ]
     if not found:
         raise InputError(f"there is no finished run in {folder}: a run is finished once it has its results.json")

@@ -39,8 +39,9 @@ def write_page(
 ) -> None:
     """Write the page: figures, tables, samples, and the settings of every run.
 
-    `facts` are lines on what was done, `notes` what a reader must know before comparing. `figures` are SVG files beside
-    `path`, by a text that says what they show; of those that show one panel the text begins with its title.
+    `facts` are lines on what was done, `notes` what a reader must know before comparing. `figures` are paths of SVG
+    files from its folder, by a text that says what they show; of those that show one panel the text begins with its
+    title.
     """
     runs = [run for panel in all_panels for run in panel.runs]
     runs += list({run.folder: run for panel in all_panels for run in panel.dense}.values())
@@ -52,7 +53,7 @@ def write_page(
         title=title,
         facts=facts,
         notes=notes,
-        figures={name: _svg(path.with_name(file)) for name, file in figures.items()},
+        figures={name: _svg(path.parent / file) for name, file in figures.items()},
         panels=shown,
         predicted=any(part["samples"] for part in shown),
         shared={key: value for key, value in shared.items() if key not in OPERATIONAL},

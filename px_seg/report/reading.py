@@ -12,7 +12,7 @@ from px_seg.files import parse_json, read_yaml
 from px_seg.report.agreement import check_agreement, check_copies, check_one_dataset
 from px_seg.report.runs import Run
 from px_seg.run.folder import RunFolder
-from px_seg.sweep.plan import NOTES, REPORT
+from px_seg.sweep.plan import RESERVED
 from px_seg.tasks import TASKS, score_by
 
 
@@ -26,7 +26,7 @@ def read_runs(folder: Path) -> list[Run]:
     runs = []
     for results in sorted(folder.rglob("results.json")):
         place = results.parent.relative_to(folder)
-        if place.parts[:1] not in ((NOTES,), (REPORT,)):
+        if place.parts[:1] not in [(name,) for name in RESERVED]:
             runs.append(_read(folder, place))
     if not runs:
         raise InputError(f"there is no finished run in {folder}")

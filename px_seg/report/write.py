@@ -8,6 +8,7 @@ from typing import Any
 from px_seg.errors import InputError
 from px_seg.report import figures, tables
 from px_seg.report.agreement import changed_files
+from px_seg.report.analyses import figures_in, tables_in
 from px_seg.report.notes import caveats
 from px_seg.report.page import write_page
 from px_seg.report.payoff import draw_payoff
@@ -21,8 +22,9 @@ def report(folder: Path, say: Callable[[str], Any] = print) -> Path:
     """Write `report/` in the folder of a sweep, replacing an earlier one; its path.
 
     runs.csv has a row for each finished run; table.md the tables; curves and densities the figures, as PNG and SVG;
-    index.html all of it, with predictions and settings. Only finished runs are read, and nothing but them is needed,
-    neither data nor a GPU. Raises InputError when there is none, or one is damaged.
+    index.html all of it, with predictions and settings; what `px_seg ntk` and others found of the sweep is in both.
+    Only finished runs are read, and nothing but them is needed, neither data nor a GPU. Raises InputError when there is
+    none, or one is damaged.
     """
     runs = read_runs(folder)
     found = panels(runs)
@@ -39,7 +41,9 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
     title, facts = _title(runs), _facts(runs, found)
     notes = [*caveats(found), *changed_files(runs)]
     tables.tidy(target / "runs.csv", runs)
-    (target / "table.md").write_text(tables.document(title, found, [*facts, *notes]), encoding="utf-8")
+    text = tables.document(title, found, [*facts, *notes])
+    text = "\n".join([text, *(f"{table}\n" for table in tables_in(target.parent))])
+    (target / "table.md").write_text(text, encoding="utf-8")
     for former in (file for kind in ("curves", "densities", "payoff") for file in target.glob(f"{kind}*")):
         former.unlink()
     shown = {}
@@ -63,6 +67,7 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
             notes.append(f"{_where(panel)}the weights kept in every layer are not drawn: {error}")
         else:
             shown[f"{_where(panel)}weights kept in every layer"] = f"{name}.svg"
+    shown |= {f"{shows[0].upper()}{shows[1:]}": file for shows, file in figures_in(target.parent).items()}
     write_page(target / "index.html", title, facts, notes, found, shown)
     say(f"report on {len(runs)} runs: {target / 'index.html'}")
     return target

@@ -27,6 +27,12 @@ NOTES = "sweep"
 REPORT = "report"
 """The folder of a sweep that its report is written to."""
 
+ANALYSIS = "analysis"
+"""The folder of a sweep for what is found of its networks without training."""
+
+RESERVED = (NOTES, REPORT, ANALYSIS)
+"""Folders of a sweep that hold no runs of its own."""
+
 DECIDED = {
     "method": "give --methods",
     "sparsity": "give --sparsities",
@@ -246,5 +252,5 @@ def _check(request: Request) -> None:
     if both := [key for key in request.vary if key in said]:
         raise InputError(f"--{both[0]} is both given and varied: leave one of the two out")
     for method in request.methods:
-        if method in (NOTES, REPORT):
+        if method in RESERVED:
             raise InputError(f"a sweep needs its folder {method} for itself: register the criterion under another name")

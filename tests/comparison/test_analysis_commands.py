@@ -130,6 +130,30 @@ def test_widths_of_finished_runs(small, start, tmp_path, capsys) -> None:
     assert table.strip() == text.strip()
 
 
+def test_what_is_found_of_a_sweep_is_in_its_report(small, tmp_path, capsys) -> None:
+    place = tmp_path / "sweep" / "random" / "0.5" / "seed0"
+    flags = ("--method", "random", "--sparsity", 0.5, "--epochs", 0)
+    classify("--config", small, *flags, "--output_dir", place)
+    compare("widths", tmp_path / "sweep", "--images", 2)
+    compare("ntk", tmp_path / "sweep", "--images", 2, "--outputs", 2)
+    assert width_rows.read_rows(tmp_path / "sweep" / "analysis" / "widths")[1].method == "random+rounds=2"
+    compare("report", tmp_path / "sweep")
+    page = (tmp_path / "sweep" / "report" / "index.html").read_text()
+    for shown in (
+        "channels on a path in every layer",
+        "Eigenvalues of the Neural Tangent Kernel",
+        "every residual sum",
+    ):
+        assert shown.lower() in page.lower()
+    text = (tmp_path / "sweep" / "report" / "table.md").read_text()
+    for name in ("widths", "ntk"):
+        assert (tmp_path / "sweep" / "analysis" / name / f"{name}.md").read_text().strip() in text
+    assert "live channels" in text
+    # The folder of one run has no such place, and methods have no folder.
+    assert "give --output_dir" in refused(capsys, "widths", place)
+    assert "give --output_dir" in refused(capsys, "widths", "--methods", "random", "--sparsities", 0.5)
+
+
 def test_a_segmenter_is_measured_on_some_of_its_outputs(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--method", "random", "--sparsity", 0.9, "--epochs", 0)
     go(*flags, "--output_dir", tmp_path / "run")
