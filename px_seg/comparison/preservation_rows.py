@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from px_seg.analysis import preservation
+from px_seg.analysis import effective_paths, preservation
 from px_seg.comparison.kind import (
     Key,
     cells_of,
@@ -17,12 +18,13 @@ from px_seg.comparison.kind import (
     markdown,
     mean_of,
     named,
+    number,
     read_csv,
     seeds_of,
     write_csv,
 )
-from px_seg.pruning import Masks
-from px_seg.pruning.batches import Batches
+from px_seg.pruning import Masks, UnsupportedOperation
+from px_seg.pruning.batches import Batches, sample_shape
 
 ROWS = "preservation.csv"
 
@@ -37,6 +39,10 @@ class PreservationRow(NamedTuple):
     error: float
     empty_layers: int
     """Weight tensors that keep nothing."""
+    effective_sparsity: float | None
+    """Share of the weights that are pruned or lie on no path; None where paths are not defined."""
+    live_channels: float | None
+    """Share of the output channels that lie on a path."""
     prune_seconds: float
     cka: dict[str, float]
     """By stage, from the input on."""
@@ -54,7 +60,12 @@ def compared(
     """Compare on `images`: `px_seg.analysis.preservation`. `prune_seconds` is what finding the masks took."""
     found = preservation(model, masks, images, stages, repaired)
     empty = sum(density == 0 for density in masks.densities().values())
-    return PreservationRow(*key, found.agreement, found.error, empty, prune_seconds, found.cka)
+    effective: tuple[float | None, float | None] = (None, None)
+    # A network in which paths are not defined, which preservation can do without.
+    with suppress(UnsupportedOperation):
+        paths = effective_paths(model, masks, sample_shape(images, None))
+        effective = 1 - sum(paths.weights.values()) / masks.total, paths.channel_share
+    return PreservationRow(*key, found.agreement, found.error, empty, *effective, prune_seconds, found.cka)
 
 
 def write_rows(folder: Path, rows: Sequence[PreservationRow]) -> None:
@@ -87,6 +98,8 @@ def _row(line: dict[str, Any]) -> PreservationRow:
         agreement=float(line["agreement"]),
         error=float(line["error"]),
         empty_layers=int(line["empty_layers"]),
+        effective_sparsity=_share(line["effective_sparsity"]),
+        live_channels=_share(line["live_channels"]),
         prune_seconds=float(line["prune_seconds"]),
         cka=cka,
     )
@@ -97,19 +110,30 @@ def _row(line: dict[str, Any]) -> PreservationRow:
     return row
 
 
+def _share(text: str) -> float | None:
+    return number(text, 0, 1) if text else None
+
+
 def table(rows: Sequence[PreservationRow], images: int) -> str:
     """The rows as Markdown: means over seeds, the methods in their order, a line a method and sparsity."""
     stages, seeds = list(rows[0].cka), seeds_of(rows)
     head = ["method", "sparsity", *(f"CKA {stage}" for stage in stages)]
-    head += ["agreement", "error", "empty layers", "prune s"]
+    head += ["agreement", "error", "effective", "live channels", "empty layers", "prune s"]
     lines = []
     for (method, sparsity), same in cells_of(rows).items():
         cells = named(method, sparsity, same, seeds)
         cells += [f"{mean_of(row.cka[stage] for row in same):.3f}" for stage in stages]
         cells += [f"{mean_of(row.agreement for row in same):.1%}", f"{mean_of(row.error for row in same):.3f}"]
+        cells += [_mean_share([row.effective_sparsity for row in same], 2)]
+        cells += [_mean_share([row.live_channels for row in same], 1)]
         cells += [f"{mean_of(row.empty_layers for row in same):g}", f"{mean_of(row.prune_seconds for row in same):.1f}"]
         lines.append(cells)
     return f"Before any training, {counted(images, seeds)}:\n\n{markdown(head, lines)}"
+
+
+def _mean_share(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean_of(known):.{digits}%}" if known else ""
 
 
 def said(row: PreservationRow) -> str:

@@ -170,7 +170,7 @@ def test_rows_that_another_process_wrote_in_the_meantime_stay(tmp_path) -> None:
     first, second = (ComparisonFolder(PreservationMeasure.kind, tmp_path / "out", {"images": 8}) for _ in range(2))
 
     def row(method: str) -> PreservationRow:
-        return PreservationRow(method, 0.5, 0, 0.5, 0.5, 0, 1.0, {"a": 0.5})
+        return PreservationRow(method, 0.5, 0, 0.5, 0.5, 0, 0.5, 1.0, 1.0, {"a": 0.5})
 
     def in_between() -> PreservationRow:
         second.complete({("b", 0.5, 0): lambda: row("b")}, 8, "", lambda _: None)
@@ -256,12 +256,12 @@ def test_the_script_says_what_it_is(small) -> None:
 
 def test_a_table_has_means_over_seeds(tmp_path) -> None:
     rows = [
-        PreservationRow("px", 0.9, seed, agreement, 0.5, 1, 2.0, {"a": 0.5, "b": agreement})
+        PreservationRow("px", 0.9, seed, agreement, 0.5, 1, 0.91, None, 2.0, {"a": 0.5, "b": agreement})
         for seed, agreement in ((0, 0.2), (1, 0.4))
     ]
     text = table(rows, 8)
     assert "Before any training, on 8 images, 2 seeds:" in text
-    assert "| `px` | 90% | 0.500 | 0.300 | 30.0% | 0.500 | 1 | 2.0 |" in text
+    assert "| `px` | 90% | 0.500 | 0.300 | 30.0% | 0.500 | 91.00% |  | 1 | 2.0 |" in text
     write_rows(tmp_path, rows)
     assert read_rows(tmp_path) == rows
     assert read_rows(tmp_path / "none") == []
@@ -275,7 +275,8 @@ def test_a_table_has_means_over_seeds(tmp_path) -> None:
         whole.replace(b"0.4,", b"nan,"),
         lines[0] + lines[1][:-1] + b",0.5\n",
         b"\xff\xfe" + whole,
-        b"method,sparsity,seed,agreement,error,empty_layers,prune_seconds\npx,0.9,0,0.2,0.5,1,2.0\n",
+        b"method,sparsity,seed,agreement,error,empty_layers,effective_sparsity,live_channels,prune_seconds\n"
+        b"px,0.9,0,0.2,0.5,1,0.9,1.0,2.0\n",
     ):
         (tmp_path / "preservation.csv").write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
