@@ -23,7 +23,7 @@ from px_seg.files import user_path
 from px_seg.flags import check_once
 from px_seg.report import read_runs, report
 from px_seg.run.pipeline import run
-from px_seg.sweep import Request, run_sweep
+from px_seg.sweep import Request, plan_sweep, run_sweep
 from px_seg.sweep.command_line import launcher, read
 from px_seg.sweep.sanity import check_requests
 from px_seg.tasks import TASKS, Task, presets
@@ -121,10 +121,13 @@ def sanity(argv: Sequence[str]) -> None:
 def _carried_out(requests: Sequence[Request], asked: argparse.Namespace) -> bool:
     """Carry out sweeps in one folder, each once the one before is finished, and report; whether a run is not.
 
-    Of a dry run the first alone is planned: the others may need its runs.
+    Of a dry run the first alone is looked at in full: the others may need its runs.
     """
-    for request in requests:
+    for number, request in enumerate(requests, 1):
         outcome = run_sweep(request, launcher(asked, request), asked.retry, asked.dry_run)
+        if asked.dry_run and number < len(requests):
+            then = [cell for later in requests[number:] for cell in plan_sweep(later)]
+            print(f"and once these are finished {len(then)} more: {', '.join(dict.fromkeys(c.method for c in then))}")
         if outcome.unfinished or asked.dry_run:
             break
     if outcome.done and not asked.dry_run:

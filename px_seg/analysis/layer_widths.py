@@ -29,7 +29,7 @@ class Widths(NamedTuple):
     """What masks leave of a network, from the input on."""
 
     layers: dict[str, LayerWidth]
-    """By the name of the layer, for those in the masks."""
+    """By the name of the layer, for those in the masks, without gates such as squeeze-and-excitation's."""
     sums: dict[str, Split]
     """How R reaches each residual sum, by the module that adds: through the branch and through the shortcut."""
     dead: tuple[str, ...]
@@ -64,6 +64,7 @@ def widths(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor]) -> W
             flow=passed.layers[name],
         )
         for name, mask in masks.items()
+        if name in found.channels
     }
     total, kept = sum(sizes.values()), sum(int(mask.count_nonzero()) for mask in masks.values())
     return Widths(

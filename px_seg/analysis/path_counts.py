@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from px_seg.pruning.granularity import output_sums
@@ -17,10 +18,10 @@ class EffectivePaths(NamedTuple):
     """What is of use under masks, whatever the weights (Vysogorets and Kempe, JMLR 2023, arXiv 2107.02306)."""
 
     weights: dict[str, int]
-    """Kept weights on a path, by the name of their tensor."""
+    """Kept weights on a path, by the name of their tensor; of a gate, which carries none, all kept ones."""
 
     channels: dict[str, int]
-    """Output channels on a path, by the name of the weight that makes them: effective nodes."""
+    """Output channels on a path, by the name of the weight that makes them: effective nodes. Gates have none."""
 
     widths: dict[str, int]
     """All output channels, by the same names."""
@@ -38,11 +39,10 @@ class EffectivePaths(NamedTuple):
 
 
 class _Count(Kernel):
-    """Paths as such: a BatchNorm passes them, unless its scale is 0."""
+    """Paths as such: a BatchNorm passes them, whatever its scale, which training can change where it is 0."""
 
     def normed(self, norm):
-        passes = norm.gain(self.dtype).ne(0).to(self.dtype)
-        return self._with(self.stream.values * passes.view(1, -1, *[1] * (self.dim() - 2)))
+        return self.of(self.stream, self.weights)
 
 
 def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]) -> EffectivePaths:
@@ -51,17 +51,26 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequen
     In float64 on a copy of the model. Raises UnsupportedOperation for a network in which paths are not defined, and
     InputError for masks that do not fit.
     """
-    widths = {name: len(sums) for name, sums in output_sums(model, masks).items()}
-    nothing = dict.fromkeys(masks, 0)
+    network = copy.deepcopy(model).double()
+    used = {name: mask.bool() for name, mask in masks.items()}
+    log10_paths = -math.inf
     try:
         # Raised to the power 0 every live weight reads 1, so R counts paths.
-        counted = kernel_bound(copy.deepcopy(model).double(), shape, masks, kernel=_Count, exponent=0)
+        counted = kernel_bound(network, shape, masks, kernel=_Count, exponent=0)
     except NoPathLeft:
-        return EffectivePaths(nothing, dict(nothing), widths, -math.inf)
-    used = {name: mask.bool() & (counted.gradients[name] != 0).to(mask.device) for name, mask in masks.items()}
+        used = {name: torch.zeros_like(mask) for name, mask in used.items()}
+    else:
+        used = {name: mask & (counted.gradients[name] != 0).to(mask.device) for name, mask in used.items()}
+        log10_paths = math.log10(float(counted.total)) + counted.exponent * math.log10(2)
+    gates: set[str] = set()
+    if not all(bool(mask.any()) for mask in used.values()):
+        # What passes no path in the dense network either multiplies features: it is not cut off.
+        dense = kernel_bound(network, shape, kernel=_Count, exponent=0).gradients
+        gates = {name for name in masks if not bool(dense[name].any())}
+    sums = {name: own for name, own in output_sums(model, used).items() if name not in gates}
     return EffectivePaths(
-        {name: int(part.count_nonzero()) for name, part in used.items()},
-        {name: int(sums.count_nonzero()) for name, sums in output_sums(model, used).items()},
-        widths,
-        math.log10(float(counted.total)) + counted.exponent * math.log10(2),
+        {name: int((masks[name] if name in gates else part).count_nonzero()) for name, part in used.items()},
+        {name: int(own.count_nonzero()) for name, own in sums.items()},
+        {name: len(own) for name, own in sums.items()},
+        log10_paths,
     )

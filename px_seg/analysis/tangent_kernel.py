@@ -4,6 +4,7 @@ The kernel is that of the live convolution and linear weights of the network in 
 over weights j of df_k(x)/d theta_j * df_l(y)/d theta_j. Its rows are samples by outputs.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -133,7 +134,10 @@ def kernel_products(
                 (gradients,) = pull(own.reshape(-1))
                 for into, gradient in zip(pulled.values(), _held(net, gradients), strict=True):
                     into.add_(gradient)
-            pushed = [jvp(lambda w, part=part: _outputs(net, w, part), (weights,), (pulled,))[1] for part in parts]
+            with warnings.catch_warnings():
+                # torch's own, of rules that it compiles for this.
+                warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+                pushed = [jvp(lambda w, part=part: _outputs(net, w, part), (weights,), (pulled,))[1] for part in parts]
             return torch.cat(pushed)
 
         yield Products(times, len(images) * each)

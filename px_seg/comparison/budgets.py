@@ -20,6 +20,7 @@ from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
+from px_seg.identity import digest
 from px_seg.pruning import Criterion, Masks, Plan, carry_out, scored
 from px_seg.run.setup import set_up
 from px_seg.run.sparsify import Batches, draw_batches, make_plan
@@ -70,6 +71,9 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
     for what, numbers in (("--vary_rounds", rounds), ("--vary_images", budgets.images or ())):
         if any(number < 1 for number in numbers):
             raise InputError(f"{what} takes numbers of at least 1, got {min(numbers)}")
+    for what, numbers in (("rounds", rounds), ("images", budgets.images or ()), ("draws", draws)):
+        if twice := [number for number in numbers if numbers.count(number) > 1]:
+            raise InputError(f"--vary_{what} has {twice[0]} twice: once is enough")
     subjects = of_methods(request, with_dense=False)
     task_type = task_of(task_named(subjects[0]))
     for subject in subjects:
@@ -79,6 +83,13 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         first = set_up(task_type, subject.config)
     if first.accelerator.num_processes > 1:
         raise InputError("a comparison is carried out by one process: start it without accelerate launch")
+    settings = {
+        "rows": KIND.name,
+        **alike(base_config(request, ())),
+        **digests_of(first, []),
+        "reference_rounds": rounds[-1],
+    }
+    folder = ComparisonFolder(KIND, request.output_dir, settings, files_of(subjects))
     first.task.check_data()
     wanted: dict[tuple[Any, ...], Callable[[], RoundsRow]] = {}
     total = 0
@@ -89,7 +100,7 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         total = max(total, there)
         if budgets.images and made.batches and max(budgets.images) > there:
             raise InputError(f"--vary_images has {max(budgets.images)}, more than the {there} images that prune")
-        pruner = _Pruner(task_type, subject, made, store, rounds[-1])
+        pruner = _Pruner(task_type, subject, made, store, request.output_dir, rounds[-1])
         wanted |= {(*subject.key, REFERENCE, rounds[-1]): pruner.reference}
         for number in rounds[:-1]:
             wanted[(*subject.key, "rounds", number)] = partial(pruner.other, "rounds", number)
@@ -97,8 +108,6 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
             wanted[(*subject.key, "images", count)] = partial(pruner.other, "images", count)
         for draw in draws if there else ():
             wanted[(*subject.key, "draw", draw)] = partial(pruner.other, "draw", draw)
-    settings = {**alike(base_config(request, ())), **digests_of(first, []), "reference_rounds": rounds[-1]}
-    folder = ComparisonFolder(KIND, request.output_dir, settings, files_of(subjects))
     title = f"How masks settle, before training: {first.config.encoder}, {first.config.data.name}"
     return folder.complete(wanted, total, title, say)
 
@@ -118,23 +127,33 @@ class _Store:
 
     def load(self, name: str, model: nn.Module) -> Masks | None:
         """The masks of that name, if there are any."""
-        file = self._place / f"{name}.safetensors"
-        return Masks.load(file, model).beside(model) if file.is_file() else None
+        file = self.file(name)
+        if not file.is_file():
+            return None
+        try:
+            return Masks.load(file, model).beside(model)
+        except InputError as error:
+            raise InputError(f"{error}: delete it, and it is pruned again") from None
+
+    def file(self, name: str) -> Path:
+        """Where the masks of that name are."""
+        return self._place / f"{name}.safetensors"
 
     def save(self, name: str, masks: Masks) -> None:
         self._place.mkdir(parents=True, exist_ok=True)
-        masks.save(self._place / f"{name}.safetensors")
+        masks.save(self.file(name))
 
 
 class _Pruner:
     """The prunings of one subject, with a reference that each is compared with."""
 
     def __init__(
-        self, task_type: type[Task], subject: Subject, made: Prepared, store: _Store, most_rounds: int
+        self, task_type: type[Task], subject: Subject, made: Prepared, store: _Store, rows: Path, most_rounds: int
     ) -> None:
         assert made.criterion is not None
         self.task_type, self.subject, self.store = task_type, subject, store
         self.setup, self.batches, self.most = made.setup, made.batches, most_rounds
+        self.rows = rows
         self.criterion: Criterion = made.criterion
 
     def reference(self) -> RoundsRow:
@@ -162,6 +181,9 @@ class _Pruner:
         if reference is None:
             # Its file is gone, or it could not be pruned, which then says why again.
             self.store.save(REFERENCE, reference := self._prune(self.most, self.batches))
+        held = {row.masks_digest for row in KIND.read(self.rows) if row[:4] == (*self.subject.key, REFERENCE)}
+        if held and digest(reference.values()) not in held:
+            raise InputError(f"{self.store.file(REFERENCE)} has other masks than the reference had: delete it")
         rounds = value if varied == "rounds" else self.most
         batches = self.batches
         if varied == "images":
@@ -209,7 +231,8 @@ class _Pruner:
         images = sum(len(part) for part, _ in batches)
         same = agreement(masks, reference)
         alike = overlap(masks, reference)
-        return RoundsRow(*self.subject.key, varied, value, rounds, images, alike, same, spent, course)
+        own = digest(masks.values())
+        return RoundsRow(*self.subject.key, varied, value, rounds, images, alike, same, spent, own, course)
 
 
 def overlap(masks: Masks, reference: Masks) -> float:

@@ -64,10 +64,10 @@ def compare(measure: Measure[Any], asked: Asked, say: Callable[[str], Any] = pri
         least = max(images, measure.fewest)
         raise InputError(f"there are {there} validation images, fewer than the {least} to compare on")
     judged = evenly_cropped(first.task, images, first.config.batch_size)
-    settings = {**decided, **digests_of(first, judged), **measure.settings()}
+    settings = {"rows": measure.kind.name, **decided, **digests_of(first, judged), **measure.settings()}
     folder = ComparisonFolder(measure.kind, asked.output_dir, settings, files_of(subjects))
-    first.task.check_data()
     measure.check(first.model, judged)
+    first.task.check_data()
     for subject in hardest:
         # Two images are scored: what cannot be done shows before time is spent.
         prepared(task_type, subject)

@@ -131,5 +131,6 @@ def _difference(former: Any, now: Mapping[str, Any]) -> str:
     """The first setting that differs, and how."""
     if not isinstance(former, dict):
         return f"{SETTINGS} is damaged"
-    key = next(key for key in (*now, *former) if former.get(key) != now.get(key))
-    return f"{key} is {former.get(key)} there, {now.get(key)} now"
+    missing = "not there"
+    key = next(key for key in (*now, *former) if former.get(key, missing) != now.get(key, missing))
+    return f"{key} is {former.get(key, missing)} there, {now.get(key, missing)} now"

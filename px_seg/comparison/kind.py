@@ -92,9 +92,10 @@ def _is_whole(line: Mapping[str | None, Any]) -> bool:
     return True
 
 
-def damaged(path: Path) -> InputError:
-    """Says that a file of rows is not what was written."""
-    return InputError(f"{path} is damaged, or of another version: repair it, or delete it to measure its rows again")
+def damaged(path: Path, *beside: Path) -> InputError:
+    """Says that a file of rows is not what was written; those `beside` it are of no use without it."""
+    files = " and ".join(map(str, (path, *beside)))
+    return InputError(f"{path} is damaged, or of another version: repair it, or delete {files} to measure again")
 
 
 def number(text: str, low: float = -math.inf, high: float = math.inf) -> float:

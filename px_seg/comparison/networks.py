@@ -123,7 +123,7 @@ def files_of(subjects: Sequence[Subject]) -> dict[str, str]:
     found = {}
     for subject in subjects:
         if subject.run is not None and subject.config.masks is not None:
-            name = f"{subject.method} at {subject.config.sparsity:g}, seed {subject.config.seed},"
+            name = f"{subject.method} at {subject.config.sparsity:g} with seed {subject.config.seed}"
             found[name] = sha256_of(Path(subject.config.masks))
         elif subject.config.criteria:
             found[subject.method] = digest([user_path(subject.config.criteria, "--criteria").read_bytes()])

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from px_seg.comparison.round_rows import REFERENCE, RoundsRow
 from px_seg.curves import legend_size, save, style
@@ -40,7 +40,9 @@ def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
         ("images", lambda name: _against(rows, name, "images")),
         ("other images: draw", lambda name: _against(rows, name, "draw")),
     ]
-    for axes, (label, points) in zip(figure.subplots(1, 4, sharey=True), panels, strict=True):
+    panels = [(label, points) for label, points in panels if any(points(name) for name in names)]
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, points) in zip(grid, panels, strict=True):
         for place, name in reversed(list(enumerate(names))):
             colour, marker, line = style(place)
             found = [(x, max(1 - overlap, NONE)) for x, overlap in points(name)]
@@ -54,6 +56,8 @@ def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
             ticks = sorted({x for name in names for x, _ in points(name)})
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=8)
             axes.minorticks_off()
+        elif label.startswith("round of"):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         elif label.endswith("draw"):
             axes.set_xticks(sorted({x for name in names for x, _ in points(name)}))
         axes.grid(alpha=0.3)
@@ -69,6 +73,8 @@ def draw_flow(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
     """The share of R that passes each branch, or each layer where there are none, by round of every reference."""
     references = [row for row in rows if row.varied == REFERENCE]
     names = list(references[0].course[0].branches)
+    smallest = min(share for row in references for point in row.course for share in point.branches.values())
+    lowest = LOWEST if smallest < LOWEST else 10 ** np.floor(np.log10(smallest))
     shades = colormaps["cividis"](np.linspace(0, 1, len(names)))
     columns = min(3, len(references))
     lines = -(-len(references) // columns)
@@ -79,7 +85,8 @@ def draw_flow(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
             points = [(point.round, max(point.branches.get(name, 0.0), LOWEST)) for point in row.course]
             axes.semilogy(*zip(*points, strict=True), color=shades[place], label=name)
         axes.set_title(_named(row), fontsize=9)
-        axes.set(xlabel="round", ylim=(LOWEST, 1.5))
+        axes.set(xlabel="round", ylim=(lowest, 1.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     for axes in grid[len(references) :]:
         axes.set_axis_off()

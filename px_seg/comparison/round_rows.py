@@ -44,6 +44,7 @@ class RoundsRow(NamedTuple):
     agreement: float
     """Share of all weights that both keep or both prune."""
     seconds: float
+    masks_digest: str
     course: tuple[CoursePoint, ...] = ()
     """Of the reference alone."""
 
@@ -88,7 +89,7 @@ def read_rows(folder: Path) -> list[RoundsRow]:
     if len({key_of_pruning(row) for row in rows}) < len(rows):
         raise damaged(folder / ROWS)
     if any(row.varied == REFERENCE and row[:3] not in courses for row in rows):
-        raise damaged(folder / COURSE)
+        raise damaged(folder / COURSE, folder / ROWS)
     return [row._replace(course=tuple(courses[row[:3]])) if row.varied == REFERENCE else row for row in rows]
 
 
@@ -111,7 +112,8 @@ def _row(line: dict[str, str]) -> RoundsRow:
     value, rounds, images = (int(line[key]) for key in ("value", "rounds", "images"))
     overlap, agreement = (number(line[key], 0, 1) for key in ("overlap", "agreement"))
     seconds = number(line["seconds"], low=0)
-    return RoundsRow(*_key(line), line["varied"], value, rounds, images, overlap, agreement, seconds)
+    shares = overlap, agreement, seconds
+    return RoundsRow(*_key(line), line["varied"], value, rounds, images, *shares, line["masks_digest"])
 
 
 def table(rows: Sequence[RoundsRow], images: int) -> str:
@@ -151,18 +153,18 @@ def _fewest(rows: Sequence[RoundsRow]) -> Iterator[str]:
         for varied in ("rounds", "images"):
             near = [row.value for row in own if row.varied == varied and row.overlap >= NEARLY]
             if near:
-                parts.append(f"{min(near)} {varied}")
+                parts.append(f"{min(near)} {varied if min(near) > 1 else varied[:-1]}")
             elif any(row.varied == varied for row in own):
                 parts.append(f"no smaller number of {varied}")
         if parts:
             said = " and ".join(parts)
-            yield f"\n{key[0]} {key[1]:.2%} seed {key[2]}: {said}, each alone, keep {NEARLY:.0%} of the same weights"
+            yield f"\n{key[0]} {key[1]:.2%} seed {key[2]}: {NEARLY:.0%} of the same weights with {said}, each alone"
 
 
 def said(row: RoundsRow) -> str:
     """A row in words."""
     what = REFERENCE if row.varied == REFERENCE else f"{VARIED[row.varied]} {row.value}"
     return (
-        f"{row.method} {row.sparsity:.2%} seed {row.seed}, {what}: {row.rounds} rounds, {row.images} images, "
+        f"{row.method} {row.sparsity:.2%} seed {row.seed}, {what}: rounds {row.rounds}, images {row.images}, "
         f"{row.overlap:.2%} of the weights kept are the reference's, {row.seconds:.0f} s"
     )

@@ -75,12 +75,12 @@ def read_rows(folder: Path) -> list[SpectrumRow]:
         own = spectra.setdefault(key, [])
         own.append(value)
         if len(own) != place:
-            raise damaged(folder / SPECTRA)
+            raise damaged(folder / SPECTRA, folder / ROWS)
     rows = read_csv(folder / ROWS, _row)
     if len({key_of(row) for row in rows}) < len(rows):
         raise damaged(folder / ROWS)
     if any(len(spectra.get(key_of(row), ())) != row.outputs for row in rows):
-        raise damaged(folder / SPECTRA)
+        raise damaged(folder / SPECTRA, folder / ROWS)
     return [row._replace(spectrum=tuple(spectra[key_of(row)])) for row in rows]
 
 

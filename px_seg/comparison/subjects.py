@@ -154,7 +154,7 @@ def _of_run(folder: Path, task: str | None, output_dir: Path) -> Subject:
     task_type = task_of(name)
     words = ["--config", str(files.config), *(["--masks", str(files.masks)] if pruned else [])]
     config = parse(task_type.config_type, words, presets(task_type))
-    method = _name_of(config)
+    method = _name_of(config, results.get("masks"))
     masked = replace(
         config,
         output_dir=str(output_dir / method / f"{config.sparsity:g}" / f"seed{config.seed}"),
@@ -173,8 +173,11 @@ def _of_run(folder: Path, task: str | None, output_dir: Path) -> Subject:
     return Subject(method, masked, folder)
 
 
-def _name_of(config: RunConfig) -> str:
-    """The run's method as a sweep would name it, by what of its own settings is not the usual."""
+def _name_of(config: RunConfig, given: str | None) -> str:
+    """The run's method as a sweep would name it, by what of its own settings is not the usual.
+
+    `given` is the path of the masks that it did not find itself, if it did not.
+    """
     if not config.sparsity:
         return DENSE
     usual = {field.name: field.default for field in fields(config)}
@@ -185,6 +188,7 @@ def _name_of(config: RunConfig) -> str:
     }
     said |= {"keep_dense": config.keep_dense} if config.keep_dense else {}
     said |= {"reinit": True} if config.reinit else {}
+    said |= {"masks": given.removesuffix("/masks.safetensors")} if given else {}
     said |= {f"pruning.settings.{key}": value for key, value in config.pruning.settings.items()}
     texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in said.items()}
     return "+".join([config.method, *(f"{key}={readable(texts[key])}" for key in sorted(texts))])

@@ -1,5 +1,6 @@
 """The figures of widths: live channels of every layer, and the flow of R into every residual sum."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from px_seg.analysis import Split
 from px_seg.comparison.kind import cells_of
 from px_seg.comparison.width_rows import WidthRow, starves
 from px_seg.curves import BLUE, GREY, RED, legend_size, save, style
+
+ACROSS = 5
+"""Panels beside each other."""
 
 
 def draw(folder: Path, rows: Sequence[WidthRow], title: str) -> None:
@@ -49,6 +53,7 @@ def draw_widths(folder: Path, rows: Sequence[WidthRow], title: str) -> None:
         axes.set(ylabel="channels on a path", xlim=(-0.7, len(layers) - 0.3), ylim=(0, None))
         axes.grid(axis="y", alpha=0.3)
     grid[-1].set_xticks(places, names, rotation=90, fontsize=7)
+    grid[-1].set_xlabel("layer, from the image on")
     handles = {name: line for axes in grid for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = ["dense", *methods]
     figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=legend, fontsize=9)
@@ -57,30 +62,35 @@ def draw_widths(folder: Path, rows: Sequence[WidthRow], title: str) -> None:
 
 
 def draw_flow(folder: Path, rows: Sequence[WidthRow], title: str) -> None:
-    """How R reaches every residual sum, a panel a method and sparsity, of its lowest seed: branch over shortcut."""
+    """How R reaches every residual sum, a panel a sparsity and method, of its lowest seed: branch over shortcut."""
     cells = {key: min(same, key=lambda row: row.seed) for key, same in cells_of(rows).items()}
     methods = list(dict.fromkeys(method for method, sparsity in cells if sparsity))
     sparsities = sorted({sparsity for _, sparsity in cells if sparsity})
     dense = [row for (_, sparsity), row in cells.items() if not sparsity]
-    panels = len(methods) + bool(dense)
+    shown = [("dense", row) for row in dense[:1]]
+    for sparsity in sparsities:
+        for method in methods:
+            if row := cells.get((method, sparsity)):
+                shown.append((f"{method}, {100 * sparsity:g}%", row))
+    columns = min(ACROSS, len(shown))
+    lines = -(-len(shown) // columns)
     sums = list(rows[0].sums)
     names = _shortened(sums)
-    size = max(1.9, 0.2 * len(sums) + 0.4)
-    height = 1.9 * len(sparsities) + 1.1 + _height(names)
-    figure = Figure(figsize=(max(7.0, size * panels + 0.8), height), layout="constrained")
-    grid = figure.subplots(len(sparsities), panels, squeeze=False, sharex=True, sharey=True)
-    for line, sparsity in zip(grid, sparsities, strict=True):
-        shown = [*[("dense", row) for row in dense], *((method, cells.get((method, sparsity))) for method in methods)]
-        for axes, (method, row) in zip(line, shown, strict=True):
-            if row is None:
-                axes.set_axis_off()
-                continue
-            _bars(axes, [row.sums.get(name, Split(0.0, 0.0)) for name in sums])
-            what = method if method == "dense" else f"{method}, {100 * sparsity:g}%"
-            axes.set_title(what, fontsize=8)
-            axes.set_xticks(range(len(sums)), names, rotation=90, fontsize=7)
-            axes.tick_params(axis="y", labelsize=8)
-        line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    size = max(2.2, 0.2 * len(sums) + 0.4)
+    figure = Figure(figsize=(size * columns + 0.8, 2.1 * lines + 0.9 + _height(names)), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for place, axes in enumerate(grid.ravel()):
+        if place >= len(shown):
+            axes.set_axis_off()
+            continue
+        what, row = shown[place]
+        _bars(axes, [row.sums.get(name, Split(0.0, 0.0)) for name in sums])
+        axes.set_title(textwrap.fill(what, int(13 * size)), fontsize=8)
+        # Names below the last panel of a column alone.
+        last = place + columns >= len(shown)
+        axes.set_xticks(range(len(sums)), names if last else [""] * len(sums), rotation=90, fontsize=7)
+        axes.tick_params(axis="y", labelsize=8)
+    grid[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     legend = [
         Patch(color=BLUE, label="through the branch"),
         Patch(color=GREY, alpha=0.5, label="through the shortcut"),

@@ -82,7 +82,7 @@ def read_rows(folder: Path) -> list[WidthRow]:
     if len({key_of(row) for row in rows}) < len(rows):
         raise damaged(folder / ROWS)
     if any(key_of(row) not in layers for row in rows):
-        raise damaged(folder / LAYERS)
+        raise damaged(folder / LAYERS, folder / ROWS)
     return [row._replace(layers=layers[key_of(row)], sums=sums.get(key_of(row), {})) for row in rows]
 
 
@@ -126,7 +126,7 @@ def table(rows: Sequence[WidthRow], images: int) -> str:
             f"{mean_of(row.live_channels for row in same):.1%}",
             f"{mean_of(row.narrowest for row in same):.1%}",
             _logarithm(mean_of(row.log10_paths for row in same)),
-            f"{mean_of(row.starved for row in same):g} of {max(len(row.sums) for row in same)}",
+            _starved(same),
         ]
         for (method, sparsity), same in cells_of(rows).items()
     ]
@@ -140,6 +140,11 @@ def table(rows: Sequence[WidthRow], images: int) -> str:
 
 def _logarithm(value: float) -> str:
     return "no path" if math.isinf(value) else f"{value:.1f}"
+
+
+def _starved(same: Sequence[WidthRow]) -> str:
+    sums = max(len(row.sums) for row in same)
+    return f"{mean_of(row.starved for row in same):g} of {sums}" if sums else "no branches"
 
 
 def _told(rows: Sequence[WidthRow]) -> Iterator[str]:

@@ -89,6 +89,11 @@ def plan_pruning(
         _check_pattern(Pattern.parse(pattern), model, scope, criterion, own)
         _check_room(Pattern.parse(pattern), model, scope, masks.total, kept)
     if density_from is not None:
+        if own != "global":
+            raise InputError(
+                f"{type(criterion).__name__} fixes the densities of layers itself ({own}), and here they are those of "
+                "other masks: choose another method"
+            )
         counts = _counts_of(density_from, masks, kept)
         masks = masks.with_provenance(
             ranking=f"{GIVEN}:{hashlib.blake2b(repr(counts).encode(), digest_size=8).hexdigest()}"

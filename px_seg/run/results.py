@@ -4,6 +4,7 @@ import math
 import platform
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from px_seg.analysis.sparse_units import SparseLayer, of_sparse_units, sparse_la
 from px_seg.config import RunConfig
 from px_seg.metrics import Score
 from px_seg.pruning import CRITERIA, Masks, UnsupportedOperation, prunable
-from px_seg.pruning.granularity import output_sums
 from px_seg.pruning.scope import Scope
 from px_seg.tasks import Task
 
@@ -45,7 +45,7 @@ class Whole(NamedTuple):
     flops: int
     """Of one image."""
     channels: int
-    """Outputs of the backbone's convolutions, all layers together."""
+    """Outputs of the backbone's convolutions that paths pass, all layers together; 0 where paths are not defined."""
 
 
 def whole(model: nn.Module, task: Task) -> Whole:
@@ -53,7 +53,9 @@ def whole(model: nn.Module, task: Task) -> Whole:
     image, _ = task.train[0, 0]
     scoped, every = (sum(weight.numel() for weight in prunable(model, part).values()) for part in (task.scope, None))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    channels = sum(len(sums) for sums in output_sums(model, prunable(model, task.scope)).values())
+    channels = 0
+    with suppress(UnsupportedOperation):
+        channels = sum(effective_paths(model, Masks.ones(model, task.scope), image.shape).widths.values())
     return Whole(scoped, every, parameters, count_flops(model, prunable(model), image.shape).total, channels)
 
 

@@ -147,7 +147,12 @@ def make_plan(model: nn.Module, task: Task, criterion: Criterion, config: RunCon
         Pattern.parse(config.pattern).check(model, scope, "keep them dense with --keep_dense '[{}]'")
     density_from = None
     if config.density_from is not None:
-        density_from = Masks.load(mask_file(config.density_from, "--density_from"))
+        try:
+            density_from = Masks.load(mask_file(config.density_from, "--density_from"))
+        except InputError as error:
+            raise InputError(
+                f"density_from: {error}: give a finished run's folder, or a method whose runs this sweep has already"
+            ) from None
     asked = (config.rounds, config.ranking, config.pattern, config.granularity)
     return plan_pruning(model, config.sparsity, criterion, scope, *asked, density_from)
 

@@ -220,7 +220,10 @@ def _masks_of(request: Request, varied: Sequence[str], text: str, run: Path) -> 
     """Whose layer densities a run is to have: a path as it is; a method's run of the same sparsity and seed."""
     if "/" in text or user_path(text, "density_from").exists():
         return text
-    method = Method.of(text.removeprefix("(").removesuffix(")"))
+    inner = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    if "(" in inner or ")" in inner:
+        raise InputError(f"density_from={text} has a parenthesis too many: write density_from=(METHOD+KEY=VALUE)")
+    method = Method.of(inner)
     method.check()
     return str(request.output_dir / Path(*varied, method.name, *run.parts[-2:]))
 

@@ -21,6 +21,10 @@ CHECKS: Mapping[str, str] = {
 """By what is done, the method that does it to another's masks or weights, as a sweep writes it."""
 
 
+CHECKING = {"shuffle_masks", "reinit", "density_from"}
+"""The settings of a run that make it a check."""
+
+
 def checks_of(method: str) -> dict[str, str]:
     """The checks of a method, by what they do.
 
@@ -45,6 +49,11 @@ def check_requests(request: Request) -> list[Request]:
     Raises InputError for methods that are checks themselves.
     """
     methods = [method for method in request.methods if method != DENSE]
+    if not methods:
+        raise InputError("the dense network has no masks to check: give a method that prunes")
+    for flag in request.flags:
+        if (key := flag.removeprefix("--").partition("=")[0]) in CHECKING:
+            raise InputError(f"--{key} is one of the checks, which every method is given here: leave it out")
     for method in methods:
         if wrong := _is_check(method):
             raise InputError(f"{method} is a check already: leave {wrong.pop()} out")
@@ -52,10 +61,13 @@ def check_requests(request: Request) -> list[Request]:
     second = replace(request, methods=tuple(checks))
     for cell in plan_sweep(second):
         # Before the first sweep has taken its time.
-        check_settings(cell.config)
+        try:
+            check_settings(cell.config)
+        except InputError as error:
+            raise InputError(f"the check {cell.method} cannot be carried out: {error}") from None
     return [replace(request, methods=(*methods, DENSE)), second]
 
 
 def _is_check(method: str) -> set[str]:
     """The settings that make a method one of these checks."""
-    return {key for key, _ in Method.of(method).settings} & {"shuffle_masks", "reinit", "density_from"}
+    return {key for key, _ in Method.of(method).settings} & CHECKING

@@ -100,6 +100,18 @@ def test_what_a_path_passes_is_live_and_what_none_does_is_named() -> None:
     assert 10**found.log10_paths == pytest.approx(16)
 
 
+def test_gates_carry_no_paths_and_are_not_cut_off() -> None:
+    """Squeeze-and-excitation multiplies features: its weights have an effect, and its channels are no nodes."""
+    net = Drawn(["squeeze", "relu"], 0, dense=True)
+    masks = Masks.ones(net)
+    found = widths(net, [torch.ones(1, 3, 8, 8)], masks)
+    assert list(found.layers) == ["stem", "head"]
+    assert (found.dead, found.effective_sparsity, found.live_channels) == ((), 0, 1)
+    assert effective_paths(net, masks, (3, 8, 8)).weights["body.0.up.weight"] == net.body[0].up.weight.numel()
+    cut = Masks({name: torch.zeros_like(mask) if name == "stem.weight" else mask for name, mask in masks.items()})
+    assert effective_paths(net, cut, (3, 8, 8)).channels == {"stem.weight": 0, "head.weight": 0}
+
+
 def test_a_network_that_is_cut_has_no_paths(generator) -> None:
     net = block()
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}

@@ -80,7 +80,7 @@ def test_spectra_of_methods_and_of_the_runs_that_they_are(small, start, tmp_path
     held = Masks.load(masks)
     held.shuffled(7).save(masks)
     message = refused(capsys, "ntk", *asked)
-    assert "holds rows of random+rounds=2 at 0.5, seed 0, by another file of criteria or masks" in message
+    assert "holds rows of random+rounds=2 at 0.5 with seed 0 by another file of criteria or masks" in message
 
 
 def test_all_outputs_of_a_classifier_by_default(small, start, tmp_path) -> None:
@@ -152,6 +152,26 @@ def test_what_is_found_of_a_sweep_is_in_its_report(small, tmp_path, capsys) -> N
     # The folder of one run has no such place, and methods have no folder.
     assert "give --output_dir" in refused(capsys, "widths", place)
     assert "give --output_dir" in refused(capsys, "widths", "--methods", "random", "--sparsities", 0.5)
+
+
+def test_a_folder_is_of_one_command(small, start, tmp_path, capsys) -> None:
+    given = ("--task", "cls", "--config", small, "--weights", start, "--methods", "random", "--sparsities", 0.5)
+    asked = (*given, "--images", 4, "--output_dir", tmp_path / "out")
+    compare("widths", *asked)
+    for name in ("ntk", "preservation"):
+        assert f"other settings (rows is widths there, {name} now)" in refused(capsys, name, *asked)
+    rounds = (*given[:4], *given[4:], "--vary_rounds", "1,2", "--output_dir", tmp_path / "out")
+    small.write_text(small.read_text().replace("rounds: 2\n", ""))
+    assert "other settings (rows is widths there, rounds now)" in refused(capsys, "rounds", *rounds)
+
+
+def test_masks_that_a_run_was_given_are_in_its_name(small, tmp_path) -> None:
+    flags = ("--config", small, "--sparsity", 0.5, "--epochs", 0)
+    classify(*flags, "--method", "random", "--output_dir", tmp_path / "a")
+    classify("--config", small, "--epochs", 0, "--masks", tmp_path / "a", "--output_dir", tmp_path / "b")
+    compare("widths", tmp_path / "a", tmp_path / "b", "--images", 2, "--output_dir", tmp_path / "out")
+    names = [row.method for row in width_rows.read_rows(tmp_path / "out")]
+    assert names == ["dense", "random+rounds=2", "random+masks=a"]
 
 
 def test_a_segmenter_is_measured_on_some_of_its_outputs(tiny, tmp_path) -> None:

@@ -76,11 +76,23 @@ def test_masks_are_compared_with_the_reference(unset, start, tmp_path, capsys) -
     # What is there is not pruned again; what is added is compared with the same reference.
     main(asked(unset, start, out, "--vary_rounds", "2,6", "--vary_images", "1", "--vary_draws", "5"))
     again = capsys.readouterr().out
-    assert "rounds 2: 2 rounds" in again
-    assert "images 1: 6 rounds" not in again
+    assert "rounds 2: rounds 2" in again
+    assert "images 1: rounds 6" not in again
     (place / "reference.safetensors").unlink()
     main(asked(unset, start, out, "--vary_rounds", "4,6", "--vary_images", "1", "--vary_draws", "5"))
     assert Masks.load(place / "reference.safetensors") == reference
+
+    # Others in its place are not compared with.
+    Masks.load(place / "images1.safetensors").shuffled(1).save(place / "reference.safetensors")
+    capsys.readouterr()
+    words = asked(unset, start, out, "--vary_rounds", "5,6", "--vary_images", "1", "--vary_draws", "5")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "has other masks than the reference had: delete it" in capsys.readouterr().err
+    (place / "reference.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "delete it, and it is pruned again" in capsys.readouterr().err
 
 
 def test_a_method_without_data_has_no_images_to_vary(unset, start, tmp_path) -> None:
@@ -97,6 +109,7 @@ def test_a_method_without_data_has_no_images_to_vary(unset, start, tmp_path) -> 
     [
         (("--vary_rounds", "0,3"), "--vary_rounds takes numbers of at least 1, got 0"),
         (("--vary_images", "400"), "--vary_images has 400, more than the 15 images that prune"),
+        (("--vary_rounds", "3,3"), "--vary_rounds has 3 twice: once is enough"),
         (("--vary_images", "a"), "takes whole numbers separated by commas, got 'a'"),
         (("--rounds", "3"), "rounds are varied here: leave rounds 3 out"),
         (("--vary", "rounds=3"), "leave --vary out"),
@@ -122,7 +135,7 @@ def test_other_settings_are_another_comparison(unset, start, tmp_path, capsys) -
 
 
 def row(varied: str, value: int, overlap: float, course: tuple[CoursePoint, ...] = ()) -> RoundsRow:
-    return RoundsRow("px", 0.9, 0, varied, value, 100, 64, overlap, 0.999, 1.0, course)
+    return RoundsRow("px", 0.9, 0, varied, value, 100, 64, overlap, 0.999, 1.0, "a1", course)
 
 
 def test_rows_are_read_back_and_damaged_ones_refused(tmp_path) -> None:
@@ -132,7 +145,7 @@ def test_rows_are_read_back_and_damaged_ones_refused(tmp_path) -> None:
     assert read_rows(tmp_path) == rows
     text = table(rows, 64)
     assert "| `px` | 90% | rounds 10 | 100 | 64 | 95.00% | 99.900% | 1.0 |" in text
-    assert "50 rounds and no smaller number of images, each alone, keep 99% of the same weights" in text
+    assert "99% of the same weights with 50 rounds and no smaller number of images, each alone" in text
     (tmp_path / "rounds_course.csv").write_text("method,sparsity,seed,round,density,overlap\n")
     with pytest.raises(InputError, match=r"rounds_course\.csv is damaged"):
         KIND.read(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from px_seg import PX, InputError, Magnitude, Masks, RandomERK, prunable, prune
+from px_seg import PX, InputError, Magnitude, Masks, Random, RandomERK, prunable, prune
 from px_seg.pruning import RANKINGS
 from px_seg.pruning.rankings import ranking
 
@@ -54,7 +54,7 @@ def test_layers_keep_as_many_as_in_other_masks(net: nn.Module) -> None:
     """At the end exactly; on the way each is as far from dense to there as all together."""
     given = prune(net, (), 0.9, Magnitude())
     seen: list[Masks] = []
-    masks = prune(net, (), 0.9, RandomERK(), rounds=4, density_from=given, on_round=lambda _, now: seen.append(now))
+    masks = prune(net, (), 0.9, Random(), rounds=4, density_from=given, on_round=lambda _, now: seen.append(now))
     counts = {name: int(mask.sum()) for name, mask in given.items()}
     assert {name: int(mask.sum()) for name, mask in masks.items()} == counts
     for now in seen:
@@ -81,6 +81,8 @@ def test_densities_of_other_masks_are_held_to_the_rest(net: nn.Module) -> None:
     ):
         with pytest.raises(InputError, match=f"layers keep as many weights as other masks have: {message}"):
             prune(net, (), 0.9, Magnitude(), density_from=given, **changes)
+    with pytest.raises(InputError, match=r"RandomERK fixes the densities of layers itself \(erk\)"):
+        prune(net, (), 0.9, RandomERK(), density_from=given)
     first = next(iter(given))
     part = {name: mask for name, mask in given.items() if name != first}
     with pytest.raises(InputError, match=f"have none for {first} of shape"):

@@ -54,6 +54,8 @@ def test_a_path_stays_a_path_and_an_unknown_method_is_refused(tmp_path) -> None:
     (cell,) = plan_sweep(asked("--methods", "random+density_from=runs/px", *words))
     assert cell.config.density_from == "runs/px"
     assert names([cell]) == ["out/random+density_from=px/0.9/seed0"]
+    with pytest.raises(InputError, match="has a parenthesis too many"):
+        plan_sweep(asked("--methods", "random+density_from=(px", *words))
     with pytest.raises(InputError, match="there is no method 'pixie'"):
         plan_sweep(asked("--methods", "random+density_from=pixie", *words))
 
@@ -94,8 +96,14 @@ def test_the_command_carries_them_out(small, tmp_path, capsys) -> None:
 def test_bad_input_is_one_line(tmp_path, capsys) -> None:
     for words, message in (
         (("--methods", "px+shuffle_masks=true", "--sparsities", "0.9"), "is a check already: leave shuffle_masks out"),
+        (("--methods", "dense", "--sparsities", "0.9"), "give a method that prunes"),
+        (("--methods", "px", "--sparsities", "0.9", "--reinit", "true"), "--reinit is one of the checks"),
+        (("--methods", "px", "--sparsities", "0.9", "--ranking", "erk"), "the check random+density_from=px cannot be"),
         (("--methods", "px"), "no sparsity to prune to: give --sparsities"),
-        (("--methods", "px", "--sparsities", "0.9", "--granularity", "filter"), "shuffled masks would not keep whole"),
+        (
+            ("--methods", "px", "--sparsities", "0.9", "--granularity", "filter"),
+            "the check px+shuffle_masks=true cannot",
+        ),
     ):
         with pytest.raises(SystemExit) as end:
             main(["sanity", *words, "--dry_run", "--output_dir", str(tmp_path / "out")])
