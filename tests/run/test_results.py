@@ -9,7 +9,7 @@ from torch import nn
 from px_seg import Masks, build_classifier, build_segmenter, predictions
 from px_seg.identity import digest
 from px_seg.models import load_model
-from px_seg.run.results import _effective_sparsity
+from px_seg.run.results import Whole, _effective
 
 
 def test_the_loaded_weights_are_reported(small, tmp_path, capsys) -> None:
@@ -79,10 +79,14 @@ def test_kept_weights_on_no_path_are_as_good_as_pruned(tiny_resnet18, tmp_path) 
 
 def test_where_paths_are_not_defined_no_effective_sparsity_is_told() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1), nn.Conv2d(4, 2, 1))
-    weights = {"kept": 116, "total": 116}
-    assert _effective_sparsity(network.state_dict(), network, weights, None, (3, 8, 8)) is None
+    dense = Whole(backbone=116, weights=116, parameters=122, flops=1, channels=6)
+    found = _effective(network.state_dict(), network, dense, None, (3, 8, 8))
+    assert found == {"effective_sparsity": None, "live_channels": None, "log10_paths": None}
     del network[1]
-    assert _effective_sparsity(network.state_dict(), network, weights, None, (3, 8, 8)) == 0
+    found = _effective(network.state_dict(), network, dense, None, (3, 8, 8))
+    assert (found["effective_sparsity"], found["live_channels"]) == (0, 1)
+    # 36 output pixels, each with 27 taps by 4 channels by 2 outputs.
+    assert 10 ** found["log10_paths"] == pytest.approx(36 * 27 * 4 * 2)
 
 
 def test_a_run_from_weights_says_what_pruning_left_of_them(small, tmp_path) -> None:
