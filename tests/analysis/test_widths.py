@@ -39,7 +39,7 @@ def test_flow_through_branch_and_shortcut_written_out(generator) -> None:
     assert found.layers["1.body.0.weight"] == pytest.approx(share, rel=1e-12)
     assert found.layers["1.body.2.weight"] == pytest.approx(share, rel=1e-12)
     assert found.layers["1.shortcut.weight"] == pytest.approx(1 - share, rel=1e-12)
-    assert found.layers["0.weight"] == found.layers["2.weight"] == pytest.approx(1, rel=1e-12)
+    assert (found.layers["0.weight"], found.layers["2.weight"]) == pytest.approx((1, 1), rel=1e-12)
 
 
 @PROPERTY
