@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from px_seg.pruning.granularity import output_sums
@@ -29,7 +30,9 @@ class EffectivePaths(NamedTuple):
     log10_paths: float
     """The decimal logarithm of the number of paths from an element of the input to one of an output; -inf for none.
 
-    Elements that an average or an interpolation mixes count by their weight in it, so that an average is one path.
+    Of the whole network, with all weights that the masks do not cover. Elements that an average or an interpolation
+    mixes count by their weight in it, so that an average is one path; a max-pool, which may choose any of its elements,
+    counts as an average.
     """
 
     @property
@@ -43,6 +46,25 @@ class _Count(Kernel):
 
     def normed(self, norm):
         return self.of(self.stream, self.weights)
+
+    def selected(self, func, args, kwargs):
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        if func in _ADAPTIVE:
+            return self._with(_ADAPTIVE[func](self.stream.values, args[0] if args else kwargs["output_size"]))
+        given = dict(zip(names, args, strict=False)) | kwargs
+        spread = torch.as_tensor(given.pop("dilation", 1)).ne(1).any()
+        if func not in _AVERAGES or bool(spread):
+            return super().selected(func, args, kwargs)
+        given.pop("return_indices", None)
+        return self._with(_AVERAGES[func](self.stream.values, **given))
+
+
+_AVERAGES = {F.max_pool1d: F.avg_pool1d, F.max_pool2d: F.avg_pool2d, F.max_pool3d: F.avg_pool3d}
+_ADAPTIVE = {
+    F.adaptive_max_pool1d: F.adaptive_avg_pool1d,
+    F.adaptive_max_pool2d: F.adaptive_avg_pool2d,
+    F.adaptive_max_pool3d: F.adaptive_avg_pool3d,
+}
 
 
 def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]) -> EffectivePaths:

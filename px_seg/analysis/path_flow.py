@@ -40,7 +40,9 @@ class _Operand(NamedTuple):
     depth: int
     """Most layers between the input and it."""
     flow: list[float]
-    """Its part of R, in R's unit; empty where R does not depend on it."""
+    """Its part of R, in R's unit; empty where it does not reach an output."""
+    watched: bool
+    """Whether its part can be seen: not that of the input itself, which no weight has passed."""
 
 
 def flow(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None = None) -> Flow:
@@ -49,7 +51,7 @@ def flow(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None 
     `batches`: images (N, C, H, W), or pairs that begin with them. Raises what `px_seg.pruning.paths.bound.path_bound`
     raises. The model comes back as it was.
     """
-    sums: dict[str, tuple[_Operand, _Operand]] = {}
+    sums: dict[str, tuple[_Operand, _Operand, _Operand]] = {}
     with _running(model) as innermost:
 
         class Recorded(Kernel):
@@ -68,7 +70,8 @@ def flow(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None 
 
             def weighted(self, func, weight, bias, args, kwargs):
                 out = super().weighted(func, weight, bias, args, kwargs)
-                out.depth = getattr(self, "depth", 0) + 1
+                # The fixed filter of a blur is no layer.
+                out.depth = getattr(self, "depth", 0) + (self.weights.filter(weight, func) is None)
                 return out
 
             def added(self, other, run):
@@ -77,13 +80,14 @@ def flow(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None 
                 pairs = [_watched(part) for part in (self, other)]
                 name = innermost()
                 place = next(key for key in _numbered(name) if key not in sums)
-                sums[place] = pairs[0][1], pairs[1][1]
-                return Kernel.added(pairs[0][0], pairs[1][0], run)
+                out, together = _watched(Kernel.added(pairs[0][0], pairs[1][0], run))
+                sums[place] = pairs[0][1], pairs[1][1], together
+                return out
 
         def _watched(part: Kernel) -> tuple[Kernel, _Operand]:
             # A tensor of its own: the same values may pass elsewhere as well.
             values = part.stream.values.view_as(part.stream.values)
-            operand = _Operand(getattr(part, "depth", 0), [])
+            operand = _Operand(getattr(part, "depth", 0), [], values.requires_grad)
             if values.requires_grad:
                 kept = values.detach()
                 values.register_hook(lambda g: operand.flow.append(float((g.detach() * kept).sum())))
@@ -98,12 +102,14 @@ def flow(model: nn.Module, batches: Batches, masks: Mapping[str, Tensor] | None 
         name: float((found.gradients[name] * power).sum(dtype=torch.float64)) / whole
         for name, power in found.powers.items()
     }
-    return Flow(layers, {name: _split(*pair, whole) for name, pair in sums.items()})
+    return Flow(layers, {name: _split(*operands, whole) for name, operands in sums.items()})
 
 
-def _split(first: _Operand, second: _Operand, whole: float) -> Split:
+def _split(first: _Operand, second: _Operand, together: _Operand, whole: float) -> Split:
     branch, shortcut = (first, second) if first.depth >= second.depth else (second, first)
-    return Split(sum(branch.flow) / whole, sum(shortcut.flow) / whole)
+    flow = sum(branch.flow)
+    rest = sum(shortcut.flow) if shortcut.watched else max(0.0, sum(together.flow) - flow)
+    return Split(flow / whole, rest / whole)
 
 
 def _numbered(name: str) -> Iterator[str]:

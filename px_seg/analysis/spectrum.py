@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from px_seg.analysis.tangent_kernel import kernel_products, ntk_kernel
+from px_seg.errors import InputError
 
 
 def ntk_spectrum(
@@ -109,8 +110,16 @@ def largest_eigenvalue(
             value = float(product(np.ones(1))[0])
             return LargestEigenvalue(value, 0.0)
         start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
+        if not product(start).any():
+            return LargestEigenvalue(0.0, 0.0)
         operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-        values, vectors = eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, ncv=min(size, 12))
+        try:
+            values, vectors = eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, ncv=min(size, 12))
+        except ArpackNoConvergence:
+            raise InputError(
+                "the largest eigenvalue of the kernel was not found by Lanczos' iterations: take fewer images, or all "
+                "of their outputs"
+            ) from None
         vector = vectors[:, 0]
         residual = float(np.linalg.norm(product(vector) - values[0] * vector))
     return LargestEigenvalue(float(values[0]), residual)

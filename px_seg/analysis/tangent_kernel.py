@@ -52,8 +52,11 @@ def ntk_kernel(
             outputs = torch.arange(output_count(net, images)).expand(len(images), -1)
         rows, wide = outputs.numel(), wide_dtype(net.like.device)
         live = _live_places(net)
-        blocks = list(_blocks({name: len(places) for name, places in live.items()}, rows, block))
-        _check_fits(rows, max(sum(len(live[name]) for name in names) for names in blocks), net.like.device)
+        # By all weights of a layer: those that are pruned are differentiated by as well, and left out then.
+        sizes = {name: net.weights[name].numel() for name in live}
+        blocks = list(_blocks(sizes, rows, block))
+        widest = max(sum(sizes[name] for name in names) for names in blocks)
+        _check_fits(rows, len(images), widest, net.like.device)
         kernel = torch.zeros(rows, rows, dtype=wide, device=net.like.device)
         for names in blocks:
             jacobian = torch.empty(rows, sum(len(live[name]) for name in names), dtype=wide, device=net.like.device)
@@ -214,19 +217,18 @@ def _jacobian(net: MaskedNetwork, names: Sequence[str], image: Tensor, chosen: T
     return {name: part.flatten(1) for name, part in found.items()}
 
 
-def check_memory(model: nn.Module, rows: int, block: int = BLOCK) -> None:
-    """Raise InputError, saying how much is needed, where memory does not hold the kernel of so many outputs.
-
-    With all weights live, as `ntk_kernel` would compute it.
-    """
+def check_memory(model: nn.Module, images: int, each: int, block: int = BLOCK) -> None:
+    """Raise InputError, saying how much is needed, where memory does not hold the kernel of `each` outputs an image."""
+    rows = images * each
     sizes = {name: weight.numel() for name, weight in prunable(model).items()}
     columns = max(sum(sizes[name] for name in names) for names in _blocks(sizes, rows, block))
-    _check_fits(rows, columns, next(model.parameters()).device)
+    _check_fits(rows, images, columns, next(model.parameters()).device)
 
 
-def _check_fits(rows: int, columns: int, device: torch.device) -> None:
+def _check_fits(rows: int, images: int, columns: int, device: torch.device) -> None:
     """Raise InputError where the kernel, its eigenvalues and one block of the Jacobian do not fit."""
-    need = 8 * (4 * rows**2 + rows * columns)
+    # An image's part of the Jacobian is there three times while it is put together.
+    need = 8 * (4 * rows**2 + rows * columns + 3 * rows // images * columns)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if need > free:
         raise InputError(

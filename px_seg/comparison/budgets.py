@@ -21,8 +21,8 @@ from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
 from px_seg.identity import digest
-from px_seg.pruning import Criterion, Masks, Plan, carry_out, scored
-from px_seg.run.setup import set_up
+from px_seg.pruning import Criterion, Masks, Plan, UnsupportedOperation, carry_out, scored
+from px_seg.run.setup import Pruning, set_up
 from px_seg.run.sparsify import Batches, draw_batches, make_plan
 from px_seg.run.user_criteria import naming_file
 from px_seg.sweep.plan import Request, base_config
@@ -31,8 +31,8 @@ from px_seg.tasks import TASKS, Task, task_of
 ROUNDS = (1, 5, 10, 20, 50, 100)
 """Numbers of rounds to compare, unless told otherwise; the reference has the most."""
 
-DRAWS = (1, 2)
-"""Seeds of other draws of the pruning images; the reference has the run's own."""
+DRAWS = 2
+"""Other draws of the pruning images, by the seeds that follow the run's own."""
 
 LOOKS = 10
 """After how many rounds of the reference, evenly spread, it is looked at, besides the first and the last."""
@@ -67,11 +67,10 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
     Raises InputError, before anything is pruned, for what cannot be compared.
     """
     rounds = tuple(sorted(ROUNDS if budgets.rounds is None else budgets.rounds))
-    draws = DRAWS if budgets.draws is None else budgets.draws
     for what, numbers in (("--vary_rounds", rounds), ("--vary_images", budgets.images or ())):
         if any(number < 1 for number in numbers):
             raise InputError(f"{what} takes numbers of at least 1, got {min(numbers)}")
-    for what, numbers in (("rounds", rounds), ("images", budgets.images or ()), ("draws", draws)):
+    for what, numbers in (("rounds", rounds), ("images", budgets.images or ()), ("draws", budgets.draws or ())):
         if twice := [number for number in numbers if numbers.count(number) > 1]:
             raise InputError(f"--vary_{what} has {twice[0]} twice: once is enough")
     subjects = of_methods(request, with_dense=False)
@@ -80,6 +79,11 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         if subject.config.rounds is not None:
             given = subject.config.rounds
             raise InputError(f"{subject.method}: rounds are varied here: leave rounds {given} out")
+        if subject.config.shuffle_masks or subject.config.recalibrate != "none":
+            what = "shuffle_masks" if subject.config.shuffle_masks else "recalibrate"
+            raise InputError(f"{subject.method}: rounds are compared by what they prune alone: leave {what} out")
+        if subject.config.seed in (budgets.draws or ()):
+            raise InputError(f"--vary_draws has {subject.config.seed}, the seed of the reference's own images")
         first = set_up(task_type, subject.config)
     if first.accelerator.num_processes > 1:
         raise InputError("a comparison is carried out by one process: start it without accelerate launch")
@@ -91,23 +95,26 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
     }
     folder = ComparisonFolder(KIND, request.output_dir, settings, files_of(subjects))
     first.task.check_data()
+    for subject in {subject.method: subject for subject in subjects}.values():
+        # Two images are scored: what cannot be done shows before time is spent.
+        prepared(task_type, subject)
+    pruners = _Pruners(task_type, request.output_dir, rounds[-1])
     wanted: dict[tuple[Any, ...], Callable[[], RoundsRow]] = {}
     total = 0
     for subject in subjects:
-        made = prepared(task_type, subject)
-        store = _Store(request.output_dir / "masks", subject)
-        there = sum(len(images) for images, _ in made.batches)
+        there = _images(task_type, subject)
         total = max(total, there)
-        if budgets.images and made.batches and max(budgets.images) > there:
+        if budgets.images and there and max(budgets.images) > there:
             raise InputError(f"--vary_images has {max(budgets.images)}, more than the {there} images that prune")
-        pruner = _Pruner(task_type, subject, made, store, request.output_dir, rounds[-1])
-        wanted |= {(*subject.key, REFERENCE, rounds[-1]): pruner.reference}
-        for number in rounds[:-1]:
-            wanted[(*subject.key, "rounds", number)] = partial(pruner.other, "rounds", number)
-        for count in _counts(there, budgets.images):
-            wanted[(*subject.key, "images", count)] = partial(pruner.other, "images", count)
-        for draw in draws if there else ():
-            wanted[(*subject.key, "draw", draw)] = partial(pruner.other, "draw", draw)
+        wanted |= {(*subject.key, REFERENCE, rounds[-1]): partial(pruners.reference, subject)}
+        seed = subject.config.seed
+        draws = range(seed + 1, seed + 1 + DRAWS) if budgets.draws is None else budgets.draws
+        for varied, values in (
+            ("rounds", rounds[:-1]),
+            ("images", _counts(there, budgets.images)),
+            ("draw", draws if there else ()),
+        ):
+            wanted |= {(*subject.key, varied, v): partial(pruners.other, subject, varied, v) for v in values}
     title = f"How masks settle, before training: {first.config.encoder}, {first.config.data.name}"
     return folder.complete(wanted, total, title, say)
 
@@ -116,6 +123,33 @@ def _counts(there: int, asked: tuple[int, ...] | None) -> list[int]:
     """Numbers of images to compare, fewer than all."""
     usual = [4**power for power in range(10)]
     return sorted({count for count in (usual if asked is None else asked) if count < there})
+
+
+def _images(task_type: type[Task], subject: Subject) -> int:
+    """How many images a subject is pruned by."""
+    source = set_up(task_type, subject.config).source
+    return sum(map(len, source.drawn)) if isinstance(source, Pruning) else 0
+
+
+class _Pruners:
+    """The prunings of all subjects; of one at a time the network and its images are held."""
+
+    def __init__(self, task_type: type[Task], folder: Path, most_rounds: int) -> None:
+        self.task_type, self.folder, self.most_rounds = task_type, folder, most_rounds
+        self._held: tuple[Subject, _Pruner] | None = None
+
+    def reference(self, subject: Subject) -> RoundsRow:
+        return self._of(subject).reference()
+
+    def other(self, subject: Subject, varied: str, value: int) -> RoundsRow:
+        return self._of(subject).other(varied, value)
+
+    def _of(self, subject: Subject) -> "_Pruner":
+        if self._held is None or self._held[0] is not subject:
+            store = _Store(self.folder / "masks", subject)
+            made = prepared(self.task_type, subject)
+            self._held = subject, _Pruner(self.task_type, subject, made, store, self.folder, self.most_rounds)
+        return self._held[1]
 
 
 class _Store:
@@ -212,7 +246,10 @@ class _Pruner:
 
     def _branches(self, masks: Masks) -> dict[str, float]:
         images = [batch for batch, _ in self.batches] or [self.setup.task.train[0, 0][0][None]]
-        found = flow(self.setup.model, images, masks)
+        try:
+            found = flow(self.setup.model, images, masks)
+        except UnsupportedOperation:
+            return {}
         if found.sums:
             return {name: split.branch for name, split in found.sums.items()}
         return {name.removesuffix(".weight"): found.layers[name] for name in masks}
@@ -272,9 +309,8 @@ def read_budgets(argv: Sequence[str], about: str) -> tuple[Request, Budgets]:
     usual = ",".join(map(str, ROUNDS))
     add("--vary_rounds", type=whole, metavar="I,J", help=f"numbers of rounds; by default {usual}")
     add("--vary_images", type=whole, metavar="I,J", help="numbers of images; by default powers of 4 up to all")
-    add(
-        "--vary_draws", type=whole, metavar="I,J", help=f"seeds of other images; by default {','.join(map(str, DRAWS))}"
-    )
+    others = f"seeds of other images; by default the {DRAWS} after the run's own"
+    add("--vary_draws", type=whole, metavar="I,J", help=others)
     add("--output_dir", required=True, metavar="DIR", help="folder for rows, masks, tables and figures")
     asked, flags = parser.parse_known_args(argv)
     if flags and not flags[0].startswith("--"):

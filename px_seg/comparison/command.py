@@ -51,6 +51,10 @@ def compare(measure: Measure[Any], asked: Asked, say: Callable[[str], Any] = pri
     else:
         subjects = of_runs(asked.runs, asked.task, asked.output_dir, measure.with_dense)
         decided = {"of": "runs", **shared(subjects[0].config)}
+        if not measure.with_dense and (new := [one for one in subjects if one.config.reinit]):
+            raise InputError(
+                f"the run in {new[0].run} drew new weights, with nothing of the dense network: leave it out"
+            )
     task_type = task_of(task_named(subjects[0]))
     hardest = _hardest(subjects)
     # The plans of all, before an image is read.

@@ -144,7 +144,7 @@ class SpectrumMeasure:
             each = output_count(dense, images[0])
         if self.outputs is not None and self.outputs > each:
             raise InputError(f"--outputs must be at most {each}, the outputs of an image, got {self.outputs}")
-        check_memory(dense, self._chosen(each) * sum(map(len, images)))
+        check_memory(dense, sum(map(len, images)), self._chosen(each))
         _check_paths(dense, images)
 
     def _chosen(self, each: int) -> int:
@@ -160,12 +160,11 @@ class SpectrumMeasure:
         draws = torch.Generator().manual_seed(derived_seed("ntk", len(x), each, chosen))
         outputs = None if chosen >= each else chosen_outputs(each, len(x), chosen, draws)
         if pruned.key[2] not in self._dense:
-            # Of one seed at a time: kernels are large.
-            self._dense = {pruned.key[2]: _kernel(dense, x, None, outputs)}
+            self._dense[pruned.key[2]] = _kernel(dense, x, None, outputs)
         reference = self._dense[pruned.key[2]]
         whole = network is dense and pruned.masks.density == 1
         own = reference if whole else _kernel(network, x, pruned.masks, outputs)
-        facts = spectrum_facts(own.spectrum)
+        facts = spectrum_facts(own.spectrum, x.dtype)
         if outputs is None:
             trace, trace_error, largest, largest_error = facts.trace, 0.0, facts.largest, 0.0
         else:
@@ -175,7 +174,7 @@ class SpectrumMeasure:
             *pruned.key,
             outputs=len(own.spectrum),
             all_outputs=each * len(x),
-            distance=spectral_distance(own.spectrum, reference.spectrum),
+            distance=spectral_distance(own.spectrum, reference.spectrum, x.dtype),
             alignment=kernel_alignment(own.kernel, reference.kernel),
             trace=trace,
             trace_error=trace_error,

@@ -24,8 +24,11 @@ LOWEST = 1e-8
 
 def draw(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
     """rounds.png, what settles with what, and rounds_flow.png, the flow through branches by round; also as .svg."""
-    draw_settling(folder, rows, title)
-    draw_flow(folder, rows, title)
+    references = [row for row in rows if row.varied == REFERENCE]
+    if references:
+        draw_settling(folder, rows, title)
+    if any(point.branches for row in references for point in row.course):
+        draw_flow(folder, rows, title)
 
 
 def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
@@ -71,7 +74,7 @@ def draw_settling(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
 
 def draw_flow(folder: Path, rows: Sequence[RoundsRow], title: str) -> None:
     """The share of R that passes each branch, or each layer where there are none, by round of every reference."""
-    references = [row for row in rows if row.varied == REFERENCE]
+    references = [row for row in rows if row.varied == REFERENCE and row.course[0].branches]
     names = list(references[0].course[0].branches)
     smallest = min(share for row in references for point in row.course for share in point.branches.values())
     lowest = LOWEST if smallest < LOWEST else 10 ** np.floor(np.log10(smallest))

@@ -24,7 +24,10 @@ class CoursePoint(NamedTuple):
     overlap: float
     """Of the weights kept in the end, the share that would be kept if this round's scores decided all at once."""
     branches: dict[str, float]
-    """Share of R that enters each residual sum through its branch; where there are no sums, that passes each layer."""
+    """Share of R that enters each residual sum through its branch; where there are no sums, that passes each layer.
+
+    Nothing where paths are not defined.
+    """
 
 
 class RoundsRow(NamedTuple):
@@ -57,19 +60,16 @@ def key_of_pruning(row: RoundsRow) -> tuple[Any, ...]:
 def write_rows(folder: Path, rows: Sequence[RoundsRow]) -> None:
     """CSVs: a row a pruning; a row a round of each reference that was looked at; and a row a branch of it."""
     points = [(row, point) for row in rows for point in row.course]
+    courses = [{**_keys(row), "round": p.round, "density": p.density, "overlap": p.overlap} for row, p in points]
+    flows = [
+        {**_keys(row), "round": point.round, "branch": name, "share": share}
+        for row, point in points
+        for name, share in point.branches.items()
+    ]
     # The rows come last: those that are there have their courses.
-    write_csv(
-        folder / COURSE,
-        ({**_keys(row), "round": p.round, "density": p.density, "overlap": p.overlap} for row, p in points),
-    )
-    write_csv(
-        folder / FLOW,
-        (
-            {**_keys(row), "round": point.round, "branch": name, "share": share}
-            for row, point in points
-            for name, share in point.branches.items()
-        ),
-    )
+    for file, lines in ((COURSE, courses), (FLOW, flows)):
+        if lines:
+            write_csv(folder / file, lines)
     write_csv(folder / ROWS, ({k: v for k, v in row._asdict().items() if k != "course"} for row in rows))
 
 

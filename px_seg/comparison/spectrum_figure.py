@@ -26,9 +26,10 @@ def draw(folder: Path, rows: Sequence[SpectrumRow], title: str) -> None:
     legend, more = legend_size(["dense", *methods], width)
     figure = Figure(figsize=(width, 4.0 * lines + 0.6 + more), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    floor = LOWEST * max(spectrum[0] for spectrum in dense)
+    floor = LOWEST * max(spectrum[0] for spectrum in dense or [row.spectrum for row in rows])
     for axes, sparsity in zip(grid, sparsities, strict=False):
-        axes.loglog(*_points(dense, floor), color="black", linestyle=(0, (6, 3)), linewidth=1.4, label="dense")
+        if dense:
+            axes.loglog(*_points(dense, floor), color="black", linestyle=(0, (6, 3)), linewidth=1.4, label="dense")
         for number, method in reversed(list(enumerate(methods))):
             colour, marker, line = style(number)
             if found := cells.get((method, sparsity)):

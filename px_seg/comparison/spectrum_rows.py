@@ -91,7 +91,7 @@ def _eigenvalue(line: dict[str, str]) -> tuple[Key, int, float]:
 
 def _row(line: dict[str, str]) -> SpectrumRow:
     whole = ("seed", "outputs", "all_outputs", "rank")
-    values: dict[str, Any] = {key: number(line[key], low=0) for key in SpectrumRow._fields[1:-1] if key not in whole}
+    values: dict[str, Any] = {key: number(line[key], low=-1) for key in SpectrumRow._fields[1:-1] if key not in whole}
     values |= {key: int(line[key]) for key in whole}
     return SpectrumRow(method=line["method"], spectrum=(), **values)
 
@@ -103,14 +103,14 @@ def table(rows: Sequence[SpectrumRow], images: int) -> str:
     seeds = seeds_of(rows)
     lines = []
     for (method, sparsity), same in cells_of(rows).items():
-        pairs = [(row, dense[row.seed]) for row in same]
+        pairs = [(row, dense[row.seed]) for row in same if row.seed in dense]
         lines.append(
             [
                 *named(method, sparsity, same, seeds),
                 f"{mean_of(row.distance for row in same):.2f}",
                 f"{mean_of(row.alignment for row in same):.3f}",
-                _share(mean_of(_over(row.trace, own.trace) for row, own in pairs)),
-                _share(mean_of(_over(row.largest, own.largest) for row, own in pairs)),
+                _share([_over(row.trace, own.trace) for row, own in pairs]),
+                _share([_over(row.largest, own.largest) for row, own in pairs]),
                 _short(mean_of(row.condition for row in same)),
                 f"{mean_of(row.effective_rank for row in same):.1f}",
                 _short(mean_of(_over(row.bound, row.trace) for row in same)),
@@ -133,8 +133,9 @@ def _over(value: float, whole: float) -> float:
     return value / whole if whole else math.inf if value else 0.0
 
 
-def _share(value: float) -> str:
-    return f"{value:.3g}"
+def _share(values: Sequence[float]) -> str:
+    """Blank where the dense network could not be measured."""
+    return f"{mean_of(values):.3g}" if values else ""
 
 
 def _short(value: float) -> str:

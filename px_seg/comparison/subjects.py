@@ -1,5 +1,6 @@
 """The networks to compare: those that methods prune, and those that finished runs pruned."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def of_methods(request: Request, with_dense: bool) -> list[Subject]:
     for method in methods:
         if issubclass(CRITERIA[method.criterion], TrainingCriterion):
             raise InputError(f"{method.name} trains to find its masks, and a comparison trains nothing: leave it out")
-    if cells[0].config.reinit:
+    if any(cell.config.reinit for cell in cells):
         raise InputError("new weights after pruning have nothing of the dense network: leave --reinit out")
     for cell in cells:
         check_settings(cell.config)
@@ -72,8 +73,8 @@ def of_runs(folders: Sequence[Path], task: str | None, output_dir: Path, with_de
     runs of one method, sparsity and seed, and runs whose start or data differ by their settings.
     """
     found: dict[Key, Subject] = {}
-    for folder in (run for given in folders for run in _runs_in(given)):
-        subject = _of_run(folder, task, output_dir)
+    for folder, name in (run for given in folders for run in _runs_in(given)):
+        subject = _of_run(folder, name, task, output_dir)
         task = task_named(subject)
         other = found.setdefault(subject.key, subject)
         if other is not subject:
@@ -123,12 +124,12 @@ def shared(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in alike(config).items() if key.partition(".")[0] not in own}
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """The finished runs that a folder is, or holds below it."""
+def _runs_in(folder: Path) -> list[tuple[Path, str | None]]:
+    """The finished runs that a folder is, or holds below it, the latter with the names that a sweep has for methods."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name that of a finished run, or of a sweep")
     if RunFolder(folder).results.is_file():
-        return [folder]
+        return [(folder, None)]
     found = [
         path.parent
         for path in sorted(folder.rglob("results.json"))
@@ -136,25 +137,25 @@ def _runs_in(folder: Path) -> list[Path]:
     ]
     if not found:
         raise InputError(f"there is no finished run in {folder}: a run is finished once it has its results.json")
-    return found
+    return [(run, run.parts[-3] if len(run.relative_to(folder).parts) > 2 else None) for run in found]
 
 
-def _of_run(folder: Path, task: str | None, output_dir: Path) -> Subject:
-    """The network of a finished run: its start, and its masks."""
+def _of_run(folder: Path, name: str | None, task: str | None, output_dir: Path) -> Subject:
+    """The network of a finished run: its start, and its masks. `name` is what its sweep calls the method."""
     files = RunFolder(folder)
     try:
         results = parse_json(files.results.read_text())
-        name, pruned = results["task"], bool(results["sparsity"])
+        own, pruned = results["task"], bool(results["sparsity"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{files.results} cannot be read: restore it, or run that run again") from None
-    if task is not None and name != task:
-        raise InputError(f"{folder} is a run of the task {name}, not {task}: compare the two apart")
+    if task is not None and own != task:
+        raise InputError(f"{folder} is a run of the task {own}, not {task}: compare the two apart")
     if pruned and not files.masks.is_file():
         raise InputError(f"the run in {folder} has no {files.masks.name}: restore it, or run that run again")
-    task_type = task_of(name)
+    task_type = task_of(own)
     words = ["--config", str(files.config), *(["--masks", str(files.masks)] if pruned else [])]
     config = parse(task_type.config_type, words, presets(task_type))
-    method = _name_of(config, results.get("masks"))
+    method = name or _name_of(config, results.get("masks"))
     masked = replace(
         config,
         output_dir=str(output_dir / method / f"{config.sparsity:g}" / f"seed{config.seed}"),
@@ -188,10 +189,20 @@ def _name_of(config: RunConfig, given: str | None) -> str:
     }
     said |= {"keep_dense": config.keep_dense} if config.keep_dense else {}
     said |= {"reinit": True} if config.reinit else {}
-    said |= {"masks": given.removesuffix("/masks.safetensors")} if given else {}
+    said |= {"masks": given} if given else {}
+    for key in ("masks", "density_from"):
+        if key in said:
+            said[key] = _source(said[key])
     said |= {f"pruning.settings.{key}": value for key, value in config.pruning.settings.items()}
     texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in said.items()}
     return "+".join([config.method, *(f"{key}={readable(texts[key])}" for key in sorted(texts))])
+
+
+def _source(path: str) -> str:
+    """What masks are called that come from a run or a file: in a sweep by their method."""
+    parts = Path(path.removesuffix("/masks.safetensors")).parts
+    in_sweep = len(parts) > 2 and re.fullmatch(r"seed\d+", parts[-1])
+    return parts[-3] if in_sweep else parts[-1]
 
 
 def task_named(subject: Subject) -> str:

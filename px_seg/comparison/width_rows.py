@@ -125,7 +125,7 @@ def table(rows: Sequence[WidthRow], images: int) -> str:
             f"{mean_of(row.effective_sparsity for row in same):.2%}",
             f"{mean_of(row.live_channels for row in same):.1%}",
             f"{mean_of(row.narrowest for row in same):.1%}",
-            _logarithm(mean_of(row.log10_paths for row in same)),
+            _logarithm([row.log10_paths for row in same]),
             _starved(same),
         ]
         for (method, sparsity), same in cells_of(rows).items()
@@ -138,8 +138,12 @@ def table(rows: Sequence[WidthRow], images: int) -> str:
     return "\n".join([f"{caption}:", "", markdown(head, lines), *_told(rows)])
 
 
-def _logarithm(value: float) -> str:
-    return "no path" if math.isinf(value) else f"{value:.1f}"
+def _logarithm(values: Sequence[float]) -> str:
+    there = [value for value in values if not math.isinf(value)]
+    if not there:
+        return "no path"
+    fewer = "" if len(there) == len(values) else f" (no path in {len(values) - len(there)} of {len(values)})"
+    return f"{mean_of(there):.1f}{fewer}"
 
 
 def _starved(same: Sequence[WidthRow]) -> str:

@@ -128,7 +128,8 @@ def _counts_of(given: Mapping[str, Tensor], masks: Masks, kept: int) -> list[int
     counts = [int(given[name].count_nonzero()) for name in masks]
     if sum(counts) != kept:
         own = given.provenance.sparsity if isinstance(given, Masks) else None
-        own = 1 - sum(counts) / masks.total if own is None else own
+        if own is None or round((1 - own) * masks.total) != sum(counts):
+            own = 1 - sum(counts) / masks.total
         raise InputError(
             f"the masks whose layer densities are to be kept prune {1 - sum(counts) / masks.total:.4%} of the weights: "
             f"ask for a sparsity of {own:.10g}"

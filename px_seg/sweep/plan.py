@@ -1,6 +1,7 @@
 """The grid of a sweep: which runs it consists of, and that they can be carried out."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -218,7 +219,8 @@ def _cell(
 
 def _masks_of(request: Request, varied: Sequence[str], text: str, run: Path) -> str:
     """Whose layer densities a run is to have: a path as it is; a method's run of the same sparsity and seed."""
-    if "/" in text or user_path(text, "density_from").exists():
+    known = re.split(r"[+()]", text.lstrip("("))[0] in CRITERIA
+    if "/" in text or (not known and user_path(text, "density_from").exists()):
         return text
     inner = text[1:-1] if text.startswith("(") and text.endswith(")") else text
     if "(" in inner or ")" in inner:

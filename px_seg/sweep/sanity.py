@@ -34,8 +34,11 @@ def checks_of(method: str) -> dict[str, str]:
     own = Method.of(method).criterion
     if _is_check(method):
         return {}
+    parts = "".join(f"+{key}={value}" for key, value in Method.of(method).settings if key == "keep_dense")
     same = {"random": "random", "random_erk": "random", "magnitude": "magnitude"}.get(own)
-    return {name: text.format(method) for name, text in CHECKS.items() if same is None or not text.startswith(same)}
+    found = {name: text.format(method) for name, text in CHECKS.items() if same is None or not text.startswith(same)}
+    # What is not pruned there is not pruned here.
+    return {name: text + parts if "density_from" in text else text for name, text in found.items()}
 
 
 def named_checks(method: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from px_seg.analysis import (
     ntk_trace,
     spectral_distance,
     spectrum_facts,
+    tangent_kernel,
 )
 from px_seg.analysis import spectrum as spectrum_module
 
@@ -107,6 +108,32 @@ def test_the_error_of_an_eigenvalue_is_that_of_what_lanczos_found(monkeypatch) -
     monkeypatch.setattr(spectrum_module, "eigsh", off)
     top = largest_eigenvalue(net, x, None, torch.Generator().manual_seed(0))
     assert top.error == pytest.approx(top.value * (1 - 1 / 1.01), rel=1e-3)
+
+
+def test_a_kernel_of_zero_has_a_largest_eigenvalue_of_zero() -> None:
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 3, bias=False), nn.Linear(3, 2, bias=False)), pictures(2, 2)
+    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(net).items()}
+    assert largest_eigenvalue(net, x, masks, torch.Generator().manual_seed(0)) == (0, 0)
+
+
+def test_memory_is_bounded_under_masks_as_well() -> None:
+    """Pruned weights are differentiated by before they are left out: blocks are of all weights of their layers."""
+    sizes = {"a": 100, "b": 100, "c": 300}
+    assert list(tangent_kernel._blocks(sizes, 10, 8 * 10 * 200)) == [["a", "b"], ["c"]]
+    net = nn.Sequential(nn.Flatten(), *[nn.Linear(60, 60, bias=False) for _ in range(4)]).double()
+    x = torch.randn(2, 60, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    masks = {f"{i}.weight": torch.rand(60, 60, generator=torch.Generator().manual_seed(i)) < 0.01 for i in range(1, 5)}
+    seen = []
+    usual = tangent_kernel._jacobian
+
+    def noted(net, names, *rest: object):
+        seen.append(names)
+        return usual(net, names, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tangent_kernel, "_jacobian", noted)
+        ntk_kernel(net, x, masks, block=8 * 120 * 3600)
+    assert max(map(len, seen)) == 1
 
 
 def test_one_probe_of_a_network_with_one_output_is_exact() -> None:

@@ -42,6 +42,28 @@ def test_flow_through_branch_and_shortcut_written_out(generator) -> None:
     assert (found.layers["0.weight"], found.layers["2.weight"]) == pytest.approx((1, 1), rel=1e-12)
 
 
+def test_flow_of_the_input_itself_past_a_branch() -> None:
+    """x + conv(x): no weight has passed the shortcut, which brings as much of R nevertheless."""
+    net = nn.Sequential(
+        Residual(nn.Conv2d(1, 1, 1, bias=False), nn.Identity()), nn.Conv2d(1, 1, 1, bias=False)
+    ).double()
+    weight = float(net[0].body.weight.data.abs_())
+    share = weight**2 / (1 + weight**2)
+    found = flow(net, [torch.ones(1, 1, 2, 2, dtype=torch.float64)])
+    assert found.sums["0"] == pytest.approx((share, 1 - share), rel=1e-12)
+
+
+def test_any_element_of_a_max_pool_may_be_on_a_path() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 1, 1))
+    assert effective_paths(net, Masks.ones(net), (3, 2, 2)).weights == {"0.weight": 108, "2.weight": 4}
+    for pool in (nn.AdaptiveMaxPool2d(1), nn.MaxPool2d(2, 2, 1), nn.MaxPool2d(3, 2, ceil_mode=True)):
+        net[1] = pool
+        assert effective_paths(net, Masks.ones(net), (3, 6, 6)).weights["0.weight"] == 108
+    vgg = build_classifier("vgg11_bn", 4, None)
+    found = effective_paths(vgg, Masks.ones(vgg), (3, 64, 64))
+    assert found.weights == {name: weight.numel() for name, weight in prunable(vgg).items()}
+
+
 @PROPERTY
 @given(net=drawn(LINEAR_PIECES), density=st.sampled_from([1.0, 0.7]), seed=st.integers(0, 99))
 def test_what_enters_a_sum_is_what_scores_say(net: Drawn, density: float, seed: int) -> None:

@@ -136,7 +136,7 @@ def test_what_is_found_of_a_sweep_is_in_its_report(small, tmp_path, capsys) -> N
     classify("--config", small, *flags, "--output_dir", place)
     compare("widths", tmp_path / "sweep", "--images", 2)
     compare("ntk", tmp_path / "sweep", "--images", 2, "--outputs", 2)
-    assert width_rows.read_rows(tmp_path / "sweep" / "analysis" / "widths")[1].method == "random+rounds=2"
+    assert width_rows.read_rows(tmp_path / "sweep" / "analysis" / "widths")[1].method == "random"
     compare("report", tmp_path / "sweep")
     page = (tmp_path / "sweep" / "report" / "index.html").read_text()
     for shown in (
@@ -152,6 +152,37 @@ def test_what_is_found_of_a_sweep_is_in_its_report(small, tmp_path, capsys) -> N
     # The folder of one run has no such place, and methods have no folder.
     assert "give --output_dir" in refused(capsys, "widths", place)
     assert "give --output_dir" in refused(capsys, "widths", "--methods", "random", "--sparsities", 0.5)
+
+
+def test_a_sweep_of_checks_has_its_methods_names(small, tmp_path) -> None:
+    """Those of the sweep's folders, not of paths in their configurations: the runs of all seeds are one method's."""
+    sweep = tmp_path / "sweep"
+    flags = ("--config", small, "--sparsity", 0.5, "--epochs", 0)
+    for seed in (0, 1):
+        own = (*flags, "--seed", seed)
+        classify(*own, "--method", "magnitude", "--output_dir", sweep / "magnitude" / "0.5" / f"seed{seed}")
+        given = ("--density_from", sweep / "magnitude" / "0.5" / f"seed{seed}")
+        place = sweep / "random+density_from=magnitude" / "0.5" / f"seed{seed}"
+        classify(*own, "--method", "random", *given, "--output_dir", place)
+        place = sweep / "magnitude+reinit=true" / "0.5" / f"seed{seed}"
+        classify(*own, "--method", "magnitude", "--reinit", "--output_dir", place)
+    compare("widths", sweep, "--images", 2)
+    names = {row.method for row in width_rows.read_rows(sweep / "analysis" / "widths")}
+    assert names == {"dense", "magnitude", "magnitude+reinit=true", "random+density_from=magnitude"}
+    compare("widths", sweep / "random+density_from=magnitude" / "0.5" / "seed1", "--output_dir", tmp_path / "one")
+    (_, row) = width_rows.read_rows(tmp_path / "one")
+    assert row.method == "random+density_from=magnitude+rounds=2"
+
+
+def test_new_weights_are_not_compared_by_what_they_preserve(small, start, tmp_path, capsys) -> None:
+    flags = ("--config", small, "--weights", start, "--sparsity", 0.5, "--epochs", 0, "--method", "random")
+    classify(*flags, "--reinit", "--output_dir", tmp_path / "run")
+    out = ("--output_dir", tmp_path / "out")
+    assert "drew new weights" in refused(capsys, "preservation", tmp_path / "run", "--images", 4, *out)
+    given = ("--task", "cls", "--config", small, "--weights", start, "--sparsities", 0.5)
+    for name in ("preservation", "ntk"):
+        message = refused(capsys, name, *given, "--methods", "random,random+reinit=true", *out)
+        assert "new weights after pruning have nothing of the dense network" in message
 
 
 def test_a_folder_is_of_one_command(small, start, tmp_path, capsys) -> None:
@@ -237,6 +268,14 @@ def spectrum_row(method: str, sparsity: float, seed: int, **changes: object) -> 
         **{"prune_seconds": 1.0, "spectrum": (2.0, 1.0)},
     }
     return SpectrumRow(method, sparsity, seed, **{**usual, **changes})
+
+
+def test_a_table_without_the_dense_network_leaves_its_shares_out(tmp_path) -> None:
+    rows = [spectrum_row("px", 0.9, 0, alignment=-1e-17)]
+    assert "| `px` | 90% | 0.50 | -0.000 |  |  | 2 | 1.9 | 10 |" in spectrum_rows.table(rows, 4)
+    SpectrumMeasure.kind.write(tmp_path, rows)
+    assert SpectrumMeasure.kind.read(tmp_path) == rows
+    SpectrumMeasure.kind.draw(tmp_path, rows, "title")
 
 
 def test_rows_are_read_back_and_damaged_ones_refused(tmp_path) -> None:

@@ -95,6 +95,23 @@ def test_masks_are_compared_with_the_reference(unset, start, tmp_path, capsys) -
     assert "delete it, and it is pruned again" in capsys.readouterr().err
 
 
+def test_a_network_without_paths_is_compared_without_its_flow(unset, tmp_path) -> None:
+    words = ["rounds", "--task", "cls", "--config", str(unset), "--encoder", "mit_b0", "--methods", "magnitude"]
+    main([*words, "--sparsities", "0.5", "--vary_rounds", "1,2", "--output_dir", str(tmp_path / "out")])
+    reference, one = read_rows(tmp_path / "out")
+    assert one.overlap == 1
+    assert [point.branches for point in reference.course] == [{}, {}, {}]
+    assert not (tmp_path / "out" / "rounds_flow.csv").exists()
+
+
+def test_draws_are_of_other_images(unset, start, tmp_path) -> None:
+    words = asked(unset, start, tmp_path / "out", "--vary_rounds", "1", "--vary_images", "1")
+    words[words.index("0.8")] = "0.5"
+    main([*words, "--seeds", "3"])
+    rows = read_rows(tmp_path / "out")
+    assert [(row.varied, row.value) for row in rows] == [("reference", 1), ("images", 1), ("draw", 4), ("draw", 5)]
+
+
 def test_a_method_without_data_has_no_images_to_vary(unset, start, tmp_path) -> None:
     words = asked(unset, start, tmp_path / "out", "--vary_rounds", "1,2")
     words[words.index("px")] = "magnitude"
@@ -111,6 +128,9 @@ def test_a_method_without_data_has_no_images_to_vary(unset, start, tmp_path) -> 
         (("--vary_images", "400"), "--vary_images has 400, more than the 15 images that prune"),
         (("--vary_rounds", "3,3"), "--vary_rounds has 3 twice: once is enough"),
         (("--vary_images", "a"), "takes whole numbers separated by commas, got 'a'"),
+        (("--vary_draws", "0"), "--vary_draws has 0, the seed of the reference's own images"),
+        (("--shuffle_masks", "true"), "leave shuffle_masks out"),
+        (("--recalibrate", "reconstruct"), "leave recalibrate out"),
         (("--rounds", "3"), "rounds are varied here: leave rounds 3 out"),
         (("--vary", "rounds=3"), "leave --vary out"),
         (("stray",), "unrecognized arguments: stray"),

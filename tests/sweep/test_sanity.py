@@ -44,6 +44,8 @@ def test_checks_that_would_be_the_method_again_are_left_out() -> None:
     assert list(checks_of("random_erk")) == ["masks shuffled", "new weights", "magnitude in its layers"]
     assert list(checks_of("magnitude+ranking=erk")) == ["masks shuffled", "new weights", "random in its layers"]
     assert Method.of(checks_of("px+rounds=3")["random in its layers"]).settings == (("density_from", "(px+rounds=3)"),)
+    kept = checks_of("px+keep_dense=[encoder.conv1]")["random in its layers"]
+    assert dict(Method.of(kept).settings)["keep_dense"] == "[encoder.conv1]"
     for method in ("px+shuffle_masks=true", "random+density_from=px", "px+reinit=true"):
         with pytest.raises(InputError, match="is a check already"):
             check_requests(asked("--methods", method, "--sparsities", "0.9", "--output_dir", "out"))
