@@ -85,7 +85,7 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], shape: Sequen
         used = {name: mask & (counted.gradients[name] != 0).to(mask.device) for name, mask in used.items()}
         log10_paths = math.log10(float(counted.total)) + counted.exponent * math.log10(2)
     gates: set[str] = set()
-    if not all(bool(mask.any()) for mask in used.values()):
+    if math.isfinite(log10_paths) and not all(bool(mask.any()) for mask in used.values()):
         # What passes no path in the dense network either multiplies features: it is not cut off.
         dense = kernel_bound(network, shape, kernel=_Count, exponent=0).gradients
         gates = {name for name in masks if not bool(dense[name].any())}

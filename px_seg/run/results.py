@@ -166,7 +166,8 @@ def _effective(
     """What of the part in scope is of use to images of this shape (Vysogorets and Kempe, JMLR 2023), of `dense`.
 
     The share of the weights that are 0 or lie on no path, the share of the channels that lie on one, and the decimal
-    logarithm of the number of paths through the whole network, None where there is none. All None for a network in which paths are not defined.
+    logarithm of the number of paths through the whole network, None where there is none. All None for a network in
+    which paths are not defined.
     """
     device = next(model.parameters()).device
     live = {name: (weights[name] != 0).to(device) for name in prunable(model, scope)}
