@@ -110,8 +110,8 @@ class TestGivenMasks:
         [
             (("--sparsity", 0.9), "means sparsity 0.8, not 0.9: leave one of the two out"),
             (("--method", "snip"), "means method px, not snip: leave one of the two out"),
-            (("--pattern", "2:4"), "leave pattern and keep_dense out"),
-            (("--keep_dense", "[encoder.conv1]"), "leave pattern and keep_dense out"),
+            (("--pattern", "2:4"), "leave pattern, keep_dense and density_from out"),
+            (("--keep_dense", "[encoder.conv1]"), "leave pattern, keep_dense and density_from out"),
             (("--rounds", 7), "leave --rounds out"),
             (("--ranking=erk",), "leave --ranking out"),
             (("--granularity", "filter"), "leave --granularity out"),
