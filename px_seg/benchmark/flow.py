@@ -1,7 +1,6 @@
 """How much of R flows through the branches of a residual network while it is pruned, with and without conservation."""
 
 import csv
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from torch import nn
 
+from px_seg.analysis import flow
 from px_seg.benchmark.px import SCOPE, Case
 from px_seg.errors import InputError
 from px_seg.models import build_classifier
@@ -23,14 +23,8 @@ LOWEST = 1e-8
 
 
 def flows(model: nn.Module, masks: Masks, x: list[torch.Tensor]) -> dict[str, float]:
-    """The share of R that passes the first layer of every residual branch, by the name of its block."""
-    scores = PX().score(model, x, masks, SCOPE)
-    whole = float(scores[next(iter(scores))].sum(dtype=torch.float64))
-    found = {}
-    for name, score in scores.items():
-        if match := re.search(r"(layer\d+\.\d+)\.conv1\.weight$", name):
-            found[match[1]] = float(score.sum(dtype=torch.float64)) / whole
-    return found
+    """The share of R that enters every residual sum through its branch, by the name of the block."""
+    return {name.removeprefix(f"{SCOPE}."): split.branch for name, split in flow(model, x, masks).sums.items()}
 
 
 def report_flow(case: Case, folder: Path) -> None:
@@ -47,7 +41,7 @@ def report_flow(case: Case, folder: Path) -> None:
     shape = (case.batches, case.batch_size, 3, case.side, case.side)
     x = list(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     if not flows(model, Masks.ones(model, SCOPE), x):
-        raise InputError(f"{case.encoder} has no residual branches named layerN.M: choose a ResNet")
+        raise InputError(f"{case.encoder} has no residual branches: choose a ResNet")
     rows: list[dict[str, Any]] = []
     for c in (0.0, 1.0):
 

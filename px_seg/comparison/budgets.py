@@ -75,6 +75,7 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
             raise InputError(f"--vary_{what} has {twice[0]} twice: once is enough")
     subjects = of_methods(request, with_dense=False)
     task_type = task_of(task_named(subjects[0]))
+    images = []
     for subject in subjects:
         if subject.config.rounds is not None:
             given = subject.config.rounds
@@ -85,6 +86,9 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         if subject.config.seed in (budgets.draws or ()):
             raise InputError(f"--vary_draws has {subject.config.seed}, the seed of the reference's own images")
         first = set_up(task_type, subject.config)
+        images.append(sum(map(len, first.source.drawn)) if isinstance(first.source, Pruning) else 0)
+        if budgets.images and images[-1] and max(budgets.images) > images[-1]:
+            raise InputError(f"--vary_images has {max(budgets.images)}, more than the {images[-1]} images that prune")
     if first.accelerator.num_processes > 1:
         raise InputError("a comparison is carried out by one process: start it without accelerate launch")
     settings = {
@@ -100,12 +104,7 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         prepared(task_type, subject)
     pruners = _Pruners(task_type, request.output_dir, rounds[-1])
     wanted: dict[tuple[Any, ...], Callable[[], RoundsRow]] = {}
-    total = 0
-    for subject in subjects:
-        there = _images(task_type, subject)
-        total = max(total, there)
-        if budgets.images and there and max(budgets.images) > there:
-            raise InputError(f"--vary_images has {max(budgets.images)}, more than the {there} images that prune")
+    for subject, there in zip(subjects, images, strict=True):
         wanted |= {(*subject.key, REFERENCE, rounds[-1]): partial(pruners.reference, subject)}
         seed = subject.config.seed
         draws = range(seed + 1, seed + 1 + DRAWS) if budgets.draws is None else budgets.draws
@@ -116,19 +115,13 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         ):
             wanted |= {(*subject.key, varied, v): partial(pruners.other, subject, varied, v) for v in values}
     title = f"How masks settle, before training: {first.config.encoder}, {first.config.data.name}"
-    return folder.complete(wanted, total, title, say)
+    return folder.complete(wanted, max(images), title, say)
 
 
 def _counts(there: int, asked: tuple[int, ...] | None) -> list[int]:
     """Numbers of images to compare, fewer than all."""
     usual = [4**power for power in range(10)]
     return sorted({count for count in (usual if asked is None else asked) if count < there})
-
-
-def _images(task_type: type[Task], subject: Subject) -> int:
-    """How many images a subject is pruned by."""
-    source = set_up(task_type, subject.config).source
-    return sum(map(len, source.drawn)) if isinstance(source, Pruning) else 0
 
 
 class _Pruners:

@@ -9,20 +9,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from px_seg.analysis import effective_paths, preservation
-from px_seg.comparison.kind import (
-    Key,
-    cells_of,
-    counted,
-    damaged,
-    key_of,
-    markdown,
-    mean_of,
-    named,
-    number,
-    read_csv,
-    seeds_of,
-    write_csv,
-)
+from px_seg.comparison.kind import Key, key_of
+from px_seg.comparison.row_files import damaged, number, read_csv, write_csv
+from px_seg.comparison.row_tables import cells_of, counted, markdown, mean_of, named, seeds_of
 from px_seg.pruning import Masks, UnsupportedOperation
 from px_seg.pruning.batches import Batches, sample_shape
 
@@ -82,9 +71,8 @@ def _columns(cka: Mapping[str, float]) -> dict[str, float]:
 
 def read_rows(folder: Path) -> list[PreservationRow]:
     """The rows that `write_rows` wrote; none where there is no file. InputError for another file, or a damaged one."""
-    rows = read_csv(folder / ROWS, _row)
-    whole = len({key_of(row) for row in rows}) == len(rows)
-    if not whole or not all(rows[0].cka.keys() == row.cka.keys() and row.cka for row in rows):
+    rows = read_csv(folder / ROWS, _row, key_of)
+    if not all(rows[0].cka.keys() == row.cka.keys() and row.cka for row in rows):
         raise damaged(folder / ROWS)
     return rows
 

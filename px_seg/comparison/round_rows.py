@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from px_seg.comparison.kind import Key, damaged, markdown, number, read_csv, write_csv
+from px_seg.comparison.kind import Key
+from px_seg.comparison.row_files import damaged, key_columns, key_in, number, read_csv, write_csv
+from px_seg.comparison.row_tables import markdown
 
 ROWS, COURSE, FLOW = "rounds.csv", "rounds_course.csv", "rounds_flow.csv"
 
@@ -60,9 +62,9 @@ def key_of_pruning(row: RoundsRow) -> tuple[Any, ...]:
 def write_rows(folder: Path, rows: Sequence[RoundsRow]) -> None:
     """CSVs: a row a pruning; a row a round of each reference that was looked at; and a row a branch of it."""
     points = [(row, point) for row in rows for point in row.course]
-    courses = [{**_keys(row), "round": p.round, "density": p.density, "overlap": p.overlap} for row, p in points]
+    courses = [{**key_columns(row), "round": p.round, "density": p.density, "overlap": p.overlap} for row, p in points]
     flows = [
-        {**_keys(row), "round": point.round, "branch": name, "share": share}
+        {**key_columns(row), "round": point.round, "branch": name, "share": share}
         for row, point in points
         for name, share in point.branches.items()
     ]
@@ -73,10 +75,6 @@ def write_rows(folder: Path, rows: Sequence[RoundsRow]) -> None:
     write_csv(folder / ROWS, ({k: v for k, v in row._asdict().items() if k != "course"} for row in rows))
 
 
-def _keys(row: RoundsRow) -> dict[str, Any]:
-    return {"method": row.method, "sparsity": row.sparsity, "seed": row.seed}
-
-
 def read_rows(folder: Path) -> list[RoundsRow]:
     """The rows that `write_rows` wrote; none where there is no file. InputError for others, or damaged ones."""
     branches: dict[tuple[Key, int], dict[str, float]] = {}
@@ -85,25 +83,19 @@ def read_rows(folder: Path) -> list[RoundsRow]:
     courses: dict[Key, list[CoursePoint]] = {}
     for key, point in read_csv(folder / COURSE, _point):
         courses.setdefault(key, []).append(point._replace(branches=branches.get((key, point.round), {})))
-    rows = read_csv(folder / ROWS, _row)
-    if len({key_of_pruning(row) for row in rows}) < len(rows):
-        raise damaged(folder / ROWS)
+    rows = read_csv(folder / ROWS, _row, key_of_pruning)
     if any(row.varied == REFERENCE and row[:3] not in courses for row in rows):
         raise damaged(folder / COURSE, folder / ROWS)
     return [row._replace(course=tuple(courses[row[:3]])) if row.varied == REFERENCE else row for row in rows]
 
 
-def _key(line: dict[str, str]) -> Key:
-    return line["method"], number(line["sparsity"], 0, 1), int(line["seed"])
-
-
 def _flow(line: dict[str, str]) -> tuple[Key, int, str, float]:
-    return _key(line), int(line["round"]), line["branch"], number(line["share"], low=0)
+    return key_in(line), int(line["round"]), line["branch"], number(line["share"], low=0)
 
 
 def _point(line: dict[str, str]) -> tuple[Key, CoursePoint]:
     density, overlap = number(line["density"], 0, 1), number(line["overlap"], 0, 1)
-    return _key(line), CoursePoint(int(line["round"]), density, overlap, {})
+    return key_in(line), CoursePoint(int(line["round"]), density, overlap, {})
 
 
 def _row(line: dict[str, str]) -> RoundsRow:
@@ -113,7 +105,7 @@ def _row(line: dict[str, str]) -> RoundsRow:
     overlap, agreement = (number(line[key], 0, 1) for key in ("overlap", "agreement"))
     seconds = number(line["seconds"], low=0)
     shares = overlap, agreement, seconds
-    return RoundsRow(*_key(line), line["varied"], value, rounds, images, *shares, line["masks_digest"])
+    return RoundsRow(*key_in(line), line["varied"], value, rounds, images, *shares, line["masks_digest"])
 
 
 def table(rows: Sequence[RoundsRow], images: int) -> str:

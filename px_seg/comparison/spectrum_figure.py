@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from px_seg.comparison.kind import cells_of
+from px_seg.comparison.row_tables import cells_of
 from px_seg.comparison.spectrum_rows import SpectrumRow
 from px_seg.curves import legend_size, save, style
 

@@ -5,20 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from px_seg.comparison.kind import (
-    Key,
-    cells_of,
-    counted,
-    damaged,
-    key_of,
-    markdown,
-    mean_of,
-    named,
-    number,
-    read_csv,
-    seeds_of,
-    write_csv,
-)
+from px_seg.comparison.kind import Key, key_of
+from px_seg.comparison.row_files import damaged, key_columns, key_in, number, read_csv, write_csv
+from px_seg.comparison.row_tables import cells_of, counted, markdown, mean_of, named, seeds_of
 
 ROWS, SPECTRA = "ntk.csv", "ntk_spectra.csv"
 
@@ -55,17 +44,13 @@ class SpectrumRow(NamedTuple):
 def write_rows(folder: Path, rows: Sequence[SpectrumRow]) -> None:
     """Two CSVs: a row a network, and a row an eigenvalue."""
     spectra = (
-        {**_keys(row), "place": place, "eigenvalue": f"{value:.9g}"}
+        {**key_columns(row), "place": place, "eigenvalue": f"{value:.9g}"}
         for row in rows
         for place, value in enumerate(row.spectrum, 1)
     )
     # The rows come last: those that are there have their spectra.
     write_csv(folder / SPECTRA, spectra)
     write_csv(folder / ROWS, ({k: v for k, v in row._asdict().items() if k != "spectrum"} for row in rows))
-
-
-def _keys(row: SpectrumRow) -> dict[str, Any]:
-    return {"method": row.method, "sparsity": row.sparsity, "seed": row.seed}
 
 
 def read_rows(folder: Path) -> list[SpectrumRow]:
@@ -76,17 +61,14 @@ def read_rows(folder: Path) -> list[SpectrumRow]:
         own.append(value)
         if len(own) != place:
             raise damaged(folder / SPECTRA, folder / ROWS)
-    rows = read_csv(folder / ROWS, _row)
-    if len({key_of(row) for row in rows}) < len(rows):
-        raise damaged(folder / ROWS)
+    rows = read_csv(folder / ROWS, _row, key_of)
     if any(len(spectra.get(key_of(row), ())) != row.outputs for row in rows):
         raise damaged(folder / SPECTRA, folder / ROWS)
     return [row._replace(spectrum=tuple(spectra[key_of(row)])) for row in rows]
 
 
 def _eigenvalue(line: dict[str, str]) -> tuple[Key, int, float]:
-    key = line["method"], number(line["sparsity"], 0, 1), int(line["seed"])
-    return key, int(line["place"]), number(line["eigenvalue"], low=0)
+    return key_in(line), int(line["place"]), number(line["eigenvalue"], low=0)
 
 
 def _row(line: dict[str, str]) -> SpectrumRow:

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from px_seg.analysis import Split
-from px_seg.comparison.kind import cells_of
+from px_seg.comparison.row_tables import cells_of
 from px_seg.comparison.width_rows import WidthRow, starves
 from px_seg.curves import BLUE, GREY, RED, legend_size, save, style
 

@@ -6,20 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from px_seg.analysis import LayerWidth, Split
-from px_seg.comparison.kind import (
-    Key,
-    cells_of,
-    counted,
-    damaged,
-    key_of,
-    markdown,
-    mean_of,
-    named,
-    number,
-    read_csv,
-    seeds_of,
-    write_csv,
-)
+from px_seg.comparison.kind import Key, key_of
+from px_seg.comparison.row_files import damaged, key_columns, key_in, number, read_csv, write_csv
+from px_seg.comparison.row_tables import cells_of, counted, markdown, mean_of, named, seeds_of
 
 ROWS, LAYERS, SUMS = "widths.csv", "widths_layers.csv", "widths_sums.csv"
 
@@ -57,18 +46,14 @@ def starves(split: Split) -> bool:
 
 def write_rows(folder: Path, rows: Sequence[WidthRow]) -> None:
     """Three CSVs: a row a network, a row a layer of it, and a row a residual sum."""
-    layers = ({**_keys(row), "layer": name, **own._asdict()} for row in rows for name, own in row.layers.items())
-    sums = [{**_keys(row), "module": name, **own._asdict()} for row in rows for name, own in row.sums.items()]
+    layers = ({**key_columns(row), "layer": name, **own._asdict()} for row in rows for name, own in row.layers.items())
+    sums = [{**key_columns(row), "module": name, **own._asdict()} for row in rows for name, own in row.sums.items()]
     # The rows come last: those that are there have their layers.
     write_csv(folder / LAYERS, layers)
     if sums:
         write_csv(folder / SUMS, sums)
     own = [{k: v for k, v in row._asdict().items() if k not in ("layers", "sums")} for row in rows]
     write_csv(folder / ROWS, ({**line, "dead": " ".join(line["dead"])} for line in own))
-
-
-def _keys(row: WidthRow) -> dict[str, Any]:
-    return {"method": row.method, "sparsity": row.sparsity, "seed": row.seed}
 
 
 T = TypeVar("T")
@@ -78,9 +63,7 @@ def read_rows(folder: Path) -> list[WidthRow]:
     """The rows that `write_rows` wrote; none where there is no file. InputError for others, or damaged ones."""
     layers = _by_key(read_csv(folder / LAYERS, _layer))
     sums = _by_key(read_csv(folder / SUMS, _sum))
-    rows = read_csv(folder / ROWS, _row)
-    if len({key_of(row) for row in rows}) < len(rows):
-        raise damaged(folder / ROWS)
+    rows = read_csv(folder / ROWS, _row, key_of)
     if any(key_of(row) not in layers for row in rows):
         raise damaged(folder / LAYERS, folder / ROWS)
     return [row._replace(layers=layers[key_of(row)], sums=sums.get(key_of(row), {})) for row in rows]
@@ -93,18 +76,14 @@ def _by_key(lines: Sequence[tuple[Key, str, T]]) -> dict[Key, dict[str, T]]:
     return found
 
 
-def _key(line: dict[str, str]) -> Key:
-    return line["method"], number(line["sparsity"], 0, 1), int(line["seed"])
-
-
 def _layer(line: dict[str, str]) -> tuple[Key, str, LayerWidth]:
     density, effective = number(line["density"], 0, 1), number(line["effective"], 0, 1)
     flow = number(line["flow"], low=0)
-    return _key(line), line["layer"], LayerWidth(density, effective, int(line["channels"]), int(line["live"]), flow)
+    return key_in(line), line["layer"], LayerWidth(density, effective, int(line["channels"]), int(line["live"]), flow)
 
 
 def _sum(line: dict[str, str]) -> tuple[Key, str, Split]:
-    return _key(line), line["module"], Split(number(line["branch"], low=0), number(line["shortcut"], low=0))
+    return key_in(line), line["module"], Split(number(line["branch"], low=0), number(line["shortcut"], low=0))
 
 
 def _row(line: dict[str, str]) -> WidthRow:
@@ -112,7 +91,7 @@ def _row(line: dict[str, str]) -> WidthRow:
     values: dict[str, Any] = {key: number(line[key], 0, 1) for key in shares}
     values |= {"log10_paths": number(line["log10_paths"]), "prune_seconds": number(line["prune_seconds"], low=0)}
     dead = tuple(line["dead"].split())
-    return WidthRow(*_key(line), **values, starved=int(line["starved"]), dead=dead, layers={}, sums={})
+    return WidthRow(*key_in(line), **values, starved=int(line["starved"]), dead=dead, layers={}, sums={})
 
 
 def table(rows: Sequence[WidthRow], images: int) -> str:

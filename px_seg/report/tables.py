@@ -1,10 +1,8 @@
-"""The tables of a report: one row a run for programs, and Markdown for people."""
+"""The tables of a report, in Markdown."""
 
-import csv
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -13,13 +11,13 @@ from px_seg.deploy.runs import images_in
 from px_seg.deploy.tensorrt import sparse_command
 from px_seg.metrics import Score
 from px_seg.report.payoff import points
-from px_seg.report.runs import FORMATS, RUNTIMES, TORCH, Panel, Run
+from px_seg.report.run_rows import preserved_columns
+from px_seg.report.runs import FORMATS, RUNTIMES, TORCH, Panel
 from px_seg.report.statistics import LEVEL, Difference, Summary, paired_difference, rank_correlation, summary
 from px_seg.run.folder import EXPORTED_WHOLE
-from px_seg.run.results import EFFECTIVE, sparse_layers_of
+from px_seg.run.results import sparse_layers_of
 from px_seg.sweep.methods import DENSE, criterion_of
 from px_seg.sweep.sanity import named_checks
-from px_seg.tasks import TASKS, score_by
 
 FEWEST = 4
 """Methods that a rank correlation is told of."""
@@ -31,68 +29,6 @@ class Table(NamedTuple):
     caption: str
     head: list[str]
     rows: list[list[str]]
-
-
-def tidy(path: Path, runs: Sequence[Run]) -> None:
-    """Write a CSV with one row a run, shares in [0, 1], and a column for each varied key."""
-    rows = [_tidy_row(run) for run in runs]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _tidy_row(run: Run) -> dict[str, Any]:
-    results = run.results
-    varied = dict(part.partition("=")[::2] if "=" in part else ("group", part) for part in run.group)
-    return {
-        "task": results["task"],
-        **varied,
-        "method": run.method,
-        "sparsity": run.sparsity,
-        "seed": run.seed,
-        **{score.name: results[score.name] for score in TASKS[results["task"]].scores if score.name in results},
-        **{
-            f"{score.name}_{split}": own[score.name]
-            for split, own in results.get("also", {}).items()
-            for score in TASKS[results["task"]].scores
-            if score.name in own
-        },
-        "backbone_sparsity": results["backbone_sparsity"],
-        "model_sparsity": results["model_sparsity"],
-        **{key: results.get(key) for key in EFFECTIVE},
-        **{f"{what}_{part}": results[what][part] for what in ("parameters", "flops") for part in ("kept", "total")},
-        **_measured(run),
-        "checkpoint_bytes": results["checkpoint_bytes"]["file"],
-        "compressed_bytes": results["checkpoint_bytes"]["compressed"],
-        **{f"{stage}_seconds": spent for stage, spent in results["seconds"].items()},
-        "data_name": results["data"]["name"],
-        "encoder_name": results["encoder"],
-        "start": results["weights"],
-        "epochs": results["epochs"],
-        "rounds_used": results["rounds"],
-        "empty_layers": len(results["empty_layers"]),
-        **_preserved(results),
-        "device": results["device"],
-        "processes": results["processes"],
-        "mixed_precision": results["mixed_precision"],
-        "folder": str(run.folder),
-    }
-
-
-def _measured(run: Run) -> dict[str, float]:
-    found: dict[str, float] = {}
-    if run.cost is not None:
-        found |= {"milliseconds": run.cost.milliseconds, "dense_milliseconds": run.cost.dense}
-        found["compacted_megabytes"] = run.cost.megabytes
-    for runtime, kind in FORMATS.items():
-        score, cost = run.score_in(runtime), run.cost_in(runtime)
-        if score is not None and runtime == kind:
-            found[f"{runtime}_{score_by(run.results).name}"] = score
-        if score is not None and cost is not None:
-            found |= {f"{runtime}_milliseconds": cost.milliseconds, f"{runtime}_megabytes": cost.megabytes}
-    return found
 
 
 def scores(panel: Panel) -> Table:
@@ -282,7 +218,7 @@ def preserved(panel: Panel) -> Table | None:
     rows = []
     for sparsity in panel.sparsities:
         for method in _present(panel, sparsity):
-            found = [_preserved(run.results) for run in panel.of(method, sparsity)]
+            found = [preserved_columns(run.results) for run in panel.of(method, sparsity)]
             if all(found):
                 common = [key for key in found[0] if all(key in one for one in found)]
                 rows.append([method, f"{sparsity:.2%}", *(f"{mean(one[key] for one in found):.3f}" for key in common)])
@@ -356,20 +292,9 @@ def document(title: str, all_panels: Sequence[Panel], notes: Sequence[str]) -> s
 
 def _at_start(results: Mapping[str, Any]) -> dict[str, float]:
     """What a run says of its network as training began, repaired or not; empty where it says nothing."""
-    found = _preserved(results)
+    found = preserved_columns(results)
     prefix = "repaired" if "repaired_cka" in found else "preserved"
     return {key: found[f"{prefix}_{key}"] for key in ("cka", "agreement", "error")} if found else {}
-
-
-def _preserved(results: Mapping[str, Any]) -> dict[str, float]:
-    """The columns of what a run says of its network before training, none where it does not."""
-    columns: dict[str, float] = {}
-    for key, prefix in (("preservation", "preserved"), ("preservation_repaired", "repaired")):
-        if (found := results.get(key)) is not None:
-            last = list(found["cka"].values())[-1]
-            columns |= {f"{prefix}_cka": last, f"{prefix}_agreement": found["agreement"]}
-            columns |= {f"{prefix}_error": found["error"]}
-    return columns
 
 
 def _present(panel: Panel, sparsity: float) -> list[str]:

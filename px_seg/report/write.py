@@ -13,6 +13,7 @@ from px_seg.report.notes import caveats
 from px_seg.report.page import write_page
 from px_seg.report.payoff import draw_payoff
 from px_seg.report.reading import read_runs
+from px_seg.report.run_rows import tidy
 from px_seg.report.runs import Panel, Run, panels
 from px_seg.sweep.plan import REPORT
 from px_seg.tasks import TASKS, score_by
@@ -40,7 +41,7 @@ def _write(target: Path, runs: Sequence[Run], found: Sequence[Panel], say: Calla
     target.mkdir(exist_ok=True)
     title, facts = _title(runs), _facts(runs, found)
     notes = [*caveats(found), *changed_files(runs)]
-    tables.tidy(target / "runs.csv", runs)
+    tidy(target / "runs.csv", runs)
     text = tables.document(title, found, [*facts, *notes])
     text = "\n".join([text, *(f"{table}\n" for table in tables_in(target.parent))])
     (target / "table.md").write_text(text, encoding="utf-8")
