@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "network": ("encoder", "weights", "output_stride", "ridge"),
     "data": ("data",),
     "training and evaluation": (
-        *("epochs", "batch_size", "loss", "optimizer", "schedule", "freeze_bn"),
+        *("epochs", "batch_size", "loss", "class_weights", "optimizer", "schedule", "freeze_bn"),
         *("evaluate_first", "evaluate_every", "preservation_images", "seed"),
     ),
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),

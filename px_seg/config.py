@@ -187,6 +187,11 @@ class RunConfig:
         recalibrate_rounds: repair the network after every round of pruning as well, so that each round scores what the
             weights kept so far have become
         compact: train, save and evaluate the pruned network without the channels that nothing needs
+        loss: what training minimises: cross_entropy, dice, jaccard, lovasz, focal or tversky for segmentation,
+            cross_entropy or squared for classification, or a sum such as
+            cross_entropy(label_smoothing=0.1)+0.5*dice
+        class_weights: what a label of each class counts for in cross-entropy: balanced, so that all classes weigh the
+            same in the training data, or a list of numbers, one a class; by default 1
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
@@ -233,6 +238,8 @@ class RunConfig:
     recalibrate: str = "none"
     recalibrate_rounds: bool = False
     compact: bool = False
+    loss: str = "cross_entropy"
+    class_weights: list[float] | str | None = None
     freeze_bn: bool = False
     evaluate_first: bool = False
     evaluate_every: int = 1
@@ -274,13 +281,11 @@ class ClassificationConfig(RunConfig):
         encoder: backbone by its name in segmentation-models-pytorch, tu-NAME for timm's, resnet20, or resnet18_3x3,
             whose stem keeps the image's size
         data: what the run learns from
-        loss: cross_entropy, or squared: mean squared difference from the one-hot label
         ridge: penalty of a head fitted in closed form on the dense backbone's features, before pruning; by default the
             head is initialised at random
     """
 
     data: ClassificationDataConfig
-    loss: str
     ridge: float | None = None
 
 

@@ -28,11 +28,6 @@ class Moments(NamedTuple):
         return Moments(self.gram + other.gram, self.cross + other.cross)
 
 
-def balancing_weights(counts: Tensor) -> Tensor:
-    """The weight of an image of each class, n / (C n_c), so that all classes weigh the same; from counts n_c (C,)."""
-    return counts.sum().double() / (len(counts) * counts.double())
-
-
 def ridge_regression(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
     """Weight (C, D) and bias (C,), float64, of the head that minimises
 

@@ -245,12 +245,12 @@ def _shares(accelerator: Accelerator, task: Task, update: Sequence[Batch]) -> Te
     """What the mean loss of each batch of an update counts for.
 
     Their mean, over batches and processes, as Accelerate takes it, is then the mean over all labels of the update,
-    however these are divided among them. 1 for the only batch of a single process.
+    however these are divided among them, each by the weight of its class. 1 for the only batch of a single process.
     """
     # Counted where they are: only the batch in hand is on the device.
     labels = torch.stack([task.labelled(targets) for _, targets in update]).float().to(accelerator.device)
     total = accelerator.reduce(labels.sum(), "sum")
-    return labels * (len(update) * accelerator.num_processes) / total.clamp(min=1)
+    return labels * (len(update) * accelerator.num_processes) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def _freeze_statistics(model: nn.Module) -> None:

@@ -73,7 +73,7 @@ class Task(Protocol[C, M]):
         """A differentiable scalar, the mean over the labels; 0 where there are none."""
 
     def labelled(self, targets: Tensor) -> Tensor:
-        """How many labels `loss` is the mean over, a scalar on their device."""
+        """How many labels `loss` is the mean over, by the weights of their classes, a scalar on their device."""
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """Scores over the images of all processes, under the names that results.json uses."""

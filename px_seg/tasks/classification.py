@@ -1,7 +1,8 @@
 """Image classification."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,21 @@ from px_seg.data.normalisation import Normalisation
 from px_seg.data.registry import CLASSIFICATION, load
 from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
-from px_seg.losses import squared
+from px_seg.losses import balancing_weights, cross_entropy, squared
 from px_seg.metrics import Score, classification_scores
 from px_seg.models import Classifier, check_encoder, normalisation_of, save_model
-from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
+from px_seg.models.ridge import Moments, ridge_regression
 from px_seg.plots import classifications
 from px_seg.pruning.distributed import all_reduce
 from px_seg.pruning.modes import evaluating
 from px_seg.tasks.base import check_size, spread
+from px_seg.tasks.loss_terms import Formula, Setting, TrainingLoss, check_classes, check_loss, class_weights
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": nn.functional.cross_entropy,
-    "squared": squared,
+CLASSIFICATION_LOSSES = {
+    "cross_entropy": Formula(cross_entropy, {"label_smoothing": Setting(0.0, 0, 1)}, weighted=True),
+    "squared": Formula(squared),
 }
+"""What `--loss` may be made of."""
 
 SAMPLES = 10
 """How many validation images samples.png shows."""
@@ -59,6 +62,7 @@ class Classification:
         self.config = config
         train, val = load(CLASSIFICATION, config.data)
         self.classes = train.classes
+        check_classes(config, self.classes)
         self.normalisation = normalisation_of(config.encoder, config.weights)
         train_transform, val_transform = self._transforms(config, self.normalisation)
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
@@ -76,8 +80,7 @@ class Classification:
     def check(config: ClassificationConfig, synchronised: bool) -> None:
         check_encoder(config.encoder)
         Classification._transforms(config, normalisation_of(config.encoder, config.weights))
-        if config.loss not in LOSSES:
-            raise InputError(f"there is no loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
+        check_loss(config, CLASSIFICATION_LOSSES)
         if config.ridge is not None and not config.ridge > 0:
             raise InputError(f"ridge must be above 0, got {config.ridge}")
         if config.ridge is not None and config.reinit:
@@ -115,8 +118,7 @@ class Classification:
         if self.config.ridge is None:
             return
         device, classes = accelerator.device, len(self.classes)
-        counts = torch.bincount(torch.tensor(self.train.data.labels), minlength=classes)
-        weights = balancing_weights(counts).to(device)
+        weights = balancing_weights(self._counts()).to(device)
         shown = Transformed(self.train.data, self.val.transform)
         loader = evaluation_loader(
             shown,
@@ -146,11 +148,20 @@ class Classification:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The configured loss of logits (N, C) and labels (N,) int64."""
-        return LOSSES[self.config.loss](logits, labels)
+        return self._loss(logits, labels)
 
     def labelled(self, labels: Tensor) -> Tensor:
-        """How many images there are: each has a label."""
-        return torch.ones_like(labels).sum()
+        """How many images there are, each with a label, by the weights of their classes."""
+        return self._loss.mass(labels)
+
+    @cached_property
+    def _loss(self) -> TrainingLoss:
+        terms = check_loss(self.config, CLASSIFICATION_LOSSES)
+        return TrainingLoss(terms, CLASSIFICATION_LOSSES, class_weights(self.config, self._counts))
+
+    def _counts(self) -> Tensor:
+        """Training images of every class."""
+        return torch.bincount(torch.tensor(self.train.data.labels), minlength=len(self.classes))
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`accuracy` and `class_accuracy`, the latter by class name with None where there is no image.
@@ -174,7 +185,8 @@ class Classification:
         }
 
     def settings(self) -> dict[str, Any]:
-        return {"loss": self.config.loss, "ridge": self.config.ridge}
+        config = self.config
+        return {"loss": config.loss, "class_weights": config.class_weights, "ridge": config.ridge}
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
         known = {name: share for name, share in scores["class_accuracy"].items() if share is not None}
@@ -192,13 +204,14 @@ class Classification:
         """samples.png and samples.npz: images with truth and prediction."""
         device = next(model.parameters()).device
         model.eval()
+        by_logits = all(term.name == "cross_entropy" for term in check_loss(self.config, CLASSIFICATION_LOSSES))
         rows = []
         with torch.inference_mode():
             for index in spread(len(self.val), SAMPLES):
                 image, label = self.val[index, 0]
                 logits = model(image[None].to(device))[0].float().cpu()
                 # Trained by squared loss an output is no logit.
-                sure = float(logits.softmax(0).max()) if self.config.loss == "cross_entropy" else None
+                sure = float(logits.softmax(0).max()) if by_logits else None
                 rows.append((to_uint8(image, self.normalisation), int(label), int(logits.argmax()), sure))
         classifications(folder / "samples.png", rows, self.classes, title)
         shown = [predictions.Prediction.of(image, truth, predicted) for image, truth, predicted, _ in rows]

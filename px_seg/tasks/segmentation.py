@@ -1,10 +1,10 @@
 """Semantic segmentation."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from segmentation_models_pytorch import DeepLabV3Plus
@@ -15,24 +15,26 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
-from px_seg.data.checked import check_all, in_both
+from px_seg.data.checked import in_both
 from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn
 from px_seg.data.normalisation import Normalisation
+from px_seg.data.pixel_counts import label_counts
 from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
-from px_seg.losses import cross_entropy
 from px_seg.metrics import Score, segmentation_scores
 from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model, whole_logits
 from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
+from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
+from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
 
 SAMPLES = 5
 """How many validation images samples.png shows."""
 
 
 class Segmentation:
-    """Semantic segmentation: DeepLabV3+, cross-entropy with ignored pixels, mIoU.
+    """Semantic segmentation: DeepLabV3+, a loss with ignored pixels, mIoU.
 
     Raises InputError when the configuration's data is not there or does not fit.
     """
@@ -53,6 +55,7 @@ class Segmentation:
         train_transform, val_transform = self._transforms(config, self.normalisation)
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
+        check_classes(config, self.classes)
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
         self.also = {split: Transformed(data, val_transform) for split, data in load_also(config.data).items()}
         cropped = centre_crop_to_stride(config.data.size, config.output_stride, self.normalisation)
@@ -68,6 +71,7 @@ class Segmentation:
     @staticmethod
     def check(config: SegmentationConfig, synchronised: bool) -> None:
         check_segmenter(config.encoder, config.output_stride)
+        check_loss(config, SEGMENTATION_LOSSES)
         Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
         if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
@@ -98,15 +102,24 @@ class Segmentation:
         return drawn(self.train, asked.batches, asked.batch_size, self.config.seed)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the labelled pixels; logits (N, C, H, W), labels (N, H, W).
+        """The configured loss over the labelled pixels; logits (N, C, H, W), labels (N, H, W).
 
         0 when every pixel of the batch is ignored.
         """
-        return cross_entropy(logits, labels, IGNORE)
+        return self._loss(logits, labels)
 
     def labelled(self, labels: Tensor) -> Tensor:
-        """How many pixels are not ignored."""
-        return (labels != IGNORE).sum()
+        """How many pixels are not ignored, by the weights of their classes."""
+        return self._loss.mass(labels)
+
+    @cached_property
+    def _loss(self) -> TrainingLoss:
+        terms = check_loss(self.config, SEGMENTATION_LOSSES)
+        return TrainingLoss(terms, SEGMENTATION_LOSSES, class_weights(self.config, self._counts))
+
+    def _counts(self) -> Tensor:
+        """Training pixels of every class."""
+        return torch.from_numpy(label_counts(self.train.data, "training images").pixels[: len(self.classes)])
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size.
@@ -135,7 +148,8 @@ class Segmentation:
         }
 
     def settings(self) -> dict[str, Any]:
-        return {"output_stride": self.config.output_stride}
+        config = self.config
+        return {"output_stride": config.output_stride, "loss": config.loss, "class_weights": config.class_weights}
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
         rows = (
@@ -178,19 +192,10 @@ def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[
     are of any class but the first: such masks were mostly written for another convention.
     """
 
-    def counted(index: int) -> str:
-        counts = np.bincount(data[index].mask.reshape(-1), minlength=IGNORE + 1)
-        return " ".join([*map(str, counts.nonzero()[0]), f"{counts[IGNORE]}/{counts[1:IGNORE].sum()}"])
-
-    # How many classes there are says which labels a mask may hold.
-    found, notes = check_all(counted, data, what, f"masks of {len(data.classes)} classes")
-    present: set[int] = set()
-    void = objects = 0
-    for text in found:
-        *labels, counts = text.split()
-        present |= {int(label) for label in labels} - {IGNORE}
-        void, objects = (sum(both) for both in zip((void, objects), map(int, counts.split("/")), strict=True))
-    if not present:
+    pixels, _, notes = label_counts(data, what)
+    present = pixels[:IGNORE].nonzero()[0]
+    void, objects = int(pixels[IGNORE]), int(pixels[1:IGNORE].sum())
+    if not len(present):
         raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
     written = f"{IGNORE} stands for void, which is neither trained nor scored; an object has the index of its class"
     if len(present) == 1:

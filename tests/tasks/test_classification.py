@@ -10,7 +10,8 @@ from helpers.runs import TWO, classify, go, parsed, script
 from safetensors.torch import load_file
 
 from px_seg import Classifier, InputError, Masks
-from px_seg.models.ridge import Moments, balancing_weights, ridge_regression
+from px_seg.losses import balancing_weights
+from px_seg.models.ridge import Moments, ridge_regression
 from px_seg.tasks import Classification
 
 
@@ -133,7 +134,7 @@ def test_two_processes_classify_as_one_does(small, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--loss", "hinge"], "no loss 'hinge': choose one of cross_entropy, squared"),
+        (["--loss", "hinge"], "there is no loss 'hinge': choose one of cross_entropy, squared, or a sum"),
         (["--ridge", "0"], "ridge must be above 0"),
         (["--ridge", ".nan"], "ridge must be finite"),
         (["--ridge", "much"], "^ridge takes float, null, got much$"),
