@@ -21,8 +21,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "network": ("encoder", "weights", "output_stride", "ridge"),
     "data": ("data",),
     "training and evaluation": (
-        *("epochs", "batch_size", "loss", "class_weights", "optimizer", "schedule", "freeze_bn"),
-        *("evaluate_first", "evaluate_every", "preservation_images", "seed"),
+        *("epochs", "batch_size", "gradient_accumulation", "loss", "class_weights", "optimizer", "schedule", "ema"),
+        *("freeze_encoder", "freeze_bn", "evaluate_first", "evaluate_every", "keep_best", "checkpoint_every"),
+        *("preservation_images", "seed"),
     ),
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
     "devices": ("channels_last", "sync_bn", "threads"),

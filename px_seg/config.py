@@ -120,38 +120,46 @@ class PruningConfig:
 
 @dataclass
 class OptimizerConfig:
-    """SGD, with one learning rate for the backbone and one for the rest.
+    """SGD or AdamW, with one learning rate for the backbone and one for the rest.
 
     Args:
+        name: sgd or adamw
         backbone_lr: learning rate of the backbone
         head_lr: learning rate of the decoder and head
-        momentum: momentum of both
+        momentum: momentum of both; the first beta of adamw
+        beta2: the second beta of adamw
         weight_decay: weight decay of both
-        nesterov: whether to use Nesterov momentum
+        nesterov: whether sgd uses Nesterov momentum
+        clip: largest norm of the gradient of all weights together, to which a larger one is scaled; by default none
     """
 
     backbone_lr: float
     head_lr: float
     momentum: float
     weight_decay: float
+    name: str = "sgd"
     nesterov: bool = False
+    beta2: float = 0.999
+    clip: float | None = None
 
 
 @dataclass
 class ScheduleConfig:
-    """How the learning rates fall.
+    """How the learning rates rise and fall.
 
     Args:
-        name: multistep, or poly: (1 - progress) ** power after every update
+        name: multistep; poly: (1 - progress) ** power after every update; or cosine, half a wave down to 0
         milestones: shares of the training after which multistep multiplies the rates by gamma
         gamma: factor of multistep
         power: exponent of poly
+        warmup: share of the training over which the rates rise linearly, before the schedule, which takes the rest
     """
 
     name: str
     milestones: list[float]
     gamma: float
     power: float
+    warmup: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -169,6 +177,7 @@ class RunConfig:
             package:NAME for those an installed package ships, a file, or the folder of an earlier run
         epochs: epochs of fine-tuning
         batch_size: training images per batch, on each process
+        gradient_accumulation: batches that make an update; by default as many as accelerate was told, usually 1
         ranking: which weights compete: global for all, or those of each layer, with density uniform or erk; by default
             the method's own, usually global
         pattern: n:m, such as 2:4, keeps exactly n of every m input channels; the sparsity is then 1 - n/m. "at-most
@@ -192,9 +201,13 @@ class RunConfig:
             cross_entropy(label_smoothing=0.1)+0.5*dice
         class_weights: what a label of each class counts for in cross-entropy: balanced, so that all classes weigh the
             same in the training data, or a list of numbers, one a class; by default 1
+        ema: decay of an exponential moving average of the weights, which is then evaluated and saved in their place,
+            such as 0.999; by default none
+        freeze_encoder: the backbone stays as it is, in eval mode, and only decoder and head are trained
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
+        keep_best: keep the network of the epoch with the best main score on the validation images as well, in best/
         checkpoint_every: most work that an interruption may cost: a number of updates, such as 50, or of minutes, 10min
         preservation_images: validation images on which a pruned network that starts from weights is compared with the
             dense one before training; 0 for no comparison
@@ -202,8 +215,8 @@ class RunConfig:
         seed: seed of initial weights, data order, augmentation and random pruning
         data: what the run learns from
         pruning: the data that data-driven criteria score with
-        optimizer: SGD, with one learning rate for the backbone and one for the rest
-        schedule: how the learning rates fall
+        optimizer: SGD or AdamW, with one learning rate for the backbone and one for the rest
+        schedule: how the learning rates rise and fall
         output_dir: folder for everything the run writes; by default under runs/, named after the run
         overwrite: replace the run that output_dir holds
         resume: continue the run that output_dir holds
@@ -226,6 +239,7 @@ class RunConfig:
     pruning: PruningConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    gradient_accumulation: int | None = None
     rounds: int | None = None
     ranking: str | None = None
     pattern: str | None = None
@@ -240,9 +254,12 @@ class RunConfig:
     compact: bool = False
     loss: str = "cross_entropy"
     class_weights: list[float] | str | None = None
+    ema: float | None = None
+    freeze_encoder: bool = False
     freeze_bn: bool = False
     evaluate_first: bool = False
     evaluate_every: int = 1
+    keep_best: bool = True
     checkpoint_every: int | str = "10min"
     preservation_images: int = 64
     criteria: str | None = None

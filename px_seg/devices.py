@@ -32,7 +32,7 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             log_with=config.tracker,
             # The schedule counts updates, of which all processes together make one.
             step_scheduler_with_optimizer=False,
-            gradient_accumulation_plugin=_accumulation(),
+            gradient_accumulation_plugin=_accumulation(config),
             project_dir=str(folder),
             # The other processes wait while the main one fetches and checks the data.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
@@ -47,12 +47,12 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     return accelerator
 
 
-def _accumulation() -> GradientAccumulationPlugin:
-    """As many batches an update as the launcher was told; ValueError for what is no such number.
+def _accumulation(config: RunConfig) -> GradientAccumulationPlugin:
+    """As many batches an update as configured, or else as the launcher was told; ValueError for what is no such number.
 
     An epoch has none but whole updates (`px_seg.data.loaders.training_loader`), so its end makes none.
     """
-    text = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    text = str(config.gradient_accumulation or os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"gradient_accumulation_steps must be a whole number, at least 1, got {text}")
     return GradientAccumulationPlugin(num_steps=int(text), sync_with_dataloader=False)

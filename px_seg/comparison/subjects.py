@@ -19,7 +19,10 @@ from px_seg.sweep.methods import DENSE, Method, readable
 from px_seg.sweep.plan import RESERVED, Request, plan_sweep
 from px_seg.tasks import TASKS, presets, task_of
 
-OF_TRAINING = ("epochs", "evaluate_first", "freeze_bn", "sync_bn", "batch_size", "channels_last")
+OF_TRAINING = (
+    *("epochs", "evaluate_first", "freeze_bn", "freeze_encoder", "sync_bn", "batch_size", "channels_last"),
+    *("gradient_accumulation", "ema"),
+)
 """Settings of a run that say how it trains."""
 
 

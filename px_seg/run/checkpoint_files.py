@@ -18,7 +18,10 @@ from px_seg.identity import sha256_of
 
 RECORD = "progress.json"
 
-FILES = (RECORD, "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt")
+AVERAGE = "average.safetensors"
+"""The average of the weights, where there is one."""
+
+FILES = (RECORD, AVERAGE, "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt")
 PATTERNS = ("random_states_*.pkl", "custom_checkpoint_*.pkl")
 """What Accelerate and we write of a checkpoint."""
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from accelerate.utils import load as load_pickled
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor
 
 from px_seg.devices import Agreement, broadcast_from_main, main_only
@@ -91,10 +91,12 @@ class Checkpoints:
         position = Position(**own | {"losses": tuple(own["losses"]), "rates": tuple(own["rates"])})
         return Saved(found.folder, position, found.record["known"])
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: Saved, prepared: Prepared) -> None:
         """Give what Accelerate has prepared the state that was saved. InputError when it does not take it."""
         try:
             self.accelerator.load_state(str(saved.folder))
+            if prepared.average is not None:
+                load_model(prepared.average, saved.folder / files.AVERAGE)
             # Accelerate goes on where it cannot restore these.
             _check_random_state(saved.folder / f"random_states_{self.accelerator.process_index}.pkl")
         except Exception as error:
@@ -116,8 +118,10 @@ class Checkpoints:
             raise RuntimeError(f"pruned weights came back to life during epoch {position.epoch}: {revived}")
         what = f"the checkpoint {folder}"
         with told_when_full(folder.parent, what):
+            average = prepared.average
             momenta = [value for held in prepared.optimizer.state.values() for value in held.values()]
-            size = sum(part.nbytes for part in (*state.values(), *momenta) if isinstance(part, Tensor))
+            parts = (*state.values(), *momenta, *(average.state_dict().values() if average is not None else ()))
+            size = sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
             def make_room() -> None:
                 check_room(folder.parent, size, what)
@@ -125,6 +129,8 @@ class Checkpoints:
 
             main_only(accelerator, make_room)
             accelerator.save_state(str(files.fresh(folder)))
+            if average is not None:
+                main_only(accelerator, lambda: save_model(average, str(files.fresh(folder) / files.AVERAGE)))
             positions = gather_object([position._asdict()])
             record = {"positions": positions, "launch": launch_settings(accelerator), "known": dict(known)}
             accelerator.wait_for_everyone()

@@ -35,9 +35,12 @@ COMPACT_MASKS = "masks.compact.safetensors"
 EXPORT_FILES = ("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json")
 """What is exported of it."""
 
+BEST_EPOCH = "epoch.json"
+"""The file that says which epoch the network beside it is of."""
+
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
-    "checkpoint_every",
+    *("checkpoint_every", "keep_best"),
     *("data.root", "data.download", "data.workers"),
 )
 """Settings that change how a run is carried out, not its results."""
@@ -78,6 +81,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.json"
         self.model = path / "model"
+        self.best = path / "best"
+        self.best_epoch = self.best / BEST_EPOCH
 
     def check(self, config: RunConfig) -> None:
         """See whether the run may be written here, without touching anything.
@@ -126,7 +131,7 @@ class RunFolder:
             if self._lock is None:
                 raise Taken(_held_by(self.path, Lock.holder(self.lock) or "a process that has just ended"))
             self.check(config)
-            if linked := next((path for path in (*self._files(), self.model) if path.is_symlink()), None):
+            if linked := next((path for path in (*self._files(), self.model, self.best) if path.is_symlink()), None):
                 raise InputError(f"{linked} is a link, and would be written through: replace it by what it leads to")
             if config.overwrite:
                 self.clear()
@@ -256,7 +261,8 @@ class RunFolder:
             for fresh in self.path.glob(f"{path.name}.*.new"):
                 if self._is_left(fresh):
                     fresh.unlink()
-        sweep_up(self.model, MODEL_FILES)
+        for folder in (self.model, self.best):
+            sweep_up(folder, MODEL_FILES)
 
     def clear(self) -> None:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
@@ -266,6 +272,7 @@ class RunFolder:
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
         delete_known(self.model, MODEL_FILES)
+        self.drop_best()
         for name in (EXPORTED, EXPORTED_WHOLE):
             sweep_up(self.path / name, EXPORT_FILES)
             delete_known(self.path / name, EXPORT_FILES)
@@ -302,6 +309,23 @@ class RunFolder:
             file.write(f"{json.dumps(line)}\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def note_best(self, epoch: int) -> None:
+        """Say which epoch the network in `best` is of, once it is there."""
+        flush_tree(self.best)
+        write_text(self.best_epoch, json.dumps({"epoch": epoch}))
+
+    def epoch_kept(self) -> int | None:
+        """Which epoch the network in `best` is of; None where there is none, or half of one."""
+        try:
+            epoch = parse_json(self.best_epoch.read_text())["epoch"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return epoch if isinstance(epoch, int) else None
+
+    def drop_best(self) -> None:
+        """Delete the network in `best`, if there is one."""
+        delete_known(self.best, (*MODEL_FILES, BEST_EPOCH))
 
     def note_stop(self, cause: str) -> None:
         """Leave word, in a folder that is this run's, that the run was told to end and is to be continued."""

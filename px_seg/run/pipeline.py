@@ -21,6 +21,7 @@ from px_seg.metrics import Score
 from px_seg.models import weights_in, zero_scales
 from px_seg.progress import print_line
 from px_seg.pruning import Masks
+from px_seg.run.best import best_of, keep_if_best
 from px_seg.run.checkpoints import CheckpointKeeper, Checkpoints, Interval, Saved, launch_settings, stop_together
 from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
@@ -30,7 +31,7 @@ from px_seg.run.repairing import Start, check_layers, repair, repair_between_rou
 from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, data_of, set_up
 from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
-from px_seg.run.training import EpochLog, Position, Prepared, fine_tune, log_of, prepare, share_buffers
+from px_seg.run.training import EpochLog, Position, Prepared, averaged, fine_tune, log_of, prepare, share_buffers
 from px_seg.tasks import Task
 from px_seg.termination import Termination
 
@@ -68,6 +69,10 @@ def run(
     finally:
         if this is not None:
             this.folder.release()
+
+
+UNAVERAGED = "unaveraged"
+"""What the scores of the weights themselves are called where those of their average are the run's."""
 
 
 class Trained(NamedTuple):
@@ -177,6 +182,7 @@ class Run:
         accelerator, config, folder = self.accelerator, self.config, self.folder
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
+        prepared = averaged(accelerator, prepared, config)
         begun, history = self._from_here(prepared)
         every = Interval.parse(config.checkpoint_every)
         known = {"start": start.as_plain(), "masks": self.masks_digest}
@@ -190,21 +196,24 @@ class Run:
                 keeper.save(begun)
             if not history and (config.epochs == 0 or (config.evaluate_first and begun.epoch == 0)):
                 line: dict[str, Any] = {"epoch": 0}
-                scores = self._evaluate(line)
+                scores = self._evaluate(line, prepared)
                 self._log(line, history)
             try:
                 for position in fine_tune(accelerator, self.task, prepared, config.epochs, keeper, begun):
-                    share_buffers(accelerator, self.model)
+                    share_buffers(accelerator, prepared)
                     # Saved before it is evaluated, which takes long as well.
                     keeper.save(position)
                     line = asdict(log_of(accelerator, position))
                     if position.epoch % config.evaluate_every == 0 or position.epoch == config.epochs:
-                        scores = self._evaluate(line)
+                        scores = self._evaluate(line, prepared)
+                        if config.keep_best and position.epoch < config.epochs:
+                            keep_if_best(accelerator, self.task, folder, self._shown(prepared), history, line)
                     self._log(line, history)
             except TrainingDiverged as error:
                 raise TrainingDiverged(f"{error}; the last good checkpoint is {folder.checkpoint}") from None
         for tracker in accelerator.trackers:
             tracker.finish()
+        self.model = self._shown(prepared)
         if not scores:
             # A run that was stopped after its last epoch has been evaluated.
             scores = _scores_of(history[-1])
@@ -218,7 +227,7 @@ class Run:
         """Where training goes on, or begins, and the lines of metrics.jsonl until there; what was saved is restored."""
         position, history = Position(), []
         if self.resumed is not None:
-            self.checkpoints.restore(self.resumed)
+            self.checkpoints.restore(self.resumed, prepared)
             position, history = self.resumed.position, list(self.resumed.known["history"])
             if self.main:
                 self.say(f"resumed at epoch {max(position.epoch, 1)}, batch {position.batches}")
@@ -263,6 +272,10 @@ class Run:
             environment["recalibrate_images"] = start.images
         if also:
             environment["also"] = also
+        if UNAVERAGED in history[-1]:
+            environment[UNAVERAGED] = history[-1][UNAVERAGED]
+        if config.keep_best and (best := best_of(task, folder, history, config.epochs)) is not None:
+            environment["best"] = best
         if config.evaluate_first:
             first = next(line for line in history if line["epoch"] == 0)
             environment["before_training"] = {key: value for key, value in first.items() if key in scores}
@@ -354,12 +367,20 @@ class Run:
             }
             self.accelerator.init_trackers(TRACKED, settings)
 
-    def _evaluate(self, line: dict[str, Any]) -> dict[str, Any]:
-        """The scores of the model as it is; `line` gets them, and the time that they took."""
+    def _shown(self, prepared: Prepared) -> nn.Module:
+        """The network that is evaluated and saved: the average, where there is one."""
+        return self.model if prepared.average is None else prepared.average.module
+
+    def _evaluate(self, line: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
+        """The scores of the network as it is; `line` gets them, those of the weights beside their average, and the
+        time that they took."""
         stop_together(self.termination, self.agreement)
         started = time.perf_counter()
-        scores = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
-        line |= {**scores, "evaluate_seconds": time.perf_counter() - started}
+        scores = self.task.evaluate(self._shown(prepared), self.val_loader, self.accelerator.device)
+        line |= scores
+        if prepared.average is not None:
+            line[UNAVERAGED] = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+        line["evaluate_seconds"] = time.perf_counter() - started
         return scores
 
     def _log(self, line: dict[str, Any], history: list[dict[str, Any]]) -> None:
@@ -381,7 +402,7 @@ class Run:
 
 def _scores_of(line: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation added to a line of the log."""
-    others = {field.name for field in fields(EpochLog)} | {"evaluate_seconds"}
+    others = {field.name for field in fields(EpochLog)} | {"evaluate_seconds", UNAVERAGED}
     return {key: value for key, value in line.items() if key not in others}
 
 

@@ -34,7 +34,7 @@ def train_under(
     known = {"masks": digest(masks.values())}
     saved, start = checkpoints.find() if config.resume else None, Position()
     if saved is not None and saved.known == known:
-        checkpoints.restore(saved)
+        checkpoints.restore(saved, prepared)
         start = saved.position
     every = Interval.parse(config.checkpoint_every)
     keeper = CheckpointKeeper(checkpoints, every, termination, prepared, masks, lambda: known)

@@ -141,6 +141,9 @@ def pruned_by(masks: Masks, config: RunConfig, batches: int) -> dict[str, Any]:
         "recalibrate": config.recalibrate,
         "recalibrate_rounds": made.repaired is not None,
         "compact": config.compact,
+        "optimizer": config.optimizer.name,
+        "ema": config.ema,
+        "freeze_encoder": config.freeze_encoder,
         "freeze_bn": config.freeze_bn,
     }
 
@@ -228,6 +231,15 @@ def _before(results: Mapping[str, Any], score: Score) -> str:
     return f"  (before training {score.text(results['before_training'][score.name])})"
 
 
+def _best(task: Task, results: Mapping[str, Any]) -> list[str]:
+    best = results.get("best")
+    if best is None or best["folder"] != "best":
+        return []
+    score = next(score for score in task.scores if score.name == best["by"])
+    title, value = f"best epoch, {best['epoch']}", score.text(best[score.name])
+    return [f"  {title:<22}{value:>8}  (on the same images, which chose it; in best/)"]
+
+
 def _smaller(results: Mapping[str, Any]) -> list[str]:
     if "compacted" not in results:
         return []
@@ -250,6 +262,7 @@ def table(task: Task, results: Mapping[str, Any], folder: Path) -> str:
             for split, own in results.get("also", {}).items()
             for score in scores_in(task, own)
         ),
+        *_best(task, results),
         *task.report(results),
         "  weights kept",
         *(

@@ -19,14 +19,14 @@ from px_seg.devices import main_first, main_only, make_accelerator
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
 from px_seg.models import Loaded, check_weights, load_encoder
-from px_seg.pruning import Criterion, Masks, Plan
+from px_seg.pruning import Criterion, Masks, Plan, TrainingCriterion
 from px_seg.pruning.modes import evaluating
 from px_seg.run.checkpoints import Interval
 from px_seg.run.folder import OPERATIONAL, RunFolder, default_folder
 from px_seg.run.given_masks import read_given_masks
+from px_seg.run.optimisation import check_average, check_optimizer, check_schedule
 from px_seg.run.repairing import check_recalibration, check_repairable
 from px_seg.run.sparsify import check_pruning, draw_batches, make_plan, without_idle_settings
-from px_seg.run.training import check_optimizer, check_schedule
 from px_seg.run.user_criteria import load_criteria
 from px_seg.tasks import Task
 
@@ -121,6 +121,9 @@ def check_settings(config: RunConfig) -> Criterion | None:
     criterion = check_pruning(config)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule)
+    check_average(config)
+    if config.freeze_encoder and isinstance(criterion, TrainingCriterion):
+        raise InputError(f"{config.method} trains the backbone, which --freeze_encoder keeps as it is: leave one out")
     if config.epochs < 0:
         raise InputError(f"epochs must be at least 0, got {config.epochs}")
     if config.evaluate_every < 1:
@@ -128,6 +131,8 @@ def check_settings(config: RunConfig) -> Criterion | None:
     Interval.parse(config.checkpoint_every)
     if config.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    if config.gradient_accumulation is not None and config.gradient_accumulation < 1:
+        raise InputError(f"gradient_accumulation must be at least 1, got {config.gradient_accumulation}")
     if config.preservation_images and config.preservation_images < FEWEST:
         raise InputError(
             f"preservation_images must be at least {FEWEST}, or 0 for no comparison, got {config.preservation_images}"

@@ -1,4 +1,4 @@
-"""Fine-tuning through Accelerate: the loop, its optimizer and its schedule."""
+"""Fine-tuning through Accelerate: the loop."""
 
 import itertools
 import statistics
@@ -15,15 +15,16 @@ from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, PolynomialLR
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
-from px_seg.config import OptimizerConfig, RunConfig, ScheduleConfig
+from px_seg.config import RunConfig
 from px_seg.data.loaders import Loader
 from px_seg.devices import copy_from_main
-from px_seg.errors import InputError, TrainingDiverged
+from px_seg.errors import TrainingDiverged
 from px_seg.progress import bar
 from px_seg.pruning.compaction.narrow import Constants
+from px_seg.run.optimisation import make_average, make_optimizer, make_schedule
 from px_seg.tasks import Task
 
 CHECK_EVERY = 20
@@ -83,72 +84,22 @@ def log_of(accelerator: Accelerator, position: Position) -> EpochLog:
     return EpochLog(position.epoch, accelerator.reduce(mean, "mean").item(), backbone_lr, head_lr, position.seconds)
 
 
-def make_optimizer(model: nn.Module, backbone: str, config: OptimizerConfig) -> SGD:
-    """SGD over two groups: the parameters under the module `backbone`, and the others."""
-    inside = [p for name, p in model.named_parameters() if name.startswith(f"{backbone}.")]
-    outside = [p for name, p in model.named_parameters() if not name.startswith(f"{backbone}.")]
-    return SGD(
-        [{"params": inside, "lr": config.backbone_lr}, {"params": outside, "lr": config.head_lr}],
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-
-
-def check_optimizer(config: OptimizerConfig) -> None:
-    """Raise InputError for settings that SGD refuses."""
-    try:
-        make_optimizer(nn.ModuleDict({"backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)}), "backbone", config)
-    except ValueError as error:
-        raise InputError(f"optimizer: {error}") from None
-    if min(config.backbone_lr, config.head_lr) < 0 or config.momentum >= 1:
-        raise InputError("optimizer: learning rates must be at least 0, and momentum below 1")
-
-
-def _multistep(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
-    return MultiStepLR(optimizer, [round(share * updates) for share in config.milestones], config.gamma)
-
-
-def _poly(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
-    return PolynomialLR(optimizer, updates, config.power)
-
-
-SCHEDULES = {"multistep": _multistep, "poly": _poly}
-
-
-def check_schedule(config: ScheduleConfig) -> None:
-    """Raise InputError for an unknown schedule and for settings that make no schedule."""
-    if config.name not in SCHEDULES:
-        raise InputError(f"there is no schedule {config.name!r}: choose one of {', '.join(SCHEDULES)}")
-    if not all(0 < share < 1 for share in config.milestones):
-        raise InputError(
-            f"schedule.milestones must be shares of the training, between 0 and 1: got {config.milestones}"
-        )
-    if min(config.gamma, config.power) <= 0:
-        raise InputError(f"schedule.gamma and schedule.power must be positive, got {config.gamma} and {config.power}")
-
-
-def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
-    """The schedule that the configuration names, over a training of so many updates.
-
-    Raises InputError as `check_schedule` does.
-    """
-    check_schedule(config)
-    return SCHEDULES[config.name](optimizer, config, updates)
-
-
 class Prepared(NamedTuple):
     """What `fine_tune` trains with, made by Accelerate for one training, and part of its checkpoints."""
 
     model: nn.Module
     loader: DataLoaderShard
     optimizer: Optimizer
-    """SGD itself, which `Masks.hold` listens to."""
+    """The optimizer itself, which `Masks.hold` listens to."""
     stepper: Optimizer
     """The same as Accelerate wraps it."""
     schedule: AcceleratedScheduler
-    freeze_bn: bool
-    """Whether BatchNorm normalises with its running statistics, which then stay as they are."""
+    still: tuple[nn.Module, ...]
+    """Parts that stay in eval mode: BatchNorms whose running statistics stay as they are, or the whole backbone."""
+    clip: float | None
+    """Largest norm of the gradient."""
+    average: AveragedModel | None = None
+    """What is updated with the weights, if anything is."""
 
 
 def prepare(
@@ -156,17 +107,28 @@ def prepare(
 ) -> Prepared:
     """Optimizer, schedule and wrappers for so many epochs of training, and the seed of what it draws.
 
-    Converts the model's BatchNorms, in place, where the configuration synchronises them.
+    Converts the model's BatchNorms, in place, where the configuration synchronises them; the weights of a backbone that
+    it freezes ask for no gradient from then on.
     """
     if config.sync_bn and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    still: list[nn.Module] = []
+    if config.freeze_bn:
+        still += [part for part in model.modules() if isinstance(part, _BatchNorm | Constants)]
+    if config.freeze_encoder:
+        still.append(model.get_submodule(task.scope).requires_grad_(False))
     optimizer = make_optimizer(model, task.scope, config.optimizer)
     wrapped, stepper = accelerator.prepare(model, optimizer)
     shard = accelerator.prepare_data_loader(loader, device_placement=False)
     updates = len(shard) // accelerator.gradient_accumulation_steps * epochs
     schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
-    return Prepared(wrapped, shard, optimizer, stepper, schedule, config.freeze_bn)
+    return Prepared(wrapped, shard, optimizer, stepper, schedule, tuple(still), config.optimizer.clip)
+
+
+def averaged(accelerator: Accelerator, prepared: Prepared, config: RunConfig) -> Prepared:
+    """The same with the average that is configured, if one is."""
+    return prepared._replace(average=make_average(accelerator.unwrap_model(prepared.model), config))
 
 
 def fine_tune(
@@ -192,12 +154,12 @@ def _rest_of(
     begun: Position, label: str, accelerator: Accelerator, task: Task, prepared: Prepared, keeper: Keeper
 ) -> Position:
     """Train to the end of the epoch; the position then."""
-    model, loader, _, optimizer, schedule, freeze_bn = prepared
+    model, loader, schedule = prepared.model, prepared.loader, prepared.schedule
     if begun.batches == len(loader):
         return begun
     model.train()
-    if freeze_bn:
-        _freeze_statistics(model)
+    for part in prepared.still:
+        part.eval()
     loader.set_epoch(begun.epoch)
     losses = list(torch.tensor(begun.losses, device=accelerator.device))
     rates = begun.rates or schedule.get_last_lr()
@@ -217,12 +179,16 @@ def _rest_of(
                 with accelerator.accumulate(model):
                     loss = share * task.loss(model(images), targets)
                     accelerator.backward(loss)
-                    optimizer.step()
-                    optimizer.zero_grad()
+                    if prepared.clip is not None and accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), prepared.clip)
+                    prepared.stepper.step()
+                    prepared.stepper.zero_grad()
                 losses.append(loss.detach().float())
             if not accelerator.optimizer_step_was_skipped:
                 rates = schedule.get_last_lr()
                 schedule.step()
+                if prepared.average is not None:
+                    prepared.average.update_parameters(accelerator.unwrap_model(model))
             if len(losses) // len(update) % CHECK_EVERY == 0:
                 batches.set_postfix(loss=f"{statistics.fmean(_finite(losses, begun.epoch)):.3f}")
             before = time.perf_counter()
@@ -253,12 +219,6 @@ def _shares(accelerator: Accelerator, task: Task, update: Sequence[Batch]) -> Te
     return labels * (len(update) * accelerator.num_processes) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def _freeze_statistics(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm | Constants):
-            module.eval()
-
-
 def _finite(losses: list[Tensor], epoch: int) -> tuple[float, ...]:
     values = torch.stack(losses)
     if not values.isfinite().all():
@@ -267,9 +227,11 @@ def _finite(losses: list[Tensor], epoch: int) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+def share_buffers(accelerator: Accelerator, prepared: Prepared) -> None:
     """Give every process the main one's buffers, so that all evaluate, and save, one model.
 
     Without SyncBatchNorm each process has its own running statistics since its last batch.
     """
-    copy_from_main(accelerator, model.buffers())
+    copy_from_main(accelerator, prepared.model.buffers())
+    if prepared.average is not None:
+        copy_from_main(accelerator, prepared.average.buffers())

@@ -45,7 +45,7 @@ epoch = 1
 with masks.hold(model, prepared.optimizer):
     for position in fine_tune(accelerator, task, prepared, 2, Unkept()):
         epoch = position.epoch + 1
-share_buffers(accelerator, model)
+share_buffers(accelerator, prepared)
 result = {
     "images": seen,
     "weights": digest(model.parameters()),

@@ -85,6 +85,20 @@ def test_two_processes_accumulate_as_one_does(alone: Path, tiny_session: Path, t
 
 
 @pytest.mark.slow
+def test_two_processes_weigh_clip_and_average_as_one_does(tiny_session: Path, tmp_path) -> None:
+    more = ("--loss", "cross_entropy(label_smoothing=0.1)", "--class_weights", "balanced", "--ema", 0.8)
+    more += ("--optimizer.clip", 0.5, "--schedule.name", "cosine", "--schedule.warmup", 0.4)
+    flags = ("--config", tiny_session, *FLAGS, *more)
+    go(*flags, "--batch_size", 4, "--output_dir", tmp_path / "alone", task=Undropped)
+    done = divided(tmp_path / "written.json", *flags, "--batch_size", 2, "--output_dir", tmp_path / "pair")
+    assert done.returncode == 0, done.stderr
+    check_same(tmp_path / "pair", tmp_path / "alone")
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("pair", "alone"))
+    assert found["unaveraged"]["miou"] == pytest.approx(expected["unaveraged"]["miou"], abs=1e-4)
+    assert found["best"]["epoch"] == expected["best"]["epoch"]
+
+
+@pytest.mark.slow
 def test_only_the_main_process_writes(pair: Path) -> None:
     """But for each one's random states, and the folder that the first to come makes for them."""
     written = json.loads((pair.parent / "written.json").read_text())
