@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("preservation_images", "seed"),
     ),
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
-    "devices": ("channels_last", "sync_bn", "threads"),
+    "devices": ("channels_last", "compile", "deterministic", "sync_bn", "threads"),
 }
 """Headings, and the keys below each, nested ones with everything that they hold. Other keys come last."""
 
@@ -57,11 +57,16 @@ def help_text(name: str, about: str, config_type: type[RunConfig], preset: Path)
         for key, kind in keys.items():
             text = described[key].replace("%", "%%")
             text += f" ({_value(values[key])})" if values.get(key) not in (None, [], "", False) else ""
-            if kind is bool:
+            if is_switch(kind):
                 group.add_argument(f"--{key}", action="store_true", help=text)
             else:
                 group.add_argument(f"--{key}", metavar=_metavar(kind), help=text)
     return parser.format_help()
+
+
+def is_switch(kind: Any) -> bool:
+    """Whether a key of this type is a yes or no, which its flag alone gives."""
+    return kind in (bool, bool | None)
 
 
 def keys_of(config: type, prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from px_seg.command_help import help_text, keys_of
+from px_seg.command_help import help_text, is_switch, keys_of
 from px_seg.config import RunConfig
 from px_seg.errors import InputError, one_line
 from px_seg.files import read_yaml
@@ -161,7 +161,7 @@ def _config_files(argv: Sequence[str]) -> list[Path]:
 
 def _complete_switches(argv: Sequence[str], config_type: type) -> list[str]:
     """Give a yes-or-no flag that stands alone, like --overwrite, its value."""
-    switches = {f"--{name}" for name, kind in keys_of(config_type).items() if kind is bool}
+    switches = {f"--{name}" for name, kind in keys_of(config_type).items() if is_switch(kind)}
     completed: list[str] = []
     for place, word in enumerate(argv):
         completed.append(word)

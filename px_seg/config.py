@@ -222,7 +222,9 @@ class RunConfig:
         resume: continue the run that output_dir holds
         tracker: also log to this Accelerate tracker, such as tensorboard
         sync_bn: compute BatchNorm statistics over all processes (GPUs only)
-        channels_last: use the channels-last memory format, faster with mixed precision on GPUs
+        channels_last: use the channels-last memory format; by default on GPUs in mixed precision, where it is faster
+        compile: train through torch.compile, which takes a minute or more before the first update
+        deterministic: use torch's deterministic algorithms alone; a note says which operations have none
         threads: CPU threads of each process when there is no GPU; by default an equal share of the cores
     """
 
@@ -269,7 +271,9 @@ class RunConfig:
     resume: bool = False
     tracker: str | None = None
     sync_bn: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
+    compile: bool = False
+    deterministic: bool = False
     threads: int | None = None
 
     def to_yaml(self) -> str:

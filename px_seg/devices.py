@@ -1,7 +1,10 @@
 """Devices, processes and trackers, through Accelerate."""
 
 import os
-from collections.abc import Callable, Iterable
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -62,6 +65,56 @@ def check_precision(mixed_precision: str, device: str) -> None:
     """Raise InputError for a precision that the device has not, which accelerate replaces by float32."""
     if mixed_precision == "fp16" and device == "cpu":
         raise InputError("mixed precision fp16 needs a GPU: on a CPU launch with --mixed_precision bf16, or no")
+
+
+def in_channels_last(config: RunConfig, accelerator: Accelerator) -> bool:
+    """Whether a run's network and images are to be in the channels-last memory format."""
+    if config.channels_last is not None:
+        return config.channels_last
+    return accelerator.device.type == "cuda" and accelerator.mixed_precision != "no"
+
+
+@contextmanager
+def only_deterministic(asked: bool) -> Iterator[list[str]]:
+    """Within the context torch uses its deterministic algorithms, if that is asked for, and takes no others by trial.
+
+    The list gets the names of operations that were carried out and have none on their device.
+    """
+    left: list[str] = []
+    if not asked:
+        yield left
+        return
+    former = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault(_WORKSPACE, ":4096:8")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message=_INDETERMINATE.pattern)
+            shown = warnings.showwarning
+
+            def note(message: Warning | str, *where: Any, **more: Any) -> None:
+                found = _INDETERMINATE.match(str(message))
+                if found is None:
+                    shown(message, *where, **more)
+                elif found[1] not in left:
+                    left.append(found[1])
+
+            # What torch warns of in C++ goes through here as well, from whatever thread.
+            warnings.showwarning = note
+            yield left
+    finally:
+        torch.use_deterministic_algorithms(former[0], warn_only=former[1])
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            del os.environ[_WORKSPACE]
+
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+_INDETERMINATE = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
 def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:

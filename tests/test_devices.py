@@ -1,12 +1,14 @@
 """How many threads a run takes of itself, and what processes tell one another."""
 
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.runs import parsed, worker
 
-from px_seg.devices import make_accelerator
+from px_seg.devices import in_channels_last, make_accelerator
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,20 @@ def test_a_run_takes_its_share_of_the_cores(
 def test_an_error_of_the_main_process_is_raised_on_all(tmp_path) -> None:
     worker("main_fails", tmp_path, ACCELERATE_USE_CPU="true")
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["refused by 0"] * 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "precision", "expected"),
+    [
+        (None, "cuda", "fp16", True),
+        (None, "cuda", "bf16", True),
+        (None, "cuda", "no", False),
+        (None, "cpu", "bf16", False),
+        (False, "cuda", "fp16", False),
+        (True, "cpu", "no", True),
+    ],
+)
+def test_channels_come_last_where_that_is_faster_unless_told(tiny, asked, device, precision, expected) -> None:
+    config = replace(parsed("--config", tiny), channels_last=asked)
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
+    assert in_channels_last(config, accelerator) is expected

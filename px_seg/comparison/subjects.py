@@ -21,7 +21,7 @@ from px_seg.tasks import TASKS, presets, task_of
 
 OF_TRAINING = (
     *("epochs", "evaluate_first", "freeze_bn", "freeze_encoder", "sync_bn", "batch_size", "channels_last"),
-    *("gradient_accumulation", "ema"),
+    *("gradient_accumulation", "ema", "compile", "deterministic"),
 )
 """Settings of a run that say how it trains."""
 

@@ -110,7 +110,7 @@ class Checkpoints:
         when there is no room for it; the former checkpoints are then as they were.
         """
         accelerator, folder = self.accelerator, self.folder
-        state = accelerator.unwrap_model(prepared.model).state_dict()
+        state = prepared.bare.state_dict()
         for name, value in state.items():
             if not value.isfinite().all():
                 raise TrainingDiverged(f"{name} is no longer finite after epoch {position.epoch}")

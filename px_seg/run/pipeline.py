@@ -13,7 +13,7 @@ from px_seg import plots
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.data.normalisation import IMAGENET
-from px_seg.devices import Agreement, broadcast_from_main, main_only
+from px_seg.devices import Agreement, broadcast_from_main, in_channels_last, main_only, only_deterministic
 from px_seg.errors import InputError, Stopped, TrainingDiverged
 from px_seg.files import told_when_full
 from px_seg.identity import digest, sha256_of
@@ -54,13 +54,15 @@ def run(
     """
     this: Run | None = None
     try:
-        this = Run(set_up(task_type, config), say, termination or Termination())
-        masks = this.prune()
-        with told_when_full(this.folder.path, f"the run in {this.folder.path}"):
-            start = this.repair(masks)
-            held, start = this.compact(masks, start)
-            trained = this.fine_tune(held, start)
-            return this.record(masks, held, start, trained)
+        with only_deterministic(config.deterministic) as left:
+            this = Run(set_up(task_type, config), say, termination or Termination())
+            masks = this.prune()
+            with told_when_full(this.folder.path, f"the run in {this.folder.path}"):
+                start = this.repair(masks)
+                held, start = this.compact(masks, start)
+                trained = this.fine_tune(held, start)
+                this.notes += [f"without a deterministic implementation here: {', '.join(left)}"] if left else []
+                return this.record(masks, held, start, trained)
     except Stopped as stop:
         if this is not None and this.folder.opened:
             stop.untouched = False
@@ -125,7 +127,7 @@ class Run:
         self.model.to(self.accelerator.device)
         self.whole = whole(self.model, task)
         task.fit_head(self.model, self.accelerator)
-        if config.channels_last:
+        if in_channels_last(config, self.accelerator):
             # torch 2.11 does not say that a module takes it.
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -182,7 +184,7 @@ class Run:
         accelerator, config, folder = self.accelerator, self.config, self.folder
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
-        prepared = averaged(accelerator, prepared, config)
+        prepared = averaged(prepared, config)
         begun, history = self._from_here(prepared)
         every = Interval.parse(config.checkpoint_every)
         known = {"start": start.as_plain(), "masks": self.masks_digest}
@@ -263,6 +265,9 @@ class Run:
             "processes": self.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
             "mixed_precision": self.accelerator.mixed_precision,
+            "channels_last": in_channels_last(config, self.accelerator),
+            "compile": config.compile,
+            "deterministic": config.deterministic,
             "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,
         }
         for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):

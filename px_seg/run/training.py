@@ -88,6 +88,9 @@ class Prepared(NamedTuple):
     """What `fine_tune` trains with, made by Accelerate for one training, and part of its checkpoints."""
 
     model: nn.Module
+    """As Accelerate, and torch.compile, have wrapped it."""
+    bare: nn.Module
+    """The network itself."""
     loader: DataLoaderShard
     optimizer: Optimizer
     """The optimizer itself, which `Masks.hold` listens to."""
@@ -119,16 +122,19 @@ def prepare(
         still.append(model.get_submodule(task.scope).requires_grad_(False))
     optimizer = make_optimizer(model, task.scope, config.optimizer)
     wrapped, stepper = accelerator.prepare(model, optimizer)
+    if config.compile:
+        # After Accelerate, whose checkpoints are then those of a run without.
+        wrapped = torch.compile(wrapped)
     shard = accelerator.prepare_data_loader(loader, device_placement=False)
     updates = len(shard) // accelerator.gradient_accumulation_steps * epochs
     schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
-    return Prepared(wrapped, shard, optimizer, stepper, schedule, tuple(still), config.optimizer.clip)
+    return Prepared(wrapped, model, shard, optimizer, stepper, schedule, tuple(still), config.optimizer.clip)
 
 
-def averaged(accelerator: Accelerator, prepared: Prepared, config: RunConfig) -> Prepared:
+def averaged(prepared: Prepared, config: RunConfig) -> Prepared:
     """The same with the average that is configured, if one is."""
-    return prepared._replace(average=make_average(accelerator.unwrap_model(prepared.model), config))
+    return prepared._replace(average=make_average(prepared.bare, config))
 
 
 def fine_tune(
@@ -188,7 +194,7 @@ def _rest_of(
                 rates = schedule.get_last_lr()
                 schedule.step()
                 if prepared.average is not None:
-                    prepared.average.update_parameters(accelerator.unwrap_model(model))
+                    prepared.average.update_parameters(prepared.bare)
             if len(losses) // len(update) % CHECK_EVERY == 0:
                 batches.set_postfix(loss=f"{statistics.fmean(_finite(losses, begun.epoch)):.3f}")
             before = time.perf_counter()
@@ -232,6 +238,6 @@ def share_buffers(accelerator: Accelerator, prepared: Prepared) -> None:
 
     Without SyncBatchNorm each process has its own running statistics since its last batch.
     """
-    copy_from_main(accelerator, prepared.model.buffers())
+    copy_from_main(accelerator, prepared.bare.buffers())
     if prepared.average is not None:
         copy_from_main(accelerator, prepared.average.buffers())

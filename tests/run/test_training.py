@@ -2,10 +2,12 @@
 
 import json
 import math
+import warnings
 
 import pytest
 import torch
-from helpers.runs import classify, go, lines, worker
+from helpers.runs import classify, go, lines, same_weights, worker
+from helpers.stopped import Interrupted
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -76,6 +78,53 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_p
     assert [line["epoch"] for line in lines(out)] == [1]
     with pytest.raises(TrainingDiverged, match=r"epoch 1, step 2; the last good checkpoint is .*none"):
         go("--config", tiny, "--optimizer.head_lr", 1e38, "--output_dir", tmp_path / "none")
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_compiled_training_is_the_same_and_goes_on(tiny, tmp_path, monkeypatch, precision: str) -> None:
+    """The graph is torch's own, run by the same operations; only what a compiler makes of it would round otherwise."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    graphs = []
+
+    def counted(module: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(module)
+        return module.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled(module, backend=counted))
+    flags = ("--config", tiny, "--epochs", 4, "--ema", 0.9)
+    go(*flags, "--output_dir", tmp_path / "plain")
+    assert not graphs
+    results = go(*flags, "--compile", "--output_dir", tmp_path / "whole")
+    assert graphs
+    assert results["compile"] is True
+    assert same_weights(tmp_path / "plain", tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(*flags, "--compile", "--output_dir", tmp_path / "cut", task=Interrupted)
+    go(*flags, "--compile", "--resume", "--output_dir", tmp_path / "cut")
+    assert same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+class Indeterminate(Segmentation):
+    """Its loss has an operation for which torch has no deterministic algorithm, and warns of something else."""
+
+    def loss(self, logits, labels):
+        warnings.warn("something else", stacklevel=1)
+        torch.zeros(2).put_(torch.tensor([1]), torch.tensor([1.0]))
+        assert torch.are_deterministic_algorithms_enabled()
+        return super().loss(logits, labels)
+
+
+def test_what_cannot_be_deterministic_is_named(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    with pytest.warns(UserWarning, match="something else") as told:
+        results = go(*flags, "--deterministic", task=Indeterminate)
+    assert results["deterministic"] is True
+    assert results["notes"][-1] == "without a deterministic implementation here: put_"
+    assert not any("deterministic" in str(warning.message) for warning in told)
+    assert not torch.are_deterministic_algorithms_enabled()
+    results = go(*flags, "--overwrite", "--deterministic")
+    assert not any("deterministic" in note for note in results["notes"])
 
 
 @pytest.mark.slow
