@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from px_seg.errors import InputError
 from px_seg.files import parse_json, replacing
+from px_seg.pruning.holding import held_at_zero
 from px_seg.pruning.provenance import Provenance
 from px_seg.pruning.randomness import generator
 from px_seg.pruning.rankings import Ranking
@@ -178,30 +179,14 @@ class Masks(Mapping[str, Tensor]):
         """Within the context the pruned weights of `model` stay exactly 0 through training.
 
         Their gradients are set to 0 as they arrive, so that clipping, norms and optimizer
-        state see a sparse network, and the weights are set to 0 again after every step, which
-        covers optimizers whose update does not vanish with the gradient. `optimizer` is the
-        one whose `step` really runs, not a wrapper.
+        state see a sparse network; what the optimizer remembers of them from before becomes 0.
+        Optimizers whose update does not vanish with both have the weights set to 0 again after
+        every step. `optimizer` is the one whose `step` really runs, not a wrapper.
         """
         self.apply(model)
         parameters = dict(model.named_parameters())
-        pruned = {parameters[n]: ~m.to(parameters[n].device) for n, m in self.items()}
-
-        @torch.no_grad()
-        def silence(*_: object) -> None:
-            for parameter, dead in pruned.items():
-                parameter.masked_fill_(dead, 0)
-
-        handles = [optimizer.register_step_post_hook(silence)]
-        for parameter, dead in pruned.items():
-            if parameter.requires_grad:
-                hook = functools.partial(Tensor.masked_fill, mask=dead, value=0)
-                # torch says nothing of this method's types.
-                handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
-        try:
+        with held_at_zero({parameters[name]: mask for name, mask in self.items()}, optimizer):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file: one bit a weight, shapes and provenance in the header.

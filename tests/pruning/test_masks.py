@@ -1,5 +1,7 @@
 """Masks: what is one, what they keep, their files, and weights that stay 0."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -129,12 +131,24 @@ def test_files_that_are_no_masks_are_refused(net: nn.Module, tmp_path) -> None:
         Masks({"1.5.weight": torch.ones(2)}).check(net)
 
 
+class Restless(torch.optim.SGD):
+    """Moves every weight, whatever its gradient."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(1e-3)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
         lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, amsgrad=True),
         lambda p: torch.optim.Rprop(p, lr=0.1),
+        lambda p: Restless(p, lr=0.1, momentum=0.9),
     ],
 )
 def test_pruned_weights_stay_zero_under_any_optimizer(net: nn.Module, make, generator) -> None:
@@ -147,15 +161,41 @@ def test_pruned_weights_stay_zero_under_any_optimizer(net: nn.Module, make, gene
         optimizer.step()
 
     step()
+    remembered = copy.deepcopy(optimizer.state_dict())
     masks = prune(net, (), 0.7, Magnitude())
     with masks.hold(net, optimizer):
-        for _ in range(5):
+        for number in range(5):
             step()
             assert masks.revived(net.state_dict()) == {}
             assert not net[0].weight.grad[~masks["0.weight"]].any()
+            if number == 2:
+                optimizer.load_state_dict(remembered)
     assert net[0].weight[masks["0.weight"]].all()
     step()
     assert masks.revived(net.state_dict())
+
+
+def test_clipping_sees_a_sparse_gradient(net: nn.Module, generator) -> None:
+    """Between the backward pass and the step, also where gradients accumulate."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    masks = prune(net, (), 0.7, Magnitude())
+    with masks.hold(net, optimizer):
+        for _ in range(2):
+            net(torch.randn(4, 3, 8, 8, generator=generator)).square().sum().backward()
+            for name, mask in masks.items():
+                assert not net.get_parameter(name).grad[~mask].any()
+                assert net.get_parameter(name).grad[mask].any()
+
+
+def test_a_gradient_that_goes_to_two_weights_is_silenced_in_one() -> None:
+    """Autograd may hand both the same tensor."""
+    net = nn.ModuleDict({"a": nn.Linear(3, 1, bias=False), "b": nn.Linear(3, 1, bias=False)})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    masks = Masks({"a.weight": torch.tensor([[True, False, True]])})
+    with masks.hold(net, optimizer):
+        (net["a"].weight + net["b"].weight).sum().backward()
+    assert net["a"].weight.grad.tolist() == [[1, 0, 1]]
+    assert net["b"].weight.grad.tolist() == [[1, 1, 1]]
 
 
 def test_a_file_must_cover_what_it_was_made_for(tmp_path) -> None:
