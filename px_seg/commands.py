@@ -1,15 +1,15 @@
-"""The commands: what `px_seg NAME`, `python -m px_seg NAME` and scripts/NAME.py do."""
+"""The commands: what `px_seg NAME`, `python -m px_seg NAME` and scripts/NAME.py do.
+
+A room that draws, or that few commands need, is imported by these alone, so that the others begin sooner.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from px_seg.command_line import parse
-from px_seg.comparison.budgets import compare_budgets, read_budgets
-from px_seg.comparison.command import compare, read_asked
-from px_seg.comparison.measures import Measure, PreservationMeasure, SpectrumMeasure, WidthMeasure
 from px_seg.config import CONFIGS, TransferConfig
 from px_seg.deploy import check_formats, export_missing, measure_missing
 from px_seg.deploy.demo_command import DEMO, show
@@ -21,7 +21,6 @@ from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, UNTOUCHED, InputError, one_line_errors
 from px_seg.files import user_path
 from px_seg.flags import check_once
-from px_seg.report import read_runs, report
 from px_seg.run.pipeline import run
 from px_seg.sweep import Request, plan_sweep, run_sweep
 from px_seg.sweep.command_line import launcher, read
@@ -131,6 +130,8 @@ def _carried_out(requests: Sequence[Request], asked: argparse.Namespace) -> bool
         if outcome.unfinished or asked.dry_run:
             break
     if outcome.done and not asked.dry_run:
+        from px_seg.report import read_runs, report
+
         folders = [run.folder for run in read_runs(request.output_dir)]
         wanted = [partial(export_missing, folders, asked.export)] if asked.export else []
         failed = _problems([*wanted, *[partial(measure_missing, folders)] * asked.latency])
@@ -154,12 +155,16 @@ def _problems(works: Sequence[Callable[[], None]]) -> list[str]:
 
 def rounds(argv: Sequence[str]) -> None:
     """Compare numbers of rounds and of images."""
+    from px_seg.comparison.budgets import compare_budgets, read_budgets
+
     with one_line_errors("interrupted: the same command continues the comparison"):
         compare_budgets(*read_budgets(argv, ROUNDS))
 
 
 def rebuild_report(argv: Sequence[str]) -> None:
     """Write the report of a sweep again."""
+    from px_seg.report import report
+
     parser = argparse.ArgumentParser(
         "px_seg report", description=REPORT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -168,10 +173,13 @@ def rebuild_report(argv: Sequence[str]) -> None:
         report(user_path(parser.parse_args(argv).folder, "the folder"))
 
 
-def compare_networks(name: str, about: str, measure: type[Measure[Any]], argv: Sequence[str]) -> None:
+def compare_networks(name: str, argv: Sequence[str]) -> None:
     """Compare pruned networks before any training."""
+    from px_seg.comparison.command import compare, read_asked
+    from px_seg.comparison.measures import MEASURES
+
     with one_line_errors("interrupted: the same command continues the comparison"):
-        compare(*read_asked(name, argv, about, measure))
+        compare(*read_asked(name, argv, COMPARISONS[name], MEASURES[name]))
 
 
 def measure_latency(argv: Sequence[str]) -> None:
@@ -211,12 +219,8 @@ ROUNDS = """Compare the masks of several numbers of rounds, of images, and of dr
 The reference has the most rounds and all images that prune: how few give its mask? Beside the table, how the mask
 settles round by round, and the flow of R through every branch."""
 
-MEASURES: dict[str, tuple[str, type[Measure[Any]]]] = {
-    "preservation": (PRESERVATION, PreservationMeasure),
-    "ntk": (NTK, SpectrumMeasure),
-    "widths": (WIDTHS, WidthMeasure),
-}
-"""The commands that compare networks before training: what they are about, and what they measure."""
+COMPARISONS = {"preservation": PRESERVATION, "ntk": NTK, "widths": WIDTHS}
+"""The commands that compare networks before training, and what they are about."""
 
 
 class Command(NamedTuple):
@@ -234,7 +238,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SWEEP, sweep),
     "sanity": Command(SANITY, sanity),
     "report": Command(REPORT, rebuild_report),
-    **{name: Command(about, partial(compare_networks, name, about, kind)) for name, (about, kind) in MEASURES.items()},
+    **{name: Command(about, partial(compare_networks, name)) for name, about in COMPARISONS.items()},
     "rounds": Command(ROUNDS, rounds),
     "export": Command(EXPORT, export_run),
     "evaluate": Command(EVALUATE, evaluate),

@@ -123,11 +123,11 @@ class OptimizerConfig:
     """SGD or AdamW, with one learning rate for the backbone and one for the rest.
 
     Args:
-        name: sgd or adamw
+        name: sgd, the default, or adamw
         backbone_lr: learning rate of the backbone
         head_lr: learning rate of the decoder and head
         momentum: momentum of both; the first beta of adamw
-        beta2: the second beta of adamw
+        beta2: the second beta of adamw, by default 0.999
         weight_decay: weight decay of both
         nesterov: whether sgd uses Nesterov momentum
         clip: largest norm of the gradient of all weights together, to which a larger one is scaled; by default none
@@ -196,9 +196,8 @@ class RunConfig:
         recalibrate_rounds: repair the network after every round of pruning as well, so that each round scores what the
             weights kept so far have become
         compact: train, save and evaluate the pruned network without the channels that nothing needs
-        loss: what training minimises: cross_entropy, dice, jaccard, lovasz, focal or tversky for segmentation,
-            cross_entropy or squared for classification, or a sum such as
-            cross_entropy(label_smoothing=0.1)+0.5*dice
+        loss: what training minimises: by default cross_entropy; dice, jaccard, lovasz, focal or tversky for segmentation,
+            squared for classification, or a sum such as cross_entropy(label_smoothing=0.1)+0.5*dice
         class_weights: what a label of each class counts for in cross-entropy: balanced, so that all classes weigh the
             same in the training data, or a list of numbers, one a class; by default 1
         ema: decay of an exponential moving average of the weights, which is then evaluated and saved in their place,
@@ -207,7 +206,8 @@ class RunConfig:
         freeze_bn: BatchNorm normalises with its initial statistics, in training as well
         evaluate_first: also evaluate before the first epoch
         evaluate_every: epochs from one evaluation to the next; the network is evaluated after the last one in any case
-        keep_best: keep the network of the epoch with the best main score on the validation images as well, in best/
+        keep_best: also keep the network of the epoch with the best main score on the validation images, in best/; false
+            keeps the last one alone
         checkpoint_every: most work that an interruption may cost: a number of updates, such as 50, or of minutes, 10min
         preservation_images: validation images on which a pruned network that starts from weights is compared with the
             dense one before training; 0 for no comparison

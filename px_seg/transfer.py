@@ -16,7 +16,6 @@ from px_seg.config import ClassificationConfig, TransferConfig
 from px_seg.devices import broadcast_from_main, main_only, make_accelerator
 from px_seg.errors import InputError
 from px_seg.files import user_path
-from px_seg.plots import heat_maps
 from px_seg.progress import print_line
 from px_seg.run.folder import RunFolder, State, default_folder
 from px_seg.run.pipeline import run
@@ -112,6 +111,8 @@ def write(outcomes: Sequence[Outcome], targets: Sequence[str], folder: Path, tit
     The tables have the columns `targets`; that a source was tried on itself even where it is none of them shows in
     cells.csv alone.
     """
+    from px_seg.plots import heat_maps
+
     sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
     with (folder / "cells.csv").open("w", newline="") as file:
         csv.writer(file).writerows([Outcome._fields, *outcomes])

@@ -17,6 +17,13 @@ def test_every_public_name_is_there_and_imports_no_more_than_it_takes() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_command_begins_without_what_draws_or_scores() -> None:
+    """Each takes a second or so that a run need not wait for before it has looked at its input."""
+    late = "{'matplotlib', 'torchmetrics', 'jinja2', 'gradio', 'onnx', 'onnxruntime', 'openvino'}"
+    code = f"import sys, px_seg.commands; print({late} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_ctrl_c_during_imports_is_answered_in_a_line(tmp_path) -> None:
     """A stand-in for a module that the commands import takes the signal."""
     (tmp_path / "timm.py").write_text("raise KeyboardInterrupt")

@@ -237,3 +237,11 @@ class WidthMeasure:
             layers=found.layers,
             sums=found.sums,
         )
+
+
+MEASURES: Mapping[str, type[Measure[Any]]] = {
+    "preservation": PreservationMeasure,
+    "ntk": SpectrumMeasure,
+    "widths": WidthMeasure,
+}
+"""By the names of the commands."""

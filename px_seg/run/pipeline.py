@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from px_seg import plots
 from px_seg.config import RunConfig, flat
 from px_seg.data.loaders import Loader, Transformed, evaluation_loader, pruning_batches, training_loader
 from px_seg.data.normalisation import IMAGENET
@@ -398,6 +397,8 @@ class Run:
         self.accelerator.log(numbers, step=line["epoch"])
 
     def _draw(self, masks: Masks, history: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> None:
+        from px_seg import plots
+
         title = f"{described(results)}, {results['data']['name']}"
         if results["epochs"]:
             plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)

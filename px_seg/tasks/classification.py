@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
@@ -24,7 +23,6 @@ from px_seg.losses import balancing_weights, cross_entropy, squared
 from px_seg.metrics import Score, classification_scores
 from px_seg.models import Classifier, check_encoder, normalisation_of, save_model
 from px_seg.models.ridge import Moments, ridge_regression
-from px_seg.plots import classifications
 from px_seg.pruning.distributed import all_reduce
 from px_seg.pruning.modes import evaluating
 from px_seg.tasks.base import check_size, spread
@@ -168,6 +166,9 @@ class Classification:
 
         With more than five classes `top5_accuracy` as well. All are of the images of all processes together.
         """
+        # Seconds of imports that a run's start does without.
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
         classes = len(self.classes)
         confusion = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
         five = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False).to(device)
@@ -202,6 +203,8 @@ class Classification:
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png and samples.npz: images with truth and prediction."""
+        from px_seg.plots import classifications
+
         device = next(model.parameters()).device
         model.eval()
         by_logits = all(term.name == "cross_entropy" for term in check_loss(self.config, CLASSIFICATION_LOSSES))

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from segmentation_models_pytorch import DeepLabV3Plus
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from px_seg import predictions
 from px_seg.config import SegmentationConfig
@@ -24,7 +23,6 @@ from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation,
 from px_seg.errors import InputError
 from px_seg.metrics import Score, segmentation_scores
 from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model, whole_logits
-from px_seg.plots import segmentations
 from px_seg.tasks.base import check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
@@ -134,6 +132,9 @@ class Segmentation:
 
         They are read off one confusion matrix, summed over the images of all processes.
         """
+        # Seconds of imports that a run's start does without.
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
         metric = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, validate_args=False).to(device)
         model.eval()
         with torch.inference_mode():
@@ -164,6 +165,8 @@ class Segmentation:
 
     def draw(self, folder: Path, model: nn.Module, title: str) -> None:
         """samples.png and samples.npz: images, truth and prediction; samples_SPLIT.png of every further list."""
+        from px_seg.plots import segmentations
+
         rows = self._shown(model, self.val)
         segmentations(folder / "samples.png", rows, self.classes, title)
         predictions.save(folder / "samples.npz", [predictions.Prediction.of(*row) for row in rows], self.classes)
