@@ -22,8 +22,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
     "training and evaluation": (
         *("epochs", "batch_size", "gradient_accumulation", "loss", "class_weights", "optimizer", "schedule", "ema"),
-        *("freeze_encoder", "freeze_bn", "evaluate_first", "evaluate_every", "keep_best", "checkpoint_every"),
-        *("preservation_images", "seed"),
+        *("freeze_encoder", "freeze_bn", "evaluate_first", "evaluate_every", "evaluation", "keep_best"),
+        *("checkpoint_every", "preservation_images", "seed"),
     ),
     "folder of the run": ("output_dir", "overwrite", "resume", "tracker"),
     "devices": ("channels_last", "compile", "deterministic", "sync_bn", "threads"),

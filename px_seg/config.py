@@ -196,8 +196,8 @@ class RunConfig:
         recalibrate_rounds: repair the network after every round of pruning as well, so that each round scores what the
             weights kept so far have become
         compact: train, save and evaluate the pruned network without the channels that nothing needs
-        loss: what training minimises: by default cross_entropy; dice, jaccard, lovasz, focal or tversky for segmentation,
-            squared for classification, or a sum such as cross_entropy(label_smoothing=0.1)+0.5*dice
+        loss: what training minimises: by default cross_entropy; for segmentation also dice, jaccard, lovasz, focal or
+            tversky, for classification squared; or a sum such as cross_entropy(label_smoothing=0.1)+0.5*dice
         class_weights: what a label of each class counts for in cross-entropy: balanced, so that all classes weigh the
             same in the training data, or a list of numbers, one a class; by default 1
         ema: decay of an exponential moving average of the weights, which is then evaluated and saved in their place,
@@ -281,6 +281,21 @@ class RunConfig:
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
+@dataclass
+class EvaluationConfig:
+    """How images are looked at when a network is evaluated: as they are, unless told otherwise.
+
+    Args:
+        flip: also mirrored, and the mean of both taken
+        scales: at these factors of their size, and the mean of all taken; by default 1 alone
+        window: in windows of this side, which overlap by a third, where an image is larger; by default whole
+    """
+
+    flip: bool = False
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    window: int | None = None
+
+
 @dataclass(kw_only=True)
 class SegmentationConfig(RunConfig):
     """One segmentation run: prune, fine-tune, evaluate.
@@ -288,10 +303,12 @@ class SegmentationConfig(RunConfig):
     Args:
         data: what the run learns from
         output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
+        evaluation: how images are looked at when a network is evaluated
     """
 
     data: SegmentationDataConfig
     output_stride: int
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(kw_only=True)

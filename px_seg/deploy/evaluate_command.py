@@ -7,7 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on, output_file, write_output
+from px_seg.deploy.arguments import (
+    Parser,
+    add_device,
+    device_asked_for,
+    from_one_on,
+    output_file,
+    run_flags,
+    write_output,
+)
 from px_seg.deploy.card import read_card
 from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported
@@ -19,8 +27,11 @@ EVALUATE = """Evaluate the network of a finished run, or exported files of it, o
 
     px_seg evaluate runs/seg/voc2012/resnet50-imagenet/px/0.8/seed0
     px_seg evaluate RUN --model RUN/export/model.onnx RUN/export/model.int8.xml
+    px_seg evaluate RUN --data.root other/voc --data.val_split test
+    px_seg evaluate RUN --evaluation.flip --evaluation.scales '[0.75,1,1.25]'
 
-Scores are read off the same confusion matrix as at the end of the run."""
+Scores are read off the same confusion matrix as at the end of the run. The flags --data.KEY and --evaluation.KEY of a
+run say on which images, and how they are looked at; all else is as in the run."""
 
 
 def score(argv: Sequence[str]) -> None:
@@ -29,7 +40,8 @@ def score(argv: Sequence[str]) -> None:
     Raises InputError for what is no finished run, for files of other networks, and where the run's images are not
     there.
     """
-    asked = _read(argv)
+    words, flags = run_flags(argv, ("data", "evaluation"))
+    asked = _read(words)
     device = device_asked_for(asked)
     folder = user_path(asked.run, "the run")
     card = read_card(folder)
@@ -40,7 +52,7 @@ def score(argv: Sequence[str]) -> None:
         check_same(card, exported.card, file, folder)
         networks[text] = exported, sum(one.stat().st_size for one in files_of(file))
     output = output_file(asked)
-    images = _with_batches(images_of(folder, getattr(asked, "data.root")), asked.batch_size)
+    images = _with_batches(images_of(folder, flags), asked.batch_size)
     if not networks:
         networks["torch"] = saved_network(folder, card).to(device), weights_in(folder / "model").stat().st_size
     where = (asked.device or "cpu") if asked.model else device
@@ -61,7 +73,6 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("px_seg evaluate", EVALUATE)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--model", nargs="+", metavar="FILE", help="exported files in place of the run's network")
-    parser.add_argument("--data.root", metavar="DIR", help="where the run's images are now (where they were)")
     parser.add_argument("--batch_size", type=from_one_on, help="images in a batch (the run's)")
     parser.add_argument("--output", metavar="FILE", help="write the scores to this JSON file")
     add_device(parser)

@@ -36,8 +36,8 @@ class Row(NamedTuple):
     """Of its logits from those of torch, as a share of the largest."""
 
 
-def images_of(folder: Path, root: str | None = None) -> Images:
-    """The data of a finished run, found where it was, or under `root`.
+def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
+    """The data of a finished run, as the run had it but for what `flags` say, which are settings of a run.
 
     Raises InputError where they are not there, cannot be used, or are no longer those that the run was evaluated on.
     """
@@ -47,8 +47,8 @@ def images_of(folder: Path, root: str | None = None) -> Images:
     if not file.is_file():
         raise InputError(f"{file} is missing, which says what images the run had: give the run's whole folder")
     # Where masks came from is of no use here, and may be gone.
-    words = ["--config", str(file), "--masks", "null", *(["--data.root", root] if root is not None else [])]
-    config = parse(kind.config_type, words, presets(kind))
+    config = parse(kind.config_type, ["--config", str(file), "--masks", "null", *flags], presets(kind))
+    kind.check(config, synchronised=True)
     task = kind(config)
     if tuple(task.classes) != card.classes:
         raise InputError(f"the images in {config.data.root} have other classes than the run in {folder}")
@@ -61,6 +61,11 @@ def images_of(folder: Path, root: str | None = None) -> Images:
     for note in task.check_data():
         print(note)
     return Images(task, config)
+
+
+def data_root(folder: str | None) -> list[str]:
+    """The flags of a run whose data now lies in a folder; none where it lies where it did."""
+    return [] if folder is None else ["--data.root", folder]
 
 
 def evaluate(images: Images, model: nn.Module, device: str, what: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from px_seg.analysis.sparse_units import of_sparse_units, sparse_layers
 from px_seg.deploy.card import Card, read_card, read_results
-from px_seg.deploy.evaluating import Images, Row, evaluate, images_of, table
+from px_seg.deploy.evaluating import Images, Row, data_root, evaluate, images_of, table
 from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES, notes_of
@@ -82,7 +82,7 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
     """
     card = read_card(run)
     check_formats(asked.formats)
-    images = images_of(run, asked.root) if asked.evaluated or "int8" in asked.formats else None
+    images = images_of(run, data_root(asked.root)) if asked.evaluated or "int8" in asked.formats else None
     network = smallest(run, card) if asked.compacted else as_saved(run, card)
     if not asked.compacted and network.kind == "compacted":
         raise InputError(f"{run} was compacted before it trained, and has no other network: leave --no_compact out")

@@ -2,7 +2,7 @@
 
 from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
-from px_seg.models.inference import COARSEST, stride_of, whole_logits
+from px_seg.models.inference import COARSEST, Views, stride_of, viewed_scores, whole_logits
 from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
 from px_seg.models.saved import MODEL_FILES, built_as, is_compacted, load_model, save_model, weights_in
 from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
@@ -14,6 +14,7 @@ __all__ = [
     "MODEL_FILES",
     "Classifier",
     "Loaded",
+    "Views",
     "build_classifier",
     "build_encoder",
     "build_segmenter",
@@ -29,6 +30,7 @@ __all__ = [
     "save_model",
     "stride_of",
     "tell_normalisation",
+    "viewed_scores",
     "weights_in",
     "whole_logits",
     "zero_scales",

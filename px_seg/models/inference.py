@@ -1,8 +1,9 @@
 """Networks that take images of certain sizes, on images of any."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,3 +27,75 @@ def whole_logits(network: Callable[[Tensor], Tensor], images: Tensor, stride: in
     # negative numbers, which ONNX divides towards 0.
     below, right = ((side + stride - 1) // stride * stride - side for side in (height, width))
     return network(F.pad(images, (0, right, 0, below)))[..., :height, :width]
+
+
+class Views(NamedTuple):
+    """How an image is looked at, all views in the mean."""
+
+    flip: bool = False
+    """Mirrored as well."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors of its size."""
+    window: int | None = None
+    """Side of windows that cover what is larger; None for the whole at once."""
+
+
+WHOLE = Views()
+
+
+def viewed_scores(network: Callable[[Tensor], Tensor], images: Tensor, stride: int, views: Views = WHOLE) -> Tensor:
+    """Scores (N, C, H, W) of images (N, 3, H, W) of any size, the class with the highest being the prediction.
+
+    The logits of one view as they are; of several the mean of their softmax, each resized to the images' size. In
+    windows, logits are means over those that a pixel is in.
+    """
+
+    def logits_of(view: Tensor) -> Tensor:
+        if views.window is None or max(view.shape[-2:]) <= views.window:
+            return whole_logits(network, view, stride)
+        return _windowed(lambda part: whole_logits(network, part, stride), view, views.window)
+
+    if len(views.scales) == 1 and views.scales[0] == 1 and not views.flip:
+        return logits_of(images)
+    found = [logits.float().softmax(1) for logits in _views(logits_of, images, views)]
+    return torch.stack(found).mean(0)
+
+
+def _views(logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Views) -> Iterator[Tensor]:
+    """The logits of every view, in the images' own size and direction."""
+    size = images.shape[-2:]
+    for scale in views.scales:
+        sides = [max(1, round(scale * side)) for side in size]
+        scaled = images if tuple(sides) == tuple(size) else _resized(images, sides)
+        for mirrored in (False, True) if views.flip else (False,):
+            logits = logits_of(scaled.flip(-1) if mirrored else scaled)
+            logits = logits.flip(-1) if mirrored else logits
+            yield logits if logits.shape[-2:] == size else _resized(logits, list(size))
+
+
+def _resized(values: Tensor, size: list[int]) -> Tensor:
+    # Made smaller without this, a picture has patterns that were not in it.
+    smaller = size[0] < values.shape[-2]
+    return F.interpolate(values, size, mode="bilinear", align_corners=False, antialias=smaller)
+
+
+def _windowed(logits_of: Callable[[Tensor], Tensor], images: Tensor, side: int) -> Tensor:
+    """The logits of square windows that cover the images and overlap by a third, or more at the far edges."""
+    height, width = images.shape[-2:]
+    total, seen = None, images.new_zeros(1, 1, height, width)
+    for top in _starts(height, side):
+        for left in _starts(width, side):
+            place = (..., slice(top, top + side), slice(left, left + side))
+            logits = logits_of(images[place])
+            if total is None:
+                total = logits.new_zeros(len(images), logits.shape[1], height, width)
+            total[place] += logits
+            seen[place] += 1
+    assert total is not None
+    return total / seen
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where windows of one side begin, the last one at the end."""
+    step = max(1, round(side * 2 / 3))
+    return sorted({min(start, max(0, length - side)) for start in range(0, max(1, length - side + step), step)})

@@ -1,6 +1,7 @@
 """Semantic segmentation."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.metrics import Score, segmentation_scores
-from px_seg.models import build_segmenter, check_segmenter, normalisation_of, save_model, whole_logits
+from px_seg.models import Views, build_segmenter, check_segmenter, normalisation_of, save_model, viewed_scores
 from px_seg.tasks.base import check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
@@ -49,6 +50,7 @@ class Segmentation:
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
         self.stride = config.output_stride
+        self.views = _views(config)
         self.normalisation = normalisation_of(config.encoder, config.weights)
         train_transform, val_transform = self._transforms(config, self.normalisation)
         train, val = load(SEGMENTATION, config.data)
@@ -70,6 +72,7 @@ class Segmentation:
     def check(config: SegmentationConfig, synchronised: bool) -> None:
         check_segmenter(config.encoder, config.output_stride)
         check_loss(config, SEGMENTATION_LOSSES)
+        _views(config)
         Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
         if config.batch_size < 2 and not synchronised and not config.freeze_bn:
             raise InputError(
@@ -120,12 +123,12 @@ class Segmentation:
         return torch.from_numpy(label_counts(self.train.data, "training images").pixels[: len(self.classes)])
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size.
+        """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size, in the configured views.
 
         The images are padded at the right and below to what the network accepts, and the
         prediction is cropped back.
         """
-        return whole_logits(model, images, self.stride).argmax(1)
+        return viewed_scores(model, images, self.stride, self.views).argmax(1)
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`miou`, `pixel_accuracy` and `class_iou`, the last by class name with None where absent.
@@ -150,7 +153,12 @@ class Segmentation:
 
     def settings(self) -> dict[str, Any]:
         config = self.config
-        return {"output_stride": config.output_stride, "loss": config.loss, "class_weights": config.class_weights}
+        return {
+            "output_stride": config.output_stride,
+            "loss": config.loss,
+            "class_weights": config.class_weights,
+            "evaluation": asdict(config.evaluation),
+        }
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
         rows = (
@@ -185,6 +193,16 @@ class Segmentation:
                     (to_uint8(image, self.normalisation), truth, self.predict(model, image[None].to(device))[0].cpu())
                 )
         return rows
+
+
+def _views(config: SegmentationConfig) -> Views:
+    """How images are looked at. InputError for what is no view."""
+    asked = config.evaluation
+    if not asked.scales or not all(1 / 8 <= scale <= 8 for scale in asked.scales):
+        raise InputError(f"evaluation.scales must be factors from 1/8 to 8, at least one, got {asked.scales}")
+    if asked.window is not None and asked.window < config.output_stride:
+        raise InputError(f"evaluation.window must be at least {config.output_stride} pixels, got {asked.window}")
+    return Views(asked.flip, tuple(asked.scales), asked.window)
 
 
 def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[str]:

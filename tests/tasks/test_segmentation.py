@@ -7,7 +7,8 @@ import torch
 from helpers.runs import CONFIGS, go, parsed
 from torch import nn
 
-from px_seg import InputError
+from px_seg import InputError, load_model
+from px_seg.models import Views, viewed_scores
 from px_seg.run.folder import RunFolder
 from px_seg.tasks import Segmentation
 
@@ -74,3 +75,27 @@ def test_ignored_pixels_do_not_count_in_the_loss(tiny, generator) -> None:
     expected = nn.functional.cross_entropy(logits[1:], labels[1:])
     torch.testing.assert_close(task.loss(logits, labels), expected)
     assert task.loss(logits, torch.full_like(labels, 255)) == 0
+
+
+def test_a_run_is_evaluated_in_the_views_it_asks_for(tiny, tmp_path) -> None:
+    flags = ("--config", tiny, "--method", "random", "--output_dir", tmp_path / "out")
+    views = ("--evaluation.flip", "--evaluation.scales", "[0.75,1,1.5]", "--evaluation.window", 24)
+    results = go(*flags, *views)
+    assert results["evaluation"] == {"flip": True, "scales": [0.75, 1, 1.5], "window": 24}
+    task = Segmentation(parsed("--config", tiny, *views))
+    model = load_model(tmp_path / "out")
+    counts = torch.zeros(7, 7, dtype=torch.int64)
+    for index in range(len(task.val)):
+        image, labels = task.val[index, 0]
+        with torch.no_grad():
+            seen = viewed_scores(model, image[None], 16, Views(True, (0.75, 1, 1.5), 24)).argmax(1)[0]
+        known = labels != 255
+        counts += torch.bincount(7 * labels[known] + seen[known], minlength=49).view(7, 7)
+    assert results["pixel_accuracy"] == pytest.approx((counts.trace() / counts.sum()).item())
+    for more, message in (
+        (("--evaluation.scales", "[]"), "evaluation.scales must be factors from 1/8 to 8, at least one, got"),
+        (("--evaluation.scales", "[0]"), "evaluation.scales must be factors from 1/8 to 8"),
+        (("--evaluation.window", 8), "evaluation.window must be at least 16 pixels, got 8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            go("--config", tiny, *more, "--output_dir", tmp_path / "bad")
