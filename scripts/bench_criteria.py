@@ -4,7 +4,6 @@ python scripts/bench_criteria.py cost
 python scripts/bench_criteria.py collapse --runs runs/a runs/b
 python scripts/bench_criteria.py preservation --trained.root data/photo
 python scripts/bench_criteria.py agreement --methods '[px,synflow_l2]' --trained.root data/photo
-python scripts/bench_criteria.py budget --trained.root data/photo
 python scripts/bench_criteria.py stability --methods '[px,ntk_trace]' --trained.root data/photo
 """
 
@@ -19,11 +18,11 @@ from px_seg.pruning import CRITERIA
 
 WHAT = """cost: one round of scoring and ranking by each criterion, compared with inference over the same batches, in
 time and peak memory. collapse: of finished runs, layers without weights and kept weights that lie on no path.
-preservation: of a network with trained weights, how well the pruned network is the dense one before training. budget:
-the same weights by fewer rounds and images. agreement: the same weights as the first of several methods.
-stability: the same weights once all are changed a little"""
+preservation: of a network with trained weights, how well the pruned network is the dense one before training.
+agreement: the same weights as the first of several methods. stability: the same weights once all are changed a
+little"""
 
-CHOICES = ["cost", "collapse", "preservation", "budget", "agreement", "stability"]
+CHOICES = ["cost", "collapse", "preservation", "agreement", "stability"]
 
 SPARSITIES = [0.36, 0.59, 0.8, 0.9, 0.98]
 
@@ -35,9 +34,7 @@ def main() -> None:
     parser.add_argument("--methods", type=list[str], default=[], help="criteria for cost; by default all")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the shortest counts")
     parser.add_class_arguments(pretrained.Case, "trained")
-    parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="for budget the last")
-    parser.add_argument("--vary_rounds", type=list[int], default=[1, 3, 10, 30, 100], help="for budget")
-    parser.add_argument("--vary_images", type=list[int], default=[1, 4, 16, 64], help="for budget")
+    parser.add_argument("--sparsities", type=list[float], default=SPARSITIES, help="weights to prune, as shares")
     parser.add_argument("--noise", type=float, default=1e-6, help="relative change of all weights, for stability")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/preservation"), help="for preservation")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of finished runs, for collapse")
@@ -54,11 +51,8 @@ def main() -> None:
             pretrained.report_preservation(trained, methods, asked.sparsities, asked.output_dir)
         elif asked.what == "agreement":
             pretrained.report_agreement(trained, methods, asked.sparsities)
-        elif asked.what == "stability":
-            pretrained.report_stability(trained, methods, asked.sparsities, asked.noise)
         else:
-            sparsity = asked.sparsities[-1] if asked.sparsities else 0.0
-            pretrained.report_budget(trained, methods, sparsity, asked.vary_rounds, asked.vary_images)
+            pretrained.report_stability(trained, methods, asked.sparsities, asked.noise)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Criteria on a network with trained weights: what their masks preserve, and what data and rounds they need."""
+"""Criteria on a network with trained weights: what their masks preserve, and how far they agree."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from px_seg.analysis.cka import FEWEST
 from px_seg.analysis.mask_agreement import agreement
 from px_seg.benchmark.photographs import STRIDE, read_photographs
-from px_seg.comparison.budgets import first_images
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.measures import PreservationMeasure
 from px_seg.comparison.preservation_rows import PreservationRow, compared
@@ -224,57 +223,6 @@ def _changed(model: nn.Module, noise: float, seed: int) -> nn.Module:
         for weight in prunable(other).values():
             weight.mul_(1 + noise * torch.randn(weight.shape, generator=draws, dtype=weight.dtype))
     return other
-
-
-def report_budget(
-    case: Case, methods: Sequence[str], sparsity: float, rounds: Sequence[int], counts: Sequence[int]
-) -> None:
-    """Print how far masks agree with those of the most rounds, and with those of all images, as a Markdown table.
-
-    Images are varied at the third largest number of rounds of those given, or the most there is.
-    """
-    for what, numbers in (("--vary_rounds", rounds), ("--vary_images", counts)):
-        if not numbers or min(numbers) < 1:
-            raise InputError(f"{what} takes numbers of at least 1, got {list(numbers)}")
-    if max(counts) > case.prune_images:
-        raise InputError(f"--vary_images has {max(counts)}, more than the --trained.prune_images {case.prune_images}")
-    named = all_named(methods, case.seed, [sparsity])
-    for method, own in named.items():
-        if own.rounds is not None:
-            raise InputError(f"{method}: rounds are varied here: leave rounds={own.rounds} out")
-    setting = Setting.of(case)
-    batches = setting.labelled()
-    print(f"{case.title}, {case.prune_images} images, {sparsity:.0%} pruned\n")
-    print("| method | rounds | images | same weights as with | agreement | seconds |")
-    print("|---|---:|---:|---|---:|---:|", flush=True)
-    for method, own in named.items():
-        for row in _budget(setting, batches, method, own, sparsity, sorted(rounds), sorted(counts)):
-            print(row, flush=True)
-
-
-def _budget(
-    setting: Setting,
-    batches: list[tuple[Tensor, Tensor]],
-    method: str,
-    own: Asked,
-    sparsity: float,
-    rounds: list[int],
-    counts: list[int],
-) -> Iterator[str]:
-    total, middle_rounds = sum(len(images) for images, _ in batches), rounds[max(0, len(rounds) - 3)]
-
-    def masks(number: int, count: int) -> tuple[float, Masks]:
-        given = replace(own, rounds=number)
-        return clock(torch.device("cpu"), lambda: pruned(setting, first_images(batches, count), given, sparsity))
-
-    found = {number: masks(number, total) for number in rounds}
-    for number, (spent, kept) in found.items():
-        same = agreement(kept, found[rounds[-1]][1])
-        yield f"| `{method}` | {number} | {total} | {rounds[-1]} rounds | {same:.3%} | {spent:.1f} |"
-    for count in counts:
-        spent, kept = masks(middle_rounds, count)
-        same = agreement(kept, found[middle_rounds][1])
-        yield f"| `{method}` | {middle_rounds} | {count} | {total} images | {same:.3%} | {spent:.1f} |"
 
 
 def all_named(methods: Sequence[str], seed: int, sparsities: Sequence[float]) -> dict[str, Asked]:
