@@ -59,12 +59,16 @@ class Score:
 class SegmentationScores:
     """`miou`: mean of `class_iou` over the classes that occur. `pixel_accuracy`: share of correct pixels.
 
-    `class_iou` has None for a class that neither truth nor prediction contains.
+    By class, None where it cannot be said: `class_iou` for one that neither truth nor prediction contains, `class_f1`
+    (Dice) for the same; `class_precision` for one that is not predicted, `class_recall` for one that does not occur.
     """
 
     miou: float
     pixel_accuracy: float
     class_iou: tuple[float | None, ...]
+    class_precision: tuple[float | None, ...]
+    class_recall: tuple[float | None, ...]
+    class_f1: tuple[float | None, ...]
 
 
 def segmentation_scores(confusion: Tensor) -> SegmentationScores:
@@ -78,11 +82,22 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
     total = counts.sum().item()
     if not total:
         raise ValueError("no labelled pixel was evaluated")
-    hits = counts.diagonal()
-    unions = counts.sum(0) + counts.sum(1) - hits
-    iou = tuple((hit / union if union else None) for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
+    hits, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    iou = _shares(hits, true + predicted - hits)
     present = [value for value in iou if value is not None]
-    return SegmentationScores(sum(present) / len(present), hits.sum().item() / total, iou)
+    return SegmentationScores(
+        sum(present) / len(present),
+        hits.sum().item() / total,
+        iou,
+        class_precision=_shares(hits, predicted),
+        class_recall=_shares(hits, true),
+        class_f1=_shares(2 * hits, true + predicted),
+    )
+
+
+def _shares(parts: Tensor, wholes: Tensor) -> tuple[float | None, ...]:
+    """One by one; None of nothing."""
+    return tuple((part / whole if whole else None) for part, whole in zip(parts.tolist(), wholes.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,4 @@ def classification_scores(confusion: Tensor) -> ClassificationScores:
     total = counts.sum().item()
     if not total:
         raise ValueError("no image was evaluated")
-    shares = zip(counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
-    by_class = tuple((hits / images if images else None) for hits, images in shares)
-    return ClassificationScores(counts.diagonal().sum().item() / total, by_class)
+    return ClassificationScores(counts.diagonal().sum().item() / total, _shares(counts.diagonal(), counts.sum(1)))

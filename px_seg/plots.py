@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
@@ -130,6 +131,49 @@ def classifications(
         text = axes.set_xlabel("\n".join(lines_below), fontsize=9, color="black" if right else RED)
         text.set_parse_math(False)
     figure.suptitle(_wrapped(title, figure))
+    figure.savefig(path, dpi=120)
+
+
+LABELLED = 40
+"""Classes up to which they are named beside a confusion matrix."""
+
+NUMBERED = 25
+"""Classes up to which its cells have numbers."""
+
+
+def confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str], what: str, title: str) -> None:
+    """What `counts`, by true class in rows and predicted class, say of every true class: the shares predicted as each.
+
+    A class that does not occur has an empty row. `what` is counted.
+    """
+    table = np.array(counts, dtype=float)
+    wholes = table.sum(1, keepdims=True)
+    shares = np.divide(table, wholes, out=np.full_like(table, np.nan), where=wholes > 0)
+    side = min(12.0, max(4.2, 0.32 * len(classes) + 2.2))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.pcolormesh(shares, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.3)
+    if len(classes) <= NUMBERED:
+        for row, column in np.argwhere(shares >= 0.005).tolist():
+            share = shares[row, column]
+            text = f"{100 * share:.0f}"
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color="k" if share > 0.5 else "w"
+            )
+    if len(classes) <= LABELLED:
+        places = np.arange(len(classes)) + 0.5
+        names = [_short(name) for name in classes]
+        for labels in (
+            axes.set_xticks(places, names, rotation=90, fontsize=8),
+            axes.set_yticks(places, names, fontsize=8),
+        ):
+            for label in labels:
+                label.label1.set_parse_math(False)
+    axes.invert_yaxis()
+    axes.set(xlabel="predicted", ylabel="true", aspect="equal")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, label=f"of the {what} of a true class")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.suptitle(_wrapped(title, figure), fontsize=10)
     figure.savefig(path, dpi=120)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from px_seg.metrics import Score, classification_scores, segmentation_scores
@@ -21,6 +22,16 @@ def test_a_case_computed_by_hand() -> None:
     assert scores.class_iou == (2 / 4, 2 / 3, 1 / 2, None)
     assert scores.miou == pytest.approx((1 / 2 + 2 / 3 + 1 / 2) / 3)
     assert scores.pixel_accuracy == pytest.approx(5 / 7)
+    assert scores.class_precision == (2 / 3, 2 / 3, 1, None)
+    assert scores.class_recall == (2 / 3, 1, 1 / 2, None)
+    assert scores.class_f1 == (2 / 3, 4 / 5, 2 / 3, None)
+
+
+def test_a_class_that_is_never_predicted_has_no_precision() -> None:
+    scores = segmentation_scores(torch.tensor([[3, 0, 0], [2, 0, 0], [0, 0, 0]]))
+    assert scores.class_precision == (3 / 5, None, None)
+    assert scores.class_recall == (1, 0, None)
+    assert scores.class_f1 == (6 / 8, 0, None)
 
 
 def test_agreement_with_torchmetrics(generator) -> None:
@@ -29,7 +40,12 @@ def test_agreement_with_torchmetrics(generator) -> None:
     truth[0, :3] = 255
     jaccard = MulticlassJaccardIndex(5, ignore_index=255)(predicted, truth)
     confusion = MulticlassConfusionMatrix(5, ignore_index=255)(predicted, truth)
-    assert segmentation_scores(confusion).miou == pytest.approx(jaccard.item(), abs=1e-6)
+    scores = segmentation_scores(confusion)
+    assert scores.miou == pytest.approx(jaccard.item(), abs=1e-6)
+    known = truth != 255
+    precision, recall, f1, _ = precision_recall_fscore_support(truth[known], predicted[known])
+    for own, expected in ((scores.class_precision, precision), (scores.class_recall, recall), (scores.class_f1, f1)):
+        assert own == pytest.approx(expected.tolist())
 
 
 def test_nothing_labelled_is_an_error() -> None:

@@ -35,6 +35,9 @@ COMPACT_MASKS = "masks.compact.safetensors"
 EXPORT_FILES = ("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json")
 """What is exported of it."""
 
+PICTURES = ("curves.png", "masks.png", "confusion.png", "samples.png", "samples.npz")
+"""What is drawn of a run, but for the samples of further lists."""
+
 BEST_EPOCH = "epoch.json"
 """The file that says which epoch the network beside it is of."""
 
@@ -268,7 +271,7 @@ class RunFolder:
         """Delete what a run writes, if the folder holds one, and nothing else that may be in it."""
         if not self._former():
             return
-        drawn = [self.path / name for name in ("curves.png", "masks.png", "samples.png", "samples.npz")]
+        drawn = [self.path / name for name in PICTURES]
         for picture in [*drawn, *self.path.glob("samples_*.png")]:
             picture.unlink(missing_ok=True)
         delete_known(self.model, MODEL_FILES)

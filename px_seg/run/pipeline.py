@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ from px_seg.run.repairing import Start, check_layers, repair, repair_between_rou
 from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, data_of, set_up
 from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
-from px_seg.run.training import EpochLog, Position, Prepared, averaged, fine_tune, log_of, prepare, share_buffers
+from px_seg.run.training import Position, Prepared, averaged, fine_tune, log_of, prepare, share_buffers
 from px_seg.tasks import Task
 from px_seg.termination import Termination
 
@@ -216,8 +216,8 @@ class Run:
             tracker.finish()
         self.model = self._shown(prepared)
         if not scores:
-            # A run that was stopped after its last epoch has been evaluated.
-            scores = _scores_of(history[-1])
+            # A run that was stopped after its last epoch has logged its scores, but no details.
+            scores = self.task.evaluate(self.model, self.val_loader, accelerator.device)
         also = {
             split: self.task.evaluate(self.model, self._loader(data), accelerator.device)
             for split, data in self.task.also.items()
@@ -381,11 +381,16 @@ class Run:
         stop_together(self.termination, self.agreement)
         started = time.perf_counter()
         scores = self.task.evaluate(self._shown(prepared), self.val_loader, self.accelerator.device)
-        line |= scores
+        line |= self._without_details(scores)
         if prepared.average is not None:
-            line[UNAVERAGED] = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+            own = self.task.evaluate(self.model, self.val_loader, self.accelerator.device)
+            line[UNAVERAGED] = self._without_details(own)
         line["evaluate_seconds"] = time.perf_counter() - started
         return scores
+
+    def _without_details(self, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """What is logged of an epoch."""
+        return {key: value for key, value in scores.items() if key not in self.task.details}
 
     def _log(self, line: dict[str, Any], history: list[dict[str, Any]]) -> None:
         """Add an epoch to the history, and to what is written, said and tracked."""
@@ -403,13 +408,7 @@ class Run:
         if results["epochs"]:
             plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)
         plots.layer_densities(self.folder.path / "masks.png", masks, self.task.scope, title)
-        self.task.draw(self.folder.path, self.model, title)
-
-
-def _scores_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation added to a line of the log."""
-    others = {field.name for field in fields(EpochLog)} | {"evaluate_seconds", UNAVERAGED}
-    return {key: value for key, value in line.items() if key not in others}
+        self.task.draw(self.folder.path, self.model, results, title)
 
 
 def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:

@@ -34,6 +34,8 @@ class Task(Protocol[C, M]):
     """The part of the model that is pruned, trained at the backbone's learning rate, and passes between tasks."""
     scores: tuple[Score, ...]
     """All single-number scores that `evaluate` may return, the main one first; runs are compared by that."""
+    details: tuple[str, ...]
+    """What `evaluate` says of every class beyond what is logged of each epoch: for results.json alone."""
     classes: tuple[str, ...]
     normalisation: Normalisation
     """Of all its images: that of the weights that the network starts from."""
@@ -90,8 +92,10 @@ class Task(Protocol[C, M]):
         `card` is for its description.
         """
 
-    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.predictions`)."""
+    def draw(self, folder: Path, model: nn.Module, scores: Mapping[str, Any], title: str) -> None:
+        """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.predictions`); and
+        which classes it takes for which, by what `evaluate` found.
+        """
 
 
 def check_size(size: int, least: int = 1) -> None:

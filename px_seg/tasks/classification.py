@@ -55,6 +55,7 @@ class Classification:
     config_type = ClassificationConfig
     scope = "encoder"
     scores: tuple[Score, ...] = (Score("accuracy", "accuracy"), Score("top5_accuracy", "top-5 accuracy"))
+    details: tuple[str, ...] = ("confusion",)
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
@@ -164,7 +165,8 @@ class Classification:
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`accuracy` and `class_accuracy`, the latter by class name with None where there is no image.
 
-        With more than five classes `top5_accuracy` as well. All are of the images of all processes together.
+        With more than five classes `top5_accuracy` as well. All are of the images of all processes together, and so is
+        `confusion`: images by true class, in rows, and predicted class.
         """
         # Seconds of imports that a run's start does without.
         from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -178,11 +180,13 @@ class Classification:
                 logits, labels = model(images.to(device)), labels.to(device)
                 confusion.update(logits.argmax(1), labels)
                 five.update(logits, labels)
-            scores = classification_scores(confusion.compute())
+            counts = confusion.compute()
+        scores = classification_scores(counts)
         return {
             "accuracy": scores.accuracy,
             **({"top5_accuracy": five.compute().item()} if classes > 5 else {}),
             "class_accuracy": dict(zip(self.classes, scores.class_accuracy, strict=True)),
+            "confusion": counts.tolist(),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -201,9 +205,11 @@ class Classification:
         save_model(model, folder, model_card_kwargs={"dataset": self.config.data.name, "scores": dict(card)})
         self.val.transform.save(folder)
 
-    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """samples.png and samples.npz: images with truth and prediction."""
-        from px_seg.plots import classifications
+    def draw(self, folder: Path, model: nn.Module, scores: Mapping[str, Any], title: str) -> None:
+        """samples.png and samples.npz, images with truth and prediction; confusion.png, of all images by class."""
+        from px_seg.plots import classifications, confusion
+
+        confusion(folder / "confusion.png", scores["confusion"], self.classes, "images", title)
 
         device = next(model.parameters()).device
         model.eval()

@@ -46,6 +46,7 @@ class Segmentation:
     config_type = SegmentationConfig
     scope = "encoder"
     scores: tuple[Score, ...] = (Score("miou", "mIoU"), Score("pixel_accuracy", "pixel accuracy"))
+    details: tuple[str, ...] = ("class_precision", "class_recall", "class_f1", "confusion")
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
@@ -131,9 +132,11 @@ class Segmentation:
         return viewed_scores(model, images, self.stride, self.views).argmax(1)
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
-        """`miou`, `pixel_accuracy` and `class_iou`, the last by class name with None where absent.
+        """`miou`, `pixel_accuracy`, and by class name, with None where absent, `class_iou`, `class_precision`,
+        `class_recall` and `class_f1`.
 
-        They are read off one confusion matrix, summed over the images of all processes.
+        They are read off one matrix, `confusion`: pixels by true class, in rows, and predicted class, summed over the
+        images of all processes.
         """
         # Seconds of imports that a run's start does without.
         from torchmetrics.classification import MulticlassConfusionMatrix
@@ -144,11 +147,14 @@ class Segmentation:
             for batch in all_of(loader):
                 for images, labels in _same_size(batch):
                     metric.update(self.predict(model, images.to(device)), labels.to(device))
-            scores = segmentation_scores(metric.compute())
+            counts = metric.compute()
+        scores = segmentation_scores(counts)
+        by_class = {key: getattr(scores, key) for key in ("class_iou", "class_precision", "class_recall", "class_f1")}
         return {
             "miou": scores.miou,
             "pixel_accuracy": scores.pixel_accuracy,
-            "class_iou": dict(zip(self.classes, scores.class_iou, strict=True)),
+            **{key: dict(zip(self.classes, values, strict=True)) for key, values in by_class.items()},
+            "confusion": counts.tolist(),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -161,19 +167,26 @@ class Segmentation:
         }
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
+        columns = [scores[key] for key in ("class_iou", "class_precision", "class_recall", "class_f1")]
         rows = (
-            f"    {name:<20}{'absent' if iou is None else f'{iou:.2%}':>8}" for name, iou in scores["class_iou"].items()
+            f"    {name:<20}" + "".join(f"{'' if one is None else f'{one:.2%}':>10}" for one in shares)
+            for name, *shares in ((name, *(column[name] for column in columns)) for name in self.classes)
         )
-        return ["  IoU by class", *rows]
+        return [f"  {'by class':<22}{'IoU':>10}{'precision':>10}{'recall':>10}{'F1':>10}", *rows]
 
     def save(self, model: DeepLabV3Plus, folder: Path, card: Mapping[str, Any]) -> None:
         """For `px_seg.load_model` or `segmentation_models_pytorch.from_pretrained`; its images' for albumentations."""
         save_model(model, folder, dataset=self.config.data.name, metrics=dict(card))
         self.val.transform.save(folder)
 
-    def draw(self, folder: Path, model: nn.Module, title: str) -> None:
-        """samples.png and samples.npz: images, truth and prediction; samples_SPLIT.png of every further list."""
-        from px_seg.plots import segmentations
+    def draw(self, folder: Path, model: nn.Module, scores: Mapping[str, Any], title: str) -> None:
+        """samples.png and samples.npz: images, truth and prediction; samples_SPLIT.png of every further list.
+
+        And confusion.png, of the pixels of every class.
+        """
+        from px_seg.plots import confusion, segmentations
+
+        confusion(folder / "confusion.png", scores["confusion"], self.classes, "pixels", title)
 
         rows = self._shown(model, self.val)
         segmentations(folder / "samples.png", rows, self.classes, title)

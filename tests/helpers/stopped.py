@@ -18,5 +18,5 @@ class Interrupted(Segmentation):
 class Unfinished(Segmentation):
     """Stops after the last epoch, before anything is written of it."""
 
-    def draw(self, folder, model, title):
+    def draw(self, folder, model, scores, title):
         raise KeyboardInterrupt

@@ -141,6 +141,7 @@ class TestAverage:
         # After each epoch the average is evaluated, and then the weights.
         *_, average, weights = Scored.networks
         assert (results["miou"], results["unaveraged"]["miou"]) == (SCORES[3], SCORES[4])
+        assert not set(results["unaveraged"]) & set(Segmentation.details)
         assert all(torch.equal(saved[name], value) for name, value in average.items())
         go(*flags, "--output_dir", tmp_path / "plain")
         plain = load_file(tmp_path / "plain" / "model" / "model.safetensors")

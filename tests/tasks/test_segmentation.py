@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.runs import CONFIGS, go, parsed
@@ -39,7 +40,11 @@ def test_the_trained_network_is_evaluated_on_further_lists(voc, tmp_path) -> Non
     assert pictures == {"samples.png", "samples_same.png", "samples_half.png"}
     RunFolder(tmp_path / "out").clear()
     assert not list((tmp_path / "out").iterdir())
-    assert results["also"]["same"] == {key: results[key] for key in ("miou", "pixel_accuracy", "class_iou")}
+    keys = ("miou", "pixel_accuracy", "class_iou", *Segmentation.details)
+    assert results["also"]["same"] == {key: results[key] for key in keys}
+    counts = np.array(results["confusion"])
+    assert counts.shape == (21, 21)
+    assert counts.trace() / counts.sum() == pytest.approx(results["pixel_accuracy"])
     assert results["also"]["half"]["miou"] != results["miou"]
     for also, message in (
         ("[nowhere]", "there is no split 'nowhere'"),
