@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("sparsity", "method", "rounds", "ranking", "pattern", "granularity", "keep_dense", "pruning", "criteria"),
         *("masks", "shuffle_masks", "reinit", "recalibrate", "recalibrate_rounds", "compact"),
     ),
-    "network": ("encoder", "weights", "output_stride", "ridge"),
+    "network": ("architecture", "encoder", "weights", "output_stride", "ridge"),
     "data": ("data",),
     "training and evaluation": (
         *("epochs", "batch_size", "gradient_accumulation", "loss", "class_weights", "optimizer", "schedule", "ema"),

@@ -302,12 +302,15 @@ class SegmentationConfig(RunConfig):
 
     Args:
         data: what the run learns from
-        output_stride: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
+        output_stride: of deeplabv3plus and deeplabv3: 8 or 16; the ASPP rates follow: 12, 24, 36 or 6, 12, 18
+        architecture: decoder and head around the backbone: deeplabv3plus, by default; deeplabv3, unet, unetplusplus,
+            linknet, pspnet, segformer; or fpn, manet, pan or upernet, with methods that do not walk paths
         evaluation: how images are looked at when a network is evaluated
     """
 
     data: SegmentationDataConfig
     output_stride: int
+    architecture: str = "deeplabv3plus"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

@@ -5,10 +5,11 @@ from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.inference import COARSEST, Views, stride_of, viewed_scores, whole_logits
 from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
 from px_seg.models.saved import MODEL_FILES, built_as, is_compacted, load_model, save_model, weights_in
-from px_seg.models.segmenter import ATROUS_RATES, build_segmenter, check_segmenter
+from px_seg.models.segmenter import ARCHITECTURES, ATROUS_RATES, build_segmenter, check_segmenter, stride_for
 from px_seg.models.weights import Loaded, check_weights, load_encoder
 
 __all__ = [
+    "ARCHITECTURES",
     "ATROUS_RATES",
     "COARSEST",
     "MODEL_FILES",
@@ -28,6 +29,7 @@ __all__ = [
     "normalisation_in",
     "normalisation_of",
     "save_model",
+    "stride_for",
     "stride_of",
     "tell_normalisation",
     "viewed_scores",

@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from px_seg.config import RunConfig, flat, with_defaults
+from px_seg.config import RunConfig, SegmentationConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError, Taken
 from px_seg.files import Lock, delete_known, flush_tree, parse_json, read_yaml, sweep_up, write_text
@@ -366,6 +366,8 @@ def default_folder(task: str, config: RunConfig) -> Path:
     data, encoder = config.data.name, config.encoder.replace("/", "-")
     if config.weights != "none":
         encoder += f"-{_stem(config.weights)}".replace(":", "-")
+    if isinstance(config, SegmentationConfig) and config.architecture != SegmentationConfig.architecture:
+        encoder = f"{config.architecture}-{encoder}"
     changes = [
         config.masks and f"from-{_stem(config.masks)}",
         config.ranking,

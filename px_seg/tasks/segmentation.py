@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from segmentation_models_pytorch import DeepLabV3Plus
+from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -23,7 +23,17 @@ from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.metrics import Score, segmentation_scores
-from px_seg.models import Views, build_segmenter, check_segmenter, normalisation_of, save_model, viewed_scores
+from px_seg.models import (
+    ARCHITECTURES,
+    Views,
+    build_segmenter,
+    check_segmenter,
+    normalisation_of,
+    save_model,
+    stride_for,
+    viewed_scores,
+)
+from px_seg.pruning import CRITERIA
 from px_seg.tasks.base import check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
@@ -50,7 +60,7 @@ class Segmentation:
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
-        self.stride = config.output_stride
+        self.stride = stride_for(config.architecture, config.output_stride)
         self.views = _views(config)
         self.normalisation = normalisation_of(config.encoder, config.weights)
         train_transform, val_transform = self._transforms(config, self.normalisation)
@@ -59,26 +69,29 @@ class Segmentation:
         check_classes(config, self.classes)
         self.train, self.val = Transformed(train, train_transform), Transformed(val, val_transform)
         self.also = {split: Transformed(data, val_transform) for split, data in load_also(config.data).items()}
-        cropped = centre_crop_to_stride(config.data.size, config.output_stride, self.normalisation)
+        cropped = centre_crop_to_stride(config.data.size, self.stride, self.normalisation)
         self.val_cropped = Transformed(val, cropped)
 
     @staticmethod
     def _transforms(config: SegmentationConfig, normalisation: Normalisation) -> tuple[Transform, Transform]:
         size = config.data.size
         check_size(size)
-        train = training(size, config.data.scale, config.output_stride, normalisation)
+        train = training(size, config.data.scale, stride_for(config.architecture, config.output_stride), normalisation)
         return train, evaluation(config.data.evaluation, size, normalisation)
 
     @staticmethod
     def check(config: SegmentationConfig, synchronised: bool) -> None:
-        check_segmenter(config.encoder, config.output_stride)
+        check_segmenter(config.encoder, config.output_stride, config.architecture)
+        _check_paths(config)
         check_loss(config, SEGMENTATION_LOSSES)
         _views(config)
         Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
-        if config.batch_size < 2 and not synchronised and not config.freeze_bn:
+        pooled = ARCHITECTURES[config.architecture].pooled
+        if config.batch_size < 2 and pooled and not synchronised and not config.freeze_bn:
             raise InputError(
-                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in DeepLabV3+'s image pooling "
-                "sees one value per channel in each image; --freeze_bn, or --sync_bn on several GPUs, lifts this limit"
+                f"batch_size must be at least 2, got {config.batch_size}: BatchNorm in the image pooling of "
+                f"{config.architecture} sees one value per channel in each image; --freeze_bn, or --sync_bn on several "
+                "GPUs, lifts this limit"
             )
         if config.pruning.per_class is not None:
             raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")
@@ -91,11 +104,12 @@ class Segmentation:
         notes += in_both(self.train.data, self.val.data)
         return list(dict.fromkeys(notes))
 
-    def build_model(self) -> DeepLabV3Plus:
-        """DeepLabV3+ on the configured encoder, dense, its logits one channel a class."""
-        return build_segmenter(self.config.encoder, len(self.classes), "none", self.config.output_stride)
+    def build_model(self) -> SegmentationModel:
+        """The configured architecture on the configured encoder, dense, its logits one channel a class."""
+        config = self.config
+        return build_segmenter(config.encoder, len(self.classes), "none", config.output_stride, config.architecture)
 
-    def fit_head(self, model: DeepLabV3Plus, accelerator: Accelerator) -> None:
+    def fit_head(self, model: SegmentationModel, accelerator: Accelerator) -> None:
         """Nothing: decoder and head start random."""
 
     def pruning_draw(self) -> list[list[Key]]:
@@ -160,7 +174,8 @@ class Segmentation:
     def settings(self) -> dict[str, Any]:
         config = self.config
         return {
-            "output_stride": config.output_stride,
+            "architecture": config.architecture,
+            "output_stride": self.stride,
             "loss": config.loss,
             "class_weights": config.class_weights,
             "evaluation": asdict(config.evaluation),
@@ -174,7 +189,7 @@ class Segmentation:
         )
         return [f"  {'by class':<22}{'IoU':>10}{'precision':>10}{'recall':>10}{'F1':>10}", *rows]
 
-    def save(self, model: DeepLabV3Plus, folder: Path, card: Mapping[str, Any]) -> None:
+    def save(self, model: SegmentationModel, folder: Path, card: Mapping[str, Any]) -> None:
         """For `px_seg.load_model` or `segmentation_models_pytorch.from_pretrained`; its images' for albumentations."""
         save_model(model, folder, dataset=self.config.data.name, metrics=dict(card))
         self.val.transform.save(folder)
@@ -213,9 +228,21 @@ def _views(config: SegmentationConfig) -> Views:
     asked = config.evaluation
     if not asked.scales or not all(1 / 8 <= scale <= 8 for scale in asked.scales):
         raise InputError(f"evaluation.scales must be factors from 1/8 to 8, at least one, got {asked.scales}")
-    if asked.window is not None and asked.window < config.output_stride:
-        raise InputError(f"evaluation.window must be at least {config.output_stride} pixels, got {asked.window}")
+    least = stride_for(config.architecture, config.output_stride)
+    if asked.window is not None and asked.window < least:
+        raise InputError(f"evaluation.window must be at least {least} pixels, got {asked.window}")
     return Views(asked.flip, tuple(asked.scales), asked.window)
+
+
+def _check_paths(config: SegmentationConfig) -> None:
+    """Raise InputError for a method that walks paths and an architecture that has none; others show once they score."""
+    missing = ARCHITECTURES[config.architecture].without_paths
+    if missing and config.masks is None and config.method in CRITERIA and CRITERIA[config.method].walks_paths:
+        others = ", ".join(name for name, other in ARCHITECTURES.items() if other.without_paths is None)
+        raise InputError(
+            f"{config.method} scores by paths, which {config.architecture} has none of, by its {missing}: choose a "
+            f"method such as ntk_trace or magnitude, or one of the architectures {others}"
+        )
 
 
 def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[str]:

@@ -39,6 +39,9 @@ class Criterion(ABC):
     needs_data: ClassVar[bool] = False
     """Whether `score` reads the batches; one that does not is given none."""
 
+    walks_paths: ClassVar[bool] = False
+    """Whether it scores by the paths of the whole network, decoder and head included."""
+
     @property
     def by_paths(self) -> bool:
         """Whether weights that lie on no path from images to outputs score 0, and make no difference to other scores.

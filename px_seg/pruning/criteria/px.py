@@ -51,6 +51,7 @@ class PX(ConservingCriterion):
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
+    walks_paths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

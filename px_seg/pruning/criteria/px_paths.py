@@ -28,6 +28,7 @@ class PXPaths(ConservingCriterion):
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
+    walks_paths: ClassVar[bool] = True
 
     @property
     def by_paths(self) -> bool:

@@ -33,6 +33,7 @@ class SynFlow(ConservingCriterion):
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
+    walks_paths: ClassVar[bool] = True
 
     def score(
         self, model: nn.Module, batches: Batches = (), masks: InForce = None, scope: Scope = None, group: Group = None
@@ -62,6 +63,7 @@ class SynFlowL2(ConservingCriterion):
 
     rounds: ClassVar[int] = 100
     needs_data: ClassVar[bool] = True
+    walks_paths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
