@@ -49,18 +49,28 @@ class SegmentationDataConfig(DataConfig):
     """What a segmentation run learns from.
 
     Args:
-        name: synthetic, drawn in memory, or voc2012, any dataset on disk laid out like VOC2012
+        name: synthetic, drawn in memory; voc2012, any dataset on disk laid out like VOC2012; or folders, images and
+            masks in two folders
         size: side of the training crop in pixels; of the image, for synthetic data
         evaluation: whole, images at their own size; or centre_crop, short side resized to `size`, then cropped
         scale: smallest and largest factor by which training images are scaled at random
         root: the folder that holds VOCdevkit, or VOC2012 itself
-        train_split: list of training images; train_aug reads SegmentationClassAug
-        val_split: list of evaluation images
+        images: of folders: where the images are, at any depth
+        masks: of folders: where the masks are, with the names of their images but for the ending
+        classes: of folders: text file with a class a line, the background first: NAME, NAME,VALUE or NAME,#rrggbb
+        val_share: of folders: share of the images that is drawn for evaluation, where there are no folders or lists
+        train_split: list of training images; train_aug reads SegmentationClassAug; of folders a folder in both, or a
+            text file of names
+        val_split: list of evaluation images, likewise
         also: further lists to evaluate the trained network on
         mostly_void: most pixels that are not of the first class are void on purpose, as in sparse annotations
     """
 
     scale: list[float]
+    images: str | None = None
+    masks: str | None = None
+    classes: str | None = None
+    val_share: float = 0.2
     train_split: str = "train"
     val_split: str = "val"
     also: list[str] = field(default_factory=list)

@@ -53,7 +53,7 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
 def _accumulation(config: RunConfig) -> GradientAccumulationPlugin:
     """As many batches an update as configured, or else as the launcher was told; ValueError for what is no such number.
 
-    An epoch has none but whole updates (`px_seg.data.loaders.training_loader`), so its end makes none.
+    Loaders leave out what fills no update (`px_seg.data.loaders.training_loader`), so none is cut short.
     """
     text = str(config.gradient_accumulation or os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
     if not text.isdecimal() or int(text) < 1:
@@ -68,7 +68,7 @@ def check_precision(mixed_precision: str, device: str) -> None:
 
 
 def in_channels_last(config: RunConfig, accelerator: Accelerator) -> bool:
-    """Whether a run's network and images are to be in the channels-last memory format."""
+    """Whether a run's network is to be in the channels-last memory format, which what it computes then has as well."""
     if config.channels_last is not None:
         return config.channels_last
     return accelerator.device.type == "cuda" and accelerator.mixed_precision != "no"
@@ -76,9 +76,9 @@ def in_channels_last(config: RunConfig, accelerator: Accelerator) -> bool:
 
 @contextmanager
 def only_deterministic(asked: bool) -> Iterator[list[str]]:
-    """Within the context torch uses its deterministic algorithms, if that is asked for, and takes no others by trial.
+    """Within the context torch uses its deterministic algorithms, if that is asked for, and cuDNN does not try others.
 
-    The list gets the names of operations that were carried out and have none on their device.
+    The list gets the names of operations that this process carried out and that have none on their device.
     """
     left: list[str] = []
     if not asked:

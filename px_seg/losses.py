@@ -20,8 +20,9 @@ def cross_entropy(
     `logits` (N, C, ...), `targets` (N, ...) int64 classes, or `ignore_index` where nothing is known: by default 255 in
     label maps, as in VOC, and no class where a sample has one label, for there may be more than 255 classes. `weights`
     (C,) are those of the classes; by default all are 1. `label_smoothing` is torch's. Of the labelled targets only
-    the share `hardest`, above 0, with the largest loss counts (Shrivastava et al., "Training region-based object
-    detectors with online hard example mining", CVPR 2016; Wu et al., arXiv 1604.04339), at least one of them.
+    the share `hardest`, above 0, with the largest loss counts, weights included (Shrivastava et al., "Training
+    region-based object detectors with online hard example mining", CVPR 2016; Wu et al., arXiv 1604.04339), at least
+    one of them, and the mean is over these.
 
     Raises InputError for logits that are not one tensor.
     """
@@ -33,23 +34,21 @@ def cross_entropy(
     ignore_index = _ignored(targets, ignore_index)
     if weights is not None:
         weights = weights.to(logits)
-    mass = label_mass(targets, ignore_index, weights)
-    least = 1 if weights is None else torch.finfo(mass.dtype).tiny
+    least = 1 if weights is None else torch.finfo(weights.dtype).tiny
     if hardest == 1:
         total = F.cross_entropy(
             logits, targets, weights, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
         )
-        return total / mass.clamp(min=least)
+        return total / label_mass(targets, ignore_index, weights).clamp(min=least)
     each = F.cross_entropy(
         logits, targets, weights, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
     )
     known = targets != ignore_index
-    count = int(known.sum())
-    chosen = max(1, round(hardest * count))
-    # Below all others, which are at least 0.
+    # Ignored ones are below all others, whose loss is at least 0. How many there are has to be known here.
     ranked = each.masked_fill(~known, -1).flatten()
-    largest = ranked.topk(min(chosen, len(ranked)), sorted=False).values.clamp(min=0)
-    return largest.sum() / (mass * (chosen / max(1, count))).clamp(min=least)
+    largest = ranked.topk(max(1, round(hardest * int(known.sum()))), sorted=False)
+    chosen = label_mass(targets.flatten()[largest.indices], ignore_index, weights)
+    return largest.values.clamp(min=0).sum() / chosen.clamp(min=least)
 
 
 def label_mass(targets: Tensor, ignore_index: int | None = None, weights: Tensor | None = None) -> Tensor:

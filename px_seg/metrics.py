@@ -1,7 +1,8 @@
 """Scores: what they are called and how they are written, and metrics read off confusion matrices."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,27 @@ class Score:
     def best(self, values: Iterable[float]) -> float:
         """The best of several values."""
         return max(values) if self.higher_is_better else min(values)
+
+
+CONFUSION = "confusion"
+"""What tasks call their counts by true and predicted class among their scores."""
+
+
+def without_counts(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores alone: counts of a thousand classes would be most of a file."""
+    return {key: value for key, value in scores.items() if key != CONFUSION}
+
+
+def confusion_of(truth: Tensor, predicted: Tensor, classes: int, ignore: int | None = None) -> Tensor:
+    """How often each class is predicted as each: (C, C) int64, rows by truth and columns by prediction.
+
+    `truth` and `predicted` are int64 classes of one shape; where `truth` is `ignore` nothing is counted.
+    """
+    if ignore is not None:
+        known = truth != ignore
+        truth, predicted = truth[known], predicted[known]
+    # Without weights a count is the same in whatever order it is made.
+    return torch.bincount(classes * truth.flatten() + predicted.flatten(), minlength=classes**2).view(classes, classes)
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,9 @@ NUMBERED = 25
 
 
 def confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str], what: str, title: str) -> None:
-    """What `counts`, by true class in rows and predicted class, say of every true class: the shares predicted as each.
+    """The shares in which every true class, a row, is predicted as each class, a column, from `counts` of them.
 
-    A class that does not occur has an empty row. `what` is counted.
+    A class that does not occur has an empty row. `what` names the things counted, such as pixels.
     """
     table = np.array(counts, dtype=float)
     wholes = table.sum(1, keepdims=True)
@@ -152,7 +152,8 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str
     side = min(12.0, max(4.2, 0.32 * len(classes) + 2.2))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.pcolormesh(shares, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.3)
+    edges: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.3} if len(classes) <= LABELLED else {}
+    image = axes.pcolormesh(shares, cmap="cividis", vmin=0, vmax=1, rasterized=True, **edges)
     if len(classes) <= NUMBERED:
         for row, column in np.argwhere(shares >= 0.005).tolist():
             share = shares[row, column]

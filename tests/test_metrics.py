@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from px_seg.metrics import Score, classification_scores, segmentation_scores
+from px_seg.metrics import Score, classification_scores, confusion_of, segmentation_scores
 
 
 def test_a_case_computed_by_hand() -> None:
@@ -46,6 +46,15 @@ def test_agreement_with_torchmetrics(generator) -> None:
     precision, recall, f1, _ = precision_recall_fscore_support(truth[known], predicted[known])
     for own, expected in ((scores.class_precision, precision), (scores.class_recall, recall), (scores.class_f1, f1)):
         assert own == pytest.approx(expected.tolist())
+
+
+def test_counts_are_torchmetrics(generator) -> None:
+    truth = torch.randint(0, 5, (3, 20, 20), generator=generator)
+    predicted = torch.randint(0, 5, (3, 20, 20), generator=generator)
+    truth[0, :3] = 255
+    expected = MulticlassConfusionMatrix(5, ignore_index=255)(predicted, truth)
+    assert torch.equal(confusion_of(truth, predicted, 5, 255), expected)
+    assert torch.equal(confusion_of(truth[1], predicted[1], 5), MulticlassConfusionMatrix(5)(predicted[1], truth[1]))
 
 
 def test_nothing_labelled_is_an_error() -> None:

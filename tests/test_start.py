@@ -19,7 +19,7 @@ def test_every_public_name_is_there_and_imports_no_more_than_it_takes() -> None:
 
 def test_a_command_begins_without_what_draws_or_scores() -> None:
     """Each takes a second or so that a run need not wait for before it has looked at its input."""
-    late = "{'matplotlib', 'torchmetrics', 'jinja2', 'gradio', 'onnx', 'onnxruntime', 'openvino'}"
+    late = "{'matplotlib', 'torchmetrics', 'scipy.signal', 'jinja2', 'gradio', 'onnx', 'onnxruntime', 'openvino'}"
     code = f"import sys, px_seg.commands; print({late} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 

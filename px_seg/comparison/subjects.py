@@ -20,7 +20,7 @@ from px_seg.sweep.plan import RESERVED, Request, plan_sweep
 from px_seg.tasks import TASKS, presets, task_of
 
 OF_TRAINING = (
-    *("epochs", "evaluate_first", "freeze_bn", "freeze_encoder", "sync_bn", "batch_size", "channels_last"),
+    *("epochs", "evaluate_first", "freeze_bn", "freeze_encoder", "sync_bn", "batch_size"),
     *("gradient_accumulation", "ema", "compile", "deterministic"),
 )
 """Settings of a run that say how it trains."""

@@ -51,9 +51,14 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
         if side is not None:
             image.draft(None, (side, side))
         # Pillow reads the upper 8 of 16 bits in colour, and no longer says so then.
-        image.info[DEEP] = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        image.info[DEEP] = any("16" in _raw_mode(tile[3]) for tile in getattr(image, "tile", ()))
         image.load()
     return image
+
+
+def _raw_mode(arguments: object) -> str:
+    """How a decoder's arguments say that pixels lie in the file: they are that, or begin with it."""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 class Photograph(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TypeVar
 from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.class_folders import read_class_folders, tiny_imagenet, tiny_imagenet_folder
+from px_seg.data.mask_folders import read_mask_folders
 from px_seg.data.synthetic import Synthetic, SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, fetch_tiny_imagenet, unpack_imagenet
 from px_seg.data.voc import VOC, download
@@ -29,6 +30,13 @@ def _voc2012(config: SegmentationDataConfig) -> tuple[SegmentationData, Segmenta
     if config.download:
         download(config.root)
     return VOC(config.root, config.train_split, held_out=config.val_split), VOC(config.root, config.val_split)
+
+
+def _folders(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
+    if config.download:
+        raise InputError("there is nothing to download for data.name folders: leave --data.download out")
+    splits = config.train_split, config.val_split
+    return read_mask_folders(config.images, config.masks, config.classes, splits, config.val_share, config.seed)
 
 
 def _objects(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
@@ -62,6 +70,7 @@ def _folder(config: ClassificationDataConfig) -> tuple[ClassificationData, Class
 SEGMENTATION: dict[str, Callable[[SegmentationDataConfig], tuple[SegmentationData, SegmentationData]]] = {
     "synthetic": _synthetic,
     "voc2012": _voc2012,
+    "folders": _folders,
 }
 CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[ClassificationData, ClassificationData]]] = {
     "synthetic": _objects,

@@ -44,7 +44,7 @@ def _whole(text: str, least: int) -> int:
 def run_flags(argv: Sequence[str], groups: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a command apart from the flags that are settings of a run, in the groups of keys of these names.
 
-    Such a flag has a value, its own or the next word, but for a yes or no, which may have one.
+    The value of such a flag follows it, after = or as the next word; a yes or no may stand alone.
     """
     switches = {key for task in TASKS.values() for key, kind in keys_of(task.config_type).items() if is_switch(kind)}
     words, flags = [], []

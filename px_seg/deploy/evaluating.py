@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from px_seg.command_help import keys_of
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Transformed, evaluation_loader
 from px_seg.data.normalisation import IMAGENET
 from px_seg.deploy.card import Card, read_card
 from px_seg.errors import InputError
+from px_seg.metrics import without_counts
 from px_seg.progress import bar
 from px_seg.run.results import scores_in
 from px_seg.tasks import Task, presets, task_of
@@ -47,6 +49,11 @@ def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
     if not file.is_file():
         raise InputError(f"{file} is missing, which says what images the run had: give the run's whole folder")
     # Where masks came from is of no use here, and may be gone.
+    known = keys_of(kind.config_type)
+    for flag in flags:
+        if flag.startswith("--") and (key := flag.removeprefix("--").partition("=")[0]) not in known:
+            group = ", ".join(name for name in known if name.startswith(f"{key.partition('.')[0]}."))
+            raise InputError(f"a run of the task {kind.name} has no {key}: it has {group or 'nothing of that kind'}")
     config = parse(kind.config_type, ["--config", str(file), "--masks", "null", *flags], presets(kind))
     kind.check(config, synchronised=True)
     task = kind(config)
@@ -79,7 +86,7 @@ def evaluate(images: Images, model: nn.Module, device: str, what: str) -> dict[s
         loader = evaluation_loader(data, config.batch_size, config.data.workers, 0, 1)
         # A task asks a loader for its batches and for nothing else.
         with bar(loader, desc=f"evaluating {what}{on}", unit="batch") as batches:
-            return task.evaluate(model, batches, torch.device(device))  # type: ignore[arg-type]
+            return without_counts(task.evaluate(model, batches, torch.device(device)))  # type: ignore[arg-type]
 
     found = scores(task.val, "")
     also = {split: scores(data, f" on {split}") for split, data in task.also.items()}

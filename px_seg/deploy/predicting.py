@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError
-from px_seg.models import COARSEST, Classifier, normalisation_in, stride_of, whole_logits
+from px_seg.models import COARSEST, Classifier, least_side_of, normalisation_in, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating
 
 _EXPECTED = "predict takes one that returns logits (N, classes, H, W), of two classes or more"
@@ -49,6 +49,7 @@ class Segmenter(NamedTuple):
     """Of images (N, 3, H, W), normalised, whose sides `stride` divides, to logits (N, classes, H, W)."""
     normalisation: Normalisation
     stride: int
+    least: int
     device: torch.device
     dtype: torch.dtype
 
@@ -58,11 +59,13 @@ class Segmenter(NamedTuple):
         if isinstance(model, Classifier):
             raise InputError("a Classifier gives an image one class: predict takes a segmenter")
         parameter = next(model.parameters(), torch.zeros(()))
-        return cls(model, normalisation_in(model), stride_of(model), parameter.device, parameter.dtype)
+        return cls(
+            model, normalisation_in(model), stride_of(model), least_side_of(model), parameter.device, parameter.dtype
+        )
 
     def logits(self, images: Tensor) -> Tensor:
         """(N, classes, H, W) of normalised images of any size. InputError for a network that returns anything else."""
-        return whole_logits(self._checked, images, self.stride)
+        return whole_logits(self._checked, images, self.stride, self.least)
 
     def _checked(self, padded: Tensor) -> Tensor:
         found = self.network(padded)

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LEAST = {"PAN": 128}
+"""By the name of the class, sides below which a segmenter pools to nothing."""
 
 COARSEST = 32
 """A multiple of it is a side that every convolutional network takes."""
@@ -17,15 +19,23 @@ def stride_of(model: nn.Module) -> int:
     return COARSEST if own is None else int(own.output_stride)
 
 
-def whole_logits(network: Callable[[Tensor], Tensor], images: Tensor, stride: int) -> Tensor:
+def least_side_of(model: nn.Module) -> int:
+    """Pixels that each side of a segmenter's images must have at least, as far as that is known by its class."""
+    return LEAST.get(type(model).__name__, 0)
+
+
+def whole_logits(network: Callable[[Tensor], Tensor], images: Tensor, stride: int, least: int = 0) -> Tensor:
     """The logits (N, C, H, W) of images (N, 3, H, W) of any size.
 
-    Images are padded by 0 at the right and below to sides that `stride` divides, and logits are cropped back.
+    Images are padded by 0 at the right and below to sides that `stride` divides, which are at least `least`, a
+    multiple of it, and logits are cropped back.
     """
     height, width = images.shape[-2:]
     # Written so that torch.export, whose sizes are expressions, sees that the stride divides the sum, and without
     # negative numbers, which ONNX divides towards 0.
     below, right = ((side + stride - 1) // stride * stride - side for side in (height, width))
+    if least:
+        below, right = max(below, least - height), max(right, least - width)
     return network(F.pad(images, (0, right, 0, below)))[..., :height, :width]
 
 
@@ -50,15 +60,22 @@ def viewed_scores(network: Callable[[Tensor], Tensor], images: Tensor, stride: i
     windows, logits are means over those that a pixel is in.
     """
 
+    least = least_side_of(network) if isinstance(network, nn.Module) else 0
+
+    def whole(part: Tensor) -> Tensor:
+        return whole_logits(network, part, stride, least)
+
     def logits_of(view: Tensor) -> Tensor:
         if views.window is None or max(view.shape[-2:]) <= views.window:
-            return whole_logits(network, view, stride)
-        return _windowed(lambda part: whole_logits(network, part, stride), view, views.window)
+            return whole(view)
+        return _windowed(whole, view, views.window)
 
     if len(views.scales) == 1 and views.scales[0] == 1 and not views.flip:
         return logits_of(images)
-    found = [logits.float().softmax(1) for logits in _views(logits_of, images, views)]
-    return torch.stack(found).mean(0)
+    # One after the other: those of many classes take much memory.
+    total = sum(logits.float().softmax(1) for logits in _views(logits_of, images, views))
+    assert isinstance(total, Tensor)
+    return total / (len(views.scales) * (2 if views.flip else 1))
 
 
 def _views(logits_of: Callable[[Tensor], Tensor], images: Tensor, views: Views) -> Iterator[Tensor]:
@@ -80,7 +97,10 @@ def _resized(values: Tensor, size: list[int]) -> Tensor:
 
 
 def _windowed(logits_of: Callable[[Tensor], Tensor], images: Tensor, side: int) -> Tensor:
-    """The logits of square windows that cover the images and overlap by a third, or more at the far edges."""
+    """The logits of windows that cover the images and overlap by a third, or more at the far edges.
+
+    They are squares, or as narrow as the images are.
+    """
     height, width = images.shape[-2:]
     total, seen = None, images.new_zeros(1, 1, height, width)
     for top in _starts(height, side):

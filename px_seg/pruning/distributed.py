@@ -20,6 +20,11 @@ Group: TypeAlias = Any
 """torch.distributed.ProcessGroup, or None: torch builds without distributed lack the type."""
 
 
+def everyone() -> Group:
+    """All processes of this launch; None where there is one alone."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
 def all_reduce(group: Group, tensor: Tensor, operation: str = "sum") -> Tensor:
     """The "sum" or "max" of a tensor of the same shape per process, the same bits on all, in this one's memory."""
     if group is None:

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 STAY = (SGD, Adam, AdamW)
-"""Optimizers that leave a weight of 0 where its gradient, and what they remember of it, are 0. Not what inherits."""
+"""Optimizers that leave a weight of 0 where its gradient, and what they remember of it, are 0. Not what inherits.
+
+Where `eps` is 0, Adam's update is 0 / 0.
+"""
 
 
 @contextmanager
@@ -32,7 +35,7 @@ def held_at_zero(pruned: Mapping[nn.Parameter, Tensor], optimizer: Optimizer) ->
 
     forget()
     handles = [optimizer.register_load_state_dict_post_hook(forget)]
-    if type(optimizer) not in STAY:
+    if type(optimizer) not in STAY or any(group.get("eps") == 0 for group in optimizer.param_groups):
         handles.append(optimizer.register_step_post_hook(settle))
     for parameter, live in bits.items():
         if parameter.requires_grad:

@@ -46,8 +46,8 @@ def keep_if_best(
 def best_of(task: Task, folder: RunFolder, history: Sequence[Line], epochs: int) -> dict[str, Any] | None:
     """The best epoch for results.json, its scores, and the folder in which its network is; None where there is none.
 
-    Where that is the last of the `epochs`, it is the run's own model, and nothing else is kept. Where an interruption
-    has cost its network, which only a damaged checkpoint can do, the folder is None.
+    Where that is the last of the `epochs`, it is the run's own model, and nothing else is kept. Where its network was
+    not kept, as after a damaged checkpoint or where keeping began with a run that was resumed, the folder is None.
     """
     score = task.scores[0]
     line = best_line(history, score)

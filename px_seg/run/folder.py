@@ -1,5 +1,6 @@
 """The folder a run writes to."""
 
+import csv
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from px_seg.config import RunConfig, SegmentationConfig, flat, with_defaults
 from px_seg.data.normalisation import IMAGENET
 from px_seg.errors import InputError, Taken
-from px_seg.files import Lock, delete_known, flush_tree, parse_json, read_yaml, sweep_up, write_text
+from px_seg.files import Lock, delete_known, flush_tree, parse_json, read_yaml, replacing, sweep_up, write_text
 from px_seg.models import MODEL_FILES, normalisation_of
 from px_seg.run.checkpoint_files import damaged, discard, forget
 
@@ -35,16 +36,19 @@ COMPACT_MASKS = "masks.compact.safetensors"
 EXPORT_FILES = ("model.onnx", "model.xml", "model.bin", "model.int8.xml", "model.int8.bin", "export.json")
 """What is exported of it."""
 
-PICTURES = ("curves.png", "masks.png", "confusion.png", "samples.png", "samples.npz")
-"""What is drawn of a run, but for the samples of further lists."""
+COUNTS = "confusion.csv"
+"""The file of how often each class was taken for each."""
+
+PICTURES = ("curves.png", "masks.png", "confusion.png", COUNTS, "samples.png", "samples.npz")
+"""What is drawn and counted of a run, but for the samples of further lists."""
 
 BEST_EPOCH = "epoch.json"
 """The file that says which epoch the network beside it is of."""
 
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
-    *("checkpoint_every", "keep_best"),
-    *("data.root", "data.download", "data.workers"),
+    *("checkpoint_every", "keep_best", "channels_last"),
+    *("data.root", "data.download", "data.workers", "data.images", "data.masks"),
 )
 """Settings that change how a run is carried out, not its results."""
 
@@ -312,6 +316,13 @@ class RunFolder:
             file.write(f"{json.dumps(line)}\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def save_counts(self, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+        """Write how often each class, a row, was taken for each, a column."""
+        with replacing(self.path / COUNTS) as fresh, fresh.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true", *classes])
+            writer.writerows([name, *row] for name, row in zip(classes, counts, strict=True))
 
     def note_best(self, epoch: int) -> None:
         """Say which epoch the network in `best` is of, once it is there."""

@@ -91,8 +91,9 @@ def check_schedule(config: ScheduleConfig) -> None:
 def make_schedule(optimizer: Optimizer, config: ScheduleConfig, updates: int) -> LRScheduler:
     """The schedule that the configuration names, over a training of so many updates.
 
-    With `warmup` the rates first rise linearly over that share of the updates, the first of n by 1/n of the whole rate,
-    and the schedule runs over the others. Raises InputError as `check_schedule` does.
+    With `warmup` the rates first rise linearly over that share of the updates, of n the first with 1 / (n + 1) of the
+    whole rate, and the schedule runs over the others, its milestones counting from there. Raises InputError as
+    `check_schedule` does.
     """
     check_schedule(config)
     rising = min(round(config.warmup * updates), updates - 1)

@@ -16,7 +16,7 @@ from px_seg.devices import Agreement, broadcast_from_main, in_channels_last, mai
 from px_seg.errors import InputError, Stopped, TrainingDiverged
 from px_seg.files import told_when_full
 from px_seg.identity import digest, sha256_of
-from px_seg.metrics import Score
+from px_seg.metrics import CONFUSION, Score, without_counts
 from px_seg.models import weights_in, zero_scales
 from px_seg.progress import print_line
 from px_seg.pruning import Masks
@@ -183,6 +183,8 @@ class Run:
         accelerator, config, folder = self.accelerator, self.config, self.folder
         self._start_tracker()
         prepared = prepare(accelerator, self.model, self.task, self.train_loader, config, config.epochs)
+        # Before the average is made of it, which may be saved before the first update.
+        masks.apply(self.model)
         prepared = averaged(prepared, config)
         begun, history = self._from_here(prepared)
         every = Interval.parse(config.checkpoint_every)
@@ -275,10 +277,13 @@ class Run:
         if start.images:
             environment["recalibrate_images"] = start.images
         if also:
-            environment["also"] = also
+            environment["also"] = {split: without_counts(own) for split, own in also.items()}
         if UNAVERAGED in history[-1]:
             environment[UNAVERAGED] = history[-1][UNAVERAGED]
-        if config.keep_best and (best := best_of(task, folder, history, config.epochs)) is not None:
+        if not config.keep_best:
+            # A run that was begun with it, and resumed without, has one that is no longer looked after.
+            folder.drop_best()
+        elif (best := best_of(task, folder, history, config.epochs)) is not None:
             environment["best"] = best
         if config.evaluate_first:
             first = next(line for line in history if line["epoch"] == 0)
@@ -291,9 +296,10 @@ class Run:
         }
         if config.compact:
             environment["compacted"] = compacted_sizes(self.model, task) | {"left": list(start.left)}
-        results = collect(task, config, scores, saved, self.model, self.whole, seconds, environment, file)
+        shares = without_counts(scores)
+        results = collect(task, config, shares, saved, self.model, self.whole, seconds, environment, file)
         summary = table(task, results, folder.path)
-        self._draw(masks, history, results)
+        self._draw(masks, history, results, scores)
         folder.finish(results)
         self.say(summary)
         return results
@@ -401,14 +407,21 @@ class Run:
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=line["epoch"])
 
-    def _draw(self, masks: Masks, history: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> None:
+    def _draw(
+        self,
+        masks: Masks,
+        history: Sequence[Mapping[str, Any]],
+        results: Mapping[str, Any],
+        scores: Mapping[str, Any],
+    ) -> None:
         from px_seg import plots
 
         title = f"{described(results)}, {results['data']['name']}"
         if results["epochs"]:
             plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)
         plots.layer_densities(self.folder.path / "masks.png", masks, self.task.scope, title)
-        self.task.draw(self.folder.path, self.model, results, title)
+        self.task.draw(self.folder.path, self.model, scores, title)
+        self.folder.save_counts(self.task.classes, scores[CONFUSION])
 
 
 def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:

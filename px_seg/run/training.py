@@ -97,8 +97,8 @@ class Prepared(NamedTuple):
     stepper: Optimizer
     """The same as Accelerate wraps it."""
     schedule: AcceleratedScheduler
-    still: tuple[nn.Module, ...]
-    """Parts that stay in eval mode: BatchNorms whose running statistics stay as they are, or the whole backbone."""
+    kept_in_eval: tuple[nn.Module, ...]
+    """Parts that training leaves so: BatchNorms whose running statistics stay as they are, or the whole backbone."""
     clip: float | None
     """Largest norm of the gradient."""
     average: AveragedModel | None = None
@@ -115,11 +115,11 @@ def prepare(
     """
     if config.sync_bn and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    still: list[nn.Module] = []
+    kept_in_eval: list[nn.Module] = []
     if config.freeze_bn:
-        still += [part for part in model.modules() if isinstance(part, _BatchNorm | Constants)]
+        kept_in_eval += [part for part in model.modules() if isinstance(part, _BatchNorm | Constants)]
     if config.freeze_encoder:
-        still.append(model.get_submodule(task.scope).requires_grad_(False))
+        kept_in_eval.append(model.get_submodule(task.scope).requires_grad_(False))
     optimizer = make_optimizer(model, task.scope, config.optimizer)
     wrapped, stepper = accelerator.prepare(model, optimizer)
     if config.compile:
@@ -129,7 +129,7 @@ def prepare(
     updates = len(shard) // accelerator.gradient_accumulation_steps * epochs
     schedule = accelerator.prepare(make_schedule(optimizer, config.schedule, max(updates, 1)))
     set_seed(config.seed, device_specific=True)
-    return Prepared(wrapped, model, shard, optimizer, stepper, schedule, tuple(still), config.optimizer.clip)
+    return Prepared(wrapped, model, shard, optimizer, stepper, schedule, tuple(kept_in_eval), config.optimizer.clip)
 
 
 def averaged(prepared: Prepared, config: RunConfig) -> Prepared:
@@ -164,7 +164,7 @@ def _rest_of(
     if begun.batches == len(loader):
         return begun
     model.train()
-    for part in prepared.still:
+    for part in prepared.kept_in_eval:
         part.eval()
     loader.set_epoch(begun.epoch)
     losses = list(torch.tensor(begun.losses, device=accelerator.device))
@@ -240,4 +240,5 @@ def share_buffers(accelerator: Accelerator, prepared: Prepared) -> None:
     """
     copy_from_main(accelerator, prepared.bare.buffers())
     if prepared.average is not None:
-        copy_from_main(accelerator, prepared.average.buffers())
+        # Not its own counter, which is the same on all and lies where no GPU's group reaches it.
+        copy_from_main(accelerator, prepared.average.module.buffers())

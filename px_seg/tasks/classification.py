@@ -20,10 +20,10 @@ from px_seg.data.registry import CLASSIFICATION, load
 from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import balancing_weights, cross_entropy, squared
-from px_seg.metrics import Score, classification_scores
+from px_seg.metrics import Score, classification_scores, confusion_of
 from px_seg.models import Classifier, check_encoder, normalisation_of, save_model
 from px_seg.models.ridge import Moments, ridge_regression
-from px_seg.pruning.distributed import all_reduce
+from px_seg.pruning.distributed import all_reduce, everyone
 from px_seg.pruning.modes import evaluating
 from px_seg.tasks.base import check_size, spread
 from px_seg.tasks.loss_terms import Formula, Setting, TrainingLoss, check_classes, check_loss, class_weights
@@ -168,23 +168,20 @@ class Classification:
         With more than five classes `top5_accuracy` as well. All are of the images of all processes together, and so is
         `confusion`: images by true class, in rows, and predicted class.
         """
-        # Seconds of imports that a run's start does without.
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
-
         classes = len(self.classes)
-        confusion = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
-        five = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro", validate_args=False).to(device)
+        counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        among_five = torch.zeros((), dtype=torch.int64, device=device)
         model.eval()
         with torch.inference_mode():
             for images, labels in map(default_collate, all_of(loader)):
                 logits, labels = model(images.to(device)), labels.to(device)
-                confusion.update(logits.argmax(1), labels)
-                five.update(logits, labels)
-            counts = confusion.compute()
+                counts += confusion_of(labels, logits.argmax(1), classes)
+                among_five += (logits.topk(min(5, classes)).indices == labels[:, None]).sum()
+        counts, among_five = (all_reduce(everyone(), part) for part in (counts, among_five))
         scores = classification_scores(counts)
         return {
             "accuracy": scores.accuracy,
-            **({"top5_accuracy": five.compute().item()} if classes > 5 else {}),
+            **({"top5_accuracy": among_five.item() / counts.sum().item()} if classes > 5 else {}),
             "class_accuracy": dict(zip(self.classes, scores.class_accuracy, strict=True)),
             "confusion": counts.tolist(),
         }

@@ -57,7 +57,7 @@ def terms_of(text: str, known: Mapping[str, Formula]) -> tuple[Term, ...]:
     """
     choice = f"choose one of {', '.join(known)}, or a sum such as {_example(known)}"
     terms = []
-    for part in re.split(r"\+(?![^()]*\))", text):
+    for part in re.split(r"(?<![0-9][eE])\+(?![^()]*\))", text):
         found = _TERM.fullmatch(part)
         if found is None or found["name"] not in known:
             raise InputError(f"there is no loss {part.strip()!r}: {choice}")
@@ -70,9 +70,12 @@ def terms_of(text: str, known: Mapping[str, Formula]) -> tuple[Term, ...]:
 
 def _settings(name: str, text: str, known: Mapping[str, Formula]) -> dict[str, float]:
     settings = known[name].settings
-    values = {key: setting.default for key, setting in settings.items()}
+    values, given = {key: setting.default for key, setting in settings.items()}, set[str]()
     for pair in filter(None, map(str.strip, text.split(","))):
         key, equals, value = map(str.strip, pair.partition("="))
+        if key in given:
+            raise InputError(f"the loss {name} has {key} twice: keep one")
+        given.add(key)
         if not equals or key not in settings:
             have = f"its settings are {', '.join(settings)}" if settings else "it has none"
             raise InputError(f"{pair!r} is no setting of the loss {name}: {have}, each written as KEY=NUMBER")
@@ -98,25 +101,36 @@ def _example(known: Mapping[str, Formula]) -> str:
 
 
 class TrainingLoss:
-    """The sum of a task's losses; its mean runs over the labelled targets, by the weights of their classes."""
+    """The sum of a task's losses, each a mean over labelled targets."""
 
     def __init__(self, terms: Sequence[Term], known: Mapping[str, Formula], weights: Tensor | None = None) -> None:
         """`weights` (C,) of the classes, for those of the losses that take them."""
-        self.weights = weights
+        self._weights = weights
+        self._copies: dict[torch.device, Tensor] = {}
         self._parts = [(known[term.name], term) for term in terms]
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """A differentiable scalar; 0 where no target is labelled."""
+        weights = self._weights_on(outputs.device)
         parts = [
             term.factor
-            * formula.of(outputs, targets, **({"weights": self.weights} if formula.weighted else {}), **term.settings)
+            * formula.of(outputs, targets, **({"weights": weights} if formula.weighted else {}), **term.settings)
             for formula, term in self._parts
         ]
         return sum(parts[1:], parts[0])
 
     def mass(self, targets: Tensor) -> Tensor:
-        """What the targets weigh together, a scalar: what their mean is divided by."""
-        return label_mass(targets, weights=self.weights)
+        """What a mean over the targets is divided by: their weights, or where a loss has none their number."""
+        weighted = all(formula.weighted for formula, _ in self._parts)
+        return label_mass(targets, weights=self._weights_on(targets.device) if weighted else None)
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The weights where they are asked for, copied once: a copy waits for the device."""
+        if self._weights is None:
+            return None
+        if device not in self._copies:
+            self._copies[device] = self._weights.to(device)
+        return self._copies[device]
 
 
 def check_loss(config: RunConfig, known: Mapping[str, Formula]) -> tuple[Term, ...]:

@@ -17,14 +17,16 @@ from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import in_both
 from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn
+from px_seg.data.mask_folders import MaskFolders
 from px_seg.data.normalisation import Normalisation
 from px_seg.data.pixel_counts import label_counts
 from px_seg.data.registry import SEGMENTATION, load, load_also
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
-from px_seg.metrics import Score, segmentation_scores
+from px_seg.metrics import Score, confusion_of, segmentation_scores
 from px_seg.models import (
     ARCHITECTURES,
+    LEAST,
     Views,
     build_segmenter,
     check_segmenter,
@@ -34,6 +36,7 @@ from px_seg.models import (
     viewed_scores,
 )
 from px_seg.pruning import CRITERIA
+from px_seg.pruning.distributed import all_reduce, everyone
 from px_seg.tasks.base import check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
@@ -43,13 +46,13 @@ SAMPLES = 5
 
 
 class Segmentation:
-    """Semantic segmentation: DeepLabV3+, a loss with ignored pixels, mIoU.
+    """Semantic segmentation: DeepLabV3+ or another decoder, a loss with ignored pixels, mIoU.
 
     Raises InputError when the configuration's data is not there or does not fit.
     """
 
     name = "seg"
-    about = """Prune the backbone of a DeepLabV3+ at initialisation, fine-tune the network and evaluate it.
+    about = """Prune the backbone of a segmenter at initialisation, fine-tune the network and evaluate it.
 
     accelerate launch -m px_seg seg --sparsity 0.8
     accelerate launch -m px_seg seg --data.name voc2012 --data.root data --sparsity 0.9313"""
@@ -86,6 +89,9 @@ class Segmentation:
         check_loss(config, SEGMENTATION_LOSSES)
         _views(config)
         Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
+        least = LEAST.get(ARCHITECTURES[config.architecture].kind.__name__, 0)
+        if config.data.size < least:
+            raise InputError(f"data.size must be at least {least} for {config.architecture}, got {config.data.size}")
         pooled = ARCHITECTURES[config.architecture].pooled
         if config.batch_size < 2 and pooled and not synchronised and not config.freeze_bn:
             raise InputError(
@@ -100,7 +106,8 @@ class Segmentation:
         parts = {"training images": self.train, "validation images": self.val}
         parts |= {f"images of {split}": own for split, own in self.also.items()}
         mostly_void = self.config.data.mostly_void
-        notes = [note for what, own in parts.items() for note in check(own.data, what, mostly_void)]
+        notes = [str(self.train.data.code)] if isinstance(self.train.data, MaskFolders) else []
+        notes += [note for what, own in parts.items() for note in check(own.data, what, mostly_void)]
         notes += in_both(self.train.data, self.val.data)
         return list(dict.fromkeys(notes))
 
@@ -152,16 +159,14 @@ class Segmentation:
         They are read off one matrix, `confusion`: pixels by true class, in rows, and predicted class, summed over the
         images of all processes.
         """
-        # Seconds of imports that a run's start does without.
-        from torchmetrics.classification import MulticlassConfusionMatrix
-
-        metric = MulticlassConfusionMatrix(len(self.classes), ignore_index=IGNORE, validate_args=False).to(device)
+        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=device)
         model.eval()
         with torch.inference_mode():
             for batch in all_of(loader):
                 for images, labels in _same_size(batch):
-                    metric.update(self.predict(model, images.to(device)), labels.to(device))
-            counts = metric.compute()
+                    predicted = self.predict(model, images.to(device))
+                    counts += confusion_of(labels.to(device), predicted, len(self.classes), IGNORE)
+        counts = all_reduce(everyone(), counts)
         scores = segmentation_scores(counts)
         by_class = {key: getattr(scores, key) for key in ("class_iou", "class_precision", "class_recall", "class_f1")}
         return {
@@ -228,7 +233,8 @@ def _views(config: SegmentationConfig) -> Views:
     asked = config.evaluation
     if not asked.scales or not all(1 / 8 <= scale <= 8 for scale in asked.scales):
         raise InputError(f"evaluation.scales must be factors from 1/8 to 8, at least one, got {asked.scales}")
-    least = stride_for(config.architecture, config.output_stride)
+    architecture = ARCHITECTURES[config.architecture]
+    least = max(stride_for(config.architecture, config.output_stride), LEAST.get(architecture.kind.__name__, 0))
     if asked.window is not None and asked.window < least:
         raise InputError(f"evaluation.window must be at least {least} pixels, got {asked.window}")
     return Views(asked.flip, tuple(asked.scales), asked.window)
@@ -259,6 +265,8 @@ def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[
     if not len(present):
         raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
     written = f"{IGNORE} stands for void, which is neither trained nor scored; an object has the index of its class"
+    if isinstance(data, MaskFolders):
+        written = f"{data.code}; where an object has another value, write NAME,VALUE in {data.code.file}"
     if len(present) == 1:
         (only,) = present
         raise InputError(

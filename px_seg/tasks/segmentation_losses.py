@@ -11,7 +11,7 @@ from px_seg.losses import cross_entropy
 from px_seg.tasks.loss_terms import Formula, Setting
 
 
-def _of_pixels(loss: Callable[..., nn.Module]) -> Callable[..., Tensor]:
+def _on_labelled_pixels(loss: Callable[..., nn.Module]) -> Callable[..., Tensor]:
     """The library's loss of the pixels that are labelled alone, however it would treat the others, in float32.
 
     Of logits (N, C, H, W) and labels (N, H, W); 0 where no pixel is labelled.
@@ -21,7 +21,7 @@ def _of_pixels(loss: Callable[..., nn.Module]) -> Callable[..., Tensor]:
         known = labels != IGNORE
         if not known.any():
             return 0 * logits.sum()
-        # As an image of one column: without sides the library takes its classes for those of separate labels.
+        # With two sides, those of an image of one column: LovaszLoss takes what has three dimensions for one class.
         column = logits.movedim(1, -1)[known].T[None, ..., None].float()
         found: Tensor = loss("multiclass", **settings)(column, labels[known][None, ..., None])
         return found
@@ -29,8 +29,13 @@ def _of_pixels(loss: Callable[..., nn.Module]) -> Callable[..., Tensor]:
     return of_labelled
 
 
-_SHARE = Setting(0.5, 0, 1)
-_POWER = Setting(1.0, 0, float("inf"), open=True)
+def _tversky(logits: Tensor, labels: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
+    """The library's, whose own power has no gradient at 0."""
+    mean = _on_labelled_pixels(TverskyLoss)(logits, labels, alpha=alpha, beta=beta)
+    return mean if gamma == 1 else mean.clamp(min=1e-6) ** gamma
+
+
+_SHARE = Setting(0.5, 0, 1, open=True)
 
 SEGMENTATION_LOSSES = {
     "cross_entropy": Formula(
@@ -39,13 +44,13 @@ SEGMENTATION_LOSSES = {
         weighted=True,
     ),
     # Sudre et al., 2017; a class that no pixel of the batch has counts as 0.
-    "dice": Formula(_of_pixels(DiceLoss)),
-    "jaccard": Formula(_of_pixels(JaccardLoss)),
+    "dice": Formula(_on_labelled_pixels(DiceLoss)),
+    "jaccard": Formula(_on_labelled_pixels(JaccardLoss)),
     # Berman, Triki and Blaschko, CVPR 2018; mean over the classes in the batch.
-    "lovasz": Formula(_of_pixels(LovaszLoss)),
-    # Lin et al., ICCV 2017, of every class against all others.
-    "focal": Formula(_of_pixels(FocalLoss), {"gamma": Setting(2.0, 0, float("inf"))}),
-    # Salehi, Erdogmus and Gholipour, 2017; gamma: Abraham and Khan, ISBI 2019.
-    "tversky": Formula(_of_pixels(TverskyLoss), {"alpha": _SHARE, "beta": _SHARE, "gamma": _POWER}),
+    "lovasz": Formula(_on_labelled_pixels(LovaszLoss)),
+    # Lin et al., ICCV 2017, of every class against all others; below 1 it has no gradient where a pixel is certain.
+    "focal": Formula(_on_labelled_pixels(FocalLoss), {"gamma": Setting(2.0, 1, 100)}),
+    # Salehi, Erdogmus and Gholipour, 2017; the power is of the mean, as the library has it.
+    "tversky": Formula(_tversky, {"alpha": _SHARE, "beta": _SHARE, "gamma": Setting(1.0, 0, 100, open=True)}),
 }
 """What `--loss` may be made of. Means over the classes, but for cross-entropy, the mean over the labelled pixels."""

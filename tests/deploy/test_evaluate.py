@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.runs import make_voc
+import torch
+from helpers.runs import make_voc, parsed
 
+from px_seg import load_model
 from px_seg.commands import main
 from px_seg.deploy.arguments import run_flags
+from px_seg.metrics import confusion_of
+from px_seg.models import Views, viewed_scores
+from px_seg.tasks import Segmentation
 
 
 def scores(tmp_path: Path, *words: object) -> dict:
@@ -29,7 +34,16 @@ def test_images_and_views_are_those_asked_for(finished: Path, tmp_path: Path) ->
     other = make_voc(tmp_path / "other", train=2, val=7)
     root = ("--data.root", other)
     assert scores(tmp_path, finished, *root)["miou"] != own["miou"]
-    assert scores(tmp_path, finished, *root, "--evaluation.window=48", "--evaluation.scales", "[1,1.5]")
+    seen = scores(tmp_path, finished, *root, "--evaluation.window=48", "--evaluation.scales", "[1,1.5]")
+    flags = ("--data.name", "voc2012", *root, "--data.evaluation", "whole", "--encoder", "tu-test_resnet")
+    task, model = Segmentation(parsed(*flags, "--weights", "none")), load_model(finished)
+    counts = torch.zeros(21, 21, dtype=torch.int64)
+    for index in range(7):
+        image, labels = task.val[index, 0]
+        with torch.no_grad():
+            classes = viewed_scores(model, image[None], 16, Views(False, (1.0, 1.5), 48)).argmax(1)[0]
+        counts += confusion_of(labels, classes, 21, 255)
+    assert seen["pixel_accuracy"] == pytest.approx((counts.trace() / counts.sum()).item())
 
 
 def test_the_runs_flags_are_told_from_the_commands() -> None:
@@ -46,7 +60,7 @@ def test_the_runs_flags_are_told_from_the_commands() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--data.rot", "x"), "unrecognized arguments: --data.rot x; the valid keys are: "),
+        (("--data.rot", "x"), "a run of the task seg has no data.rot: it has data.name, data.size, "),
         (("--optimizer.name", "sgd"), "unrecognized arguments: --optimizer.name sgd"),
         (("--data.val_split", "nowhere"), "there is no split 'nowhere'"),
         (("--data.name", "synthetic"), "have other classes than the run"),

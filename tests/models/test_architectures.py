@@ -81,6 +81,8 @@ def test_what_has_no_paths_is_refused_by_name_before_data_is_read(tiny, tmp_path
     ):
         with pytest.raises(InputError, match=message):
             go(*flags, "--architecture", name, "--method", method)
+    with pytest.raises(InputError, match=r"data.size must be at least 128 for pan, got 32"):
+        go("--config", tiny, "--architecture", "pan", "--method", "random", "--output_dir", tmp_path / "out")
     with pytest.raises(InputError, match="Unet cannot be built on resnet20, which is for classifying small images"):
         build_segmenter("resnet20", architecture="unet")
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from px_seg import build_segmenter, predict
 from px_seg.models import Views, viewed_scores, whole_logits
 
 
@@ -73,6 +74,15 @@ def test_windows_are_averaged_where_they_overlap(network: nn.Module, images: Ten
     # Far from every edge of its window, a pixel is seen as in the whole.
     torch.testing.assert_close(found[..., 4, 4], whole_logits(network, images, 4)[..., 4, 4])
     assert torch.equal(viewed_scores(network, images, 4, Views(window=34)), whole_logits(network, images, 4))
+
+
+def test_one_that_pools_far_is_given_enough(generator: torch.Generator) -> None:
+    model = build_segmenter("resnet18", 3, None, architecture="pan").eval()
+    small = torch.randn(1, 3, 40, 70, generator=generator)
+    padded = F.pad(small, (0, 128 - 70, 0, 128 - 40))
+    with torch.no_grad():
+        torch.testing.assert_close(viewed_scores(model, small, 16), model(padded)[..., :40, :70])
+    assert predict(model, torch.zeros(40, 70, 3, dtype=torch.uint8).numpy()).shape == (40, 70)
 
 
 def test_a_side_shorter_than_the_window_is_whole(network: nn.Module, images: Tensor) -> None:

@@ -187,3 +187,13 @@ def test_nothing_is_written_through_a_link(tiny, tmp_path, name: str) -> None:
     theirs.rename(out / name)
     (tmp_path / "linked").symlink_to(out)
     go(*flags[:-1], tmp_path / "linked", "--overwrite")
+
+
+def test_a_run_of_before_channels_last_had_a_default_is_the_same(tiny, tmp_path) -> None:
+    """It says false where nothing is said now."""
+    flags = ("--config", tiny, "--method", "random", "--epochs", 0, "--output_dir", tmp_path / "out")
+    go(*flags)
+    config = parsed(*flags)
+    file = tmp_path / "out" / "config.yaml"
+    file.write_text(file.read_text().replace("channels_last: null", "channels_last: false"))
+    assert RunFolder(tmp_path / "out").finished(config) is not None

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from px_seg import InputError, Masks
 from px_seg.config import OptimizerConfig, ScheduleConfig
+from px_seg.run.folder import RunFolder
 from px_seg.run.optimisation import make_optimizer, make_schedule
 from px_seg.tasks import Segmentation
 
@@ -162,6 +163,14 @@ class TestAverage:
         masks = Masks.load(tmp_path / "whole" / "masks.safetensors")
         assert whole["backbone_sparsity"] == masks.sparsity > 0.5
 
+    def test_before_the_first_update_it_is_the_pruned_network(self, tiny, tmp_path) -> None:
+        flags = ("--config", tiny, "--method", "magnitude", "--sparsity", 0.9)
+        plain = go(*flags, "--epochs", 0, "--output_dir", tmp_path / "plain")
+        results = go(*flags, "--epochs", 0, "--ema", 0.9, "--output_dir", tmp_path / "none")
+        assert same_weights(tmp_path / "plain", tmp_path / "none")
+        first = go(*flags, "--evaluate_first", "--ema", 0.9, "--output_dir", tmp_path / "first")["before_training"]
+        assert results["class_iou"] == first["class_iou"] == plain["class_iou"]
+
 
 def test_a_frozen_backbone_stays_as_it_was(tiny, tmp_path) -> None:
     flags = ("--config", tiny, "--method", "random", "--epochs")
@@ -206,6 +215,23 @@ class TestBest:
         assert same_weights(out, tmp_path / "plain")
         assert "best" not in again
         assert not (tmp_path / "plain" / "best").exists()
+
+    def test_one_that_is_no_longer_looked_after_goes(self, tiny, tmp_path) -> None:
+        class Cut(Scored):
+            steps = 0
+
+            def loss(self, logits, labels):
+                self.steps += 1
+                if self.steps == 6:
+                    raise KeyboardInterrupt
+                return super().loss(logits, labels)
+
+        out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 4)
+        with pytest.raises(KeyboardInterrupt):
+            go(*flags, "--output_dir", out, task=Cut)
+        assert RunFolder(out).epoch_kept() == 2
+        assert "best" not in go(*flags, "--resume", "--keep_best", "false", "--output_dir", out)
+        assert not (out / "best").exists()
 
     def test_where_it_is_the_last_epoch_the_model_is_it(self, tiny, tmp_path) -> None:
         out = tmp_path / "out"

@@ -17,7 +17,7 @@ def test_a_run_writes_what_the_contract_names(tiny_resnet18, tmp_path, capsys) -
     written = {path.name for path in out.iterdir()}
     assert written >= {
         *("config.yaml", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
-        *("curves.png", "samples.png", "samples.npz", "masks.png", "confusion.png"),
+        *("curves.png", "samples.png", "samples.npz", "masks.png", "confusion.png", "confusion.csv"),
     }
     assert "checkpoint" not in written
     assert list(out.rglob("events.out.tfevents*"))

@@ -20,7 +20,7 @@ def test_a_run_writes_what_the_contract_names(small, tmp_path, capsys) -> None:
     results = classify("--config", small, "--sparsity", 0.9, "--output_dir", out)
     assert {path.name for path in out.iterdir()} == {
         *("config.yaml", "begun.json", "results.json", "metrics.jsonl", "masks.safetensors", "model"),
-        *("curves.png", "samples.png", "samples.npz", "masks.png", "confusion.png"),
+        *("curves.png", "samples.png", "samples.npz", "masks.png", "confusion.png", "confusion.csv"),
     }
     assert (results["task"], results["method"], results["loss"]) == ("cls", "px", "cross_entropy")
     printed = capsys.readouterr().out

@@ -12,12 +12,12 @@ from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
 
 
 def test_a_sum_is_read_with_factors_and_settings() -> None:
-    text = " cross_entropy( label_smoothing=0.1 , hardest=1e-2)+ 5e-1*tversky(alpha=0.3)+dice()"
+    text = " cross_entropy( label_smoothing=0.1 , hardest=1e-2)+ 5e-1*tversky(alpha=0.3)+1e+2*dice()"
     plain = {"alpha": 0.3, "beta": 0.5, "gamma": 1.0}
     assert terms_of(text, SEGMENTATION_LOSSES) == (
         Term("cross_entropy", 1.0, {"label_smoothing": 0.1, "hardest": 0.01}),
         Term("tversky", 0.5, plain),
-        Term("dice", 1.0, {}),
+        Term("dice", 100.0, {}),
     )
 
 
@@ -36,7 +36,10 @@ def test_a_sum_is_read_with_factors_and_settings() -> None:
         ("dice(smooth=1)", "'smooth=1' is no setting of the loss dice: it has none"),
         ("focal(2)", "'2' is no setting of the loss focal: its settings are gamma, each written as KEY=NUMBER"),
         ("focal(gamma=two)", "'two' in the loss 'gamma=two' is no number"),
-        ("focal(gamma=-1)", "gamma of the loss focal must be at least 0, got -1"),
+        ("focal(gamma=0.5)", "gamma of the loss focal must be at least 1 and at most 100, got 0.5"),
+        ("focal(gamma=inf)", "gamma of the loss focal must be at least 1 and at most 100, got inf"),
+        ("tversky(alpha=0)", "alpha of the loss tversky must be above 0 and at most 1, got 0"),
+        ("tversky(alpha=0.1,alpha=0.2)", "the loss tversky has alpha twice: keep one"),
         ("cross_entropy(hardest=0)", "hardest of the loss cross_entropy must be above 0 and at most 1, got 0"),
         ("cross_entropy(label_smoothing=nan)", "must be at least 0 and at most 1, got nan"),
     ],

@@ -38,11 +38,14 @@ def test_the_trained_network_is_evaluated_on_further_lists(voc, tmp_path) -> Non
     assert list(results["also"]) == ["same", "half"]
     pictures = {path.name for path in (tmp_path / "out").glob("samples*.png")}
     assert pictures == {"samples.png", "samples_same.png", "samples_half.png"}
+    counted = (tmp_path / "out" / "confusion.csv").read_text()
     RunFolder(tmp_path / "out").clear()
     assert not list((tmp_path / "out").iterdir())
-    keys = ("miou", "pixel_accuracy", "class_iou", *Segmentation.details)
+    keys = ("miou", "pixel_accuracy", "class_iou", "class_precision", "class_recall", "class_f1")
     assert results["also"]["same"] == {key: results[key] for key in keys}
-    counts = np.array(results["confusion"])
+    head, *rows = [line.split(",") for line in counted.splitlines()]
+    assert head == ["true", *(row[0] for row in rows)]
+    counts = np.array([row[1:] for row in rows], dtype=int)
     assert counts.shape == (21, 21)
     assert counts.trace() / counts.sum() == pytest.approx(results["pixel_accuracy"])
     assert results["also"]["half"]["miou"] != results["miou"]

@@ -95,7 +95,7 @@ def test_every_loss_is_its_formula_over_the_labelled_pixels(batch: tuple[Tensor,
         "tversky(alpha=0.3, beta=0.7, gamma=0.75)": overlap_loss(pixels, 0.3, 0.7, 0.75),
         "lovasz": lovasz(pixels),
         "focal": focal(pixels, 2),
-        "focal(gamma=0.5)": focal(pixels, 0.5),
+        "focal(gamma=1.5)": focal(pixels, 1.5),
     }.items():
         assert loss_of(text)(*batch).item() == pytest.approx(expected, rel=1e-5), text
 
@@ -108,10 +108,11 @@ def test_weights_and_the_hardest_pixels_are_those_of_the_formula(batch: tuple[Te
     loss = loss_of("cross_entropy(label_smoothing=0.1)", torch.tensor(weights))
     assert loss(*batch).item() == pytest.approx(sum(each) / mass)
     assert loss.mass(batch[1]).item() == pytest.approx(mass)
-    # A quarter of them, by the share of the weight that they are.
+    # A quarter of them, by their own weights.
     kept = round(len(pixels) / 4)
     loss = loss_of("cross_entropy(label_smoothing=0.1,hardest=0.25)", torch.tensor(weights))
-    assert loss(*batch).item() == pytest.approx(sum(each[-kept:]) / (mass * kept / len(pixels)))
+    hardest = sorted((smoothed(*pixel, 0.1, weights), weights[pixel[1]]) for pixel in pixels)[-kept:]
+    assert loss(*batch).item() == pytest.approx(sum(one for one, _ in hardest) / sum(weight for _, weight in hardest))
     plain = sorted(smoothed(*pixel, 0, [1.0] * CLASSES) for pixel in pixels)
     assert loss_of("cross_entropy(hardest=0.25)")(*batch).item() == pytest.approx(sum(plain[-kept:]) / kept)
     assert loss_of("cross_entropy(hardest=0.001)")(*batch).item() == pytest.approx(plain[-1])
@@ -140,6 +141,21 @@ def test_a_batch_without_a_label_costs_nothing(text: str, batch: tuple[Tensor, T
     (gradient,) = torch.autograd.grad(found, logits)
     assert found.item() == 0
     assert gradient.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("text", [*EACH, "focal(gamma=1)", "tversky(gamma=0.75)"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_certain_network_has_gradients_that_are_numbers(text: str, right: bool, batch: tuple[Tensor, Tensor]) -> None:
+    labels = batch[1]
+    shown = torch.where(labels == 255, 0, labels) if right else torch.full_like(labels, CLASSES - 1)
+    logits = (1000 * torch.nn.functional.one_hot(shown, CLASSES).movedim(-1, 1).float() - 500).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(text)(logits, labels), logits)
+    assert gradient.isfinite().all()
+
+
+def test_labels_are_counted_where_a_loss_has_no_weights(batch: tuple[Tensor, Tensor]) -> None:
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    assert loss_of("cross_entropy+dice", weights).mass(batch[1]).item() == len(pixels_of(batch))
 
 
 def test_a_sum_has_its_factors(batch: tuple[Tensor, Tensor]) -> None:
