@@ -203,7 +203,7 @@ def test_two_datasets_do_not_disturb_each_other(tmp_path, decoded) -> None:
     [
         lambda content: b"",
         lambda content: content[:-40],
-        lambda content: content.replace(b"255 30/570", b"0 30/570", 1),
+        lambda content: content.replace(b"255:30", b"255:31", 1),
         lambda content: content.split(b"\n")[1],
         lambda content: bytes(range(256)),
     ],
