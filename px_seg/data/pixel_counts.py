@@ -6,6 +6,7 @@ import numpy as np
 
 from px_seg.data.base import IGNORE, SegmentationData
 from px_seg.data.checked import check_all
+from px_seg.data.mask_folders import MaskFolders
 
 
 class LabelCounts(NamedTuple):
@@ -29,8 +30,11 @@ def label_counts(data: SegmentationData, what: str) -> LabelCounts:
         counts = np.bincount(data[index].mask.reshape(-1), minlength=IGNORE + 1)
         return " ".join(f"{label}:{counts[label]}" for label in counts.nonzero()[0])
 
-    # How many classes there are says which labels a mask may hold.
-    found, notes = check_all(counted, data, what, f"label counts of {len(data.classes)} classes")
+    # How many classes there are says which labels a mask may hold, and a code what these stand for.
+    check = f"label counts of {len(data.classes)} classes"
+    if isinstance(data, MaskFolders):
+        check += f" by {sorted(data.code.labels.items())}{' in colours' if data.code.coloured else ''}"
+    found, notes = check_all(counted, data, what, check)
     pixels, images = np.zeros(IGNORE + 1, np.int64), np.zeros(IGNORE + 1, np.int64)
     for text in found:
         for pair in text.split():

@@ -264,14 +264,14 @@ def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[
     void, objects = int(pixels[IGNORE]), int(pixels[1:IGNORE].sum())
     if not len(present):
         raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
-    written = f"{IGNORE} stands for void, which is neither trained nor scored; an object has the index of its class"
+    written = (
+        f"{IGNORE} stands for void, which is neither trained nor scored; an object has its class's index, 1 or more"
+    )
     if isinstance(data, MaskFolders):
         written = f"{data.code}; where an object has another value, write NAME,VALUE in {data.code.file}"
     if len(present) == 1:
         (only,) = present
-        raise InputError(
-            f"all labelled pixels of the {what} are of one class, {data.classes[only]}: {written}, 1 or more"
-        )
+        raise InputError(f"all labelled pixels of the {what} are of one class, {data.classes[only]}: {written}")
     if void > objects and not mostly_void:
         raise InputError(
             f"of the pixels of the {what} {void:,} are void, and {objects:,} of a class other than {data.classes[0]}: "

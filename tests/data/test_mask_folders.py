@@ -213,6 +213,14 @@ def test_a_run_says_what_its_masks_hold(folders: Folders, tiny, tmp_path: Path, 
     assert results["notes"][0] == "masks hold values: 0 background, 1 disc, 2 bar, 255 void"
     assert list(results["class_iou"]) == ["background", "disc", "bar"]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["data"]["name"] == "folders"
+    # Found good, and on record, as what they were said to hold; now they are said to hold something else.
+    classes(tmp_path, "background,0", "bar,1", "disc,2", "void,255")
+    again = go(*flags, *places, "--epochs", 0, "--class_weights", "balanced", "--output_dir", tmp_path / "again")
+    assert list(again["class_iou"]) == ["background", "bar", "disc"]
+    classes(tmp_path, "background,0", "disc,1", "void,255")
+    with pytest.raises(InputError, match=r"holds 2, which .*classes.txt does not list"):
+        go(*flags, *places, "--output_dir", tmp_path / "fewer")
+    classes(tmp_path, "background", "disc", "bar")
     # Two values, of which 255 is meant to be an object.
     for path in folders[1].rglob("*.png"):
         Image.fromarray(np.where(np.array(Image.open(path)) == 0, 0, 255).astype(np.uint8)).save(path)
