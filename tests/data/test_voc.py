@@ -96,9 +96,7 @@ class TestVOC:
         masks = {path: np.array(Image.open(path)) for path in (tree(voc) / "SegmentationClass").glob("train_*.png")}
         for path, mask in masks.items():
             Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
-        one = (
-            r"all labelled pixels of the images are of one class, background: 255 stands for void.* index of its class"
-        )
+        one = r"all labelled pixels of the images are of one class, background: 255 stands for void.* class's index, 1"
         with pytest.raises(InputError, match=one):
             check(VOC(voc, "train"), "images")
         first = next(iter(masks))
