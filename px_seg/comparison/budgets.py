@@ -15,7 +15,7 @@ from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.kind import Kind
 from px_seg.comparison.networks import Prepared, digests_of, files_of, prepared
 from px_seg.comparison.round_rows import REFERENCE, CoursePoint, RoundsRow, key_of_pruning
-from px_seg.comparison.subjects import Subject, alike, of_methods, task_named
+from px_seg.comparison.subjects import Subject, alike, of_methods, task_named, usual
 from px_seg.data.loaders import pruning_batches
 from px_seg.errors import InputError
 from px_seg.files import user_path
@@ -97,7 +97,7 @@ def compare_budgets(request: Request, budgets: Budgets, say: Callable[[str], Any
         **digests_of(first, []),
         "reference_rounds": rounds[-1],
     }
-    folder = ComparisonFolder(KIND, request.output_dir, settings, files_of(subjects))
+    folder = ComparisonFolder(KIND, request.output_dir, settings, files_of(subjects), usual(subjects[0].config))
     first.task.check_data()
     for subject in {subject.method: subject for subject in subjects}.values():
         # Two images are scored: what cannot be done shows before time is spent.

@@ -10,7 +10,7 @@ from torch import Tensor
 from px_seg.comparison.folder import ComparisonFolder
 from px_seg.comparison.measures import Measure
 from px_seg.comparison.networks import digests_of, files_of, prepared, pruned
-from px_seg.comparison.subjects import Subject, alike, of_methods, of_runs, shared, task_named
+from px_seg.comparison.subjects import Subject, alike, of_methods, of_runs, shared, task_named, usual
 from px_seg.errors import InputError
 from px_seg.files import user_path
 from px_seg.flags import METHODS, SPARSITIES, Parser, list_of, sparsities
@@ -69,7 +69,7 @@ def compare(measure: Measure[Any], asked: Asked, say: Callable[[str], Any] = pri
         raise InputError(f"there are {there} validation images, fewer than the {least} to compare on")
     judged = evenly_cropped(first.task, images, first.config.batch_size)
     settings = {"rows": measure.kind.name, **decided, **digests_of(first, judged), **measure.settings()}
-    folder = ComparisonFolder(measure.kind, asked.output_dir, settings, files_of(subjects))
+    folder = ComparisonFolder(measure.kind, asked.output_dir, settings, files_of(subjects), usual(subjects[0].config))
     measure.check(first.model, judged)
     first.task.check_data()
     for subject in hardest:

@@ -22,19 +22,26 @@ FILES = "criteria_files"
 class ComparisonFolder(Generic[R]):
     """The rows measured so far, under settings that decide them beside their keys, with their table and figures.
 
-    `kind` says what the rows are; `files` are digests of what decides the rows of some methods alone, by method.
+    `kind` says what the rows are; `files` are digests of what decides the rows of some methods alone, by method. What a
+    folder of an earlier version does not say of the settings is `usual`.
 
     Raises InputError where the folder holds something else, or rows of other settings or files. Nothing is written
     before `complete`.
     """
 
     def __init__(
-        self, kind: Kind[R], path: Path, settings: Mapping[str, Any], files: Mapping[str, str] | None = None
+        self,
+        kind: Kind[R],
+        path: Path,
+        settings: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
+        usual: Mapping[str, Any] | None = None,
     ) -> None:
         self.kind = kind
         # As a YAML file gives them back.
         self.path, self.settings = path, yaml.safe_load(yaml.safe_dump(dict(settings), sort_keys=False))
         self.files = dict(files or {})
+        self.usual = {key: value for key, value in (usual or {}).items() if key in self.settings}
         self._check()
 
     def complete(
@@ -89,6 +96,8 @@ class ComparisonFolder(Generic[R]):
             former = read_yaml(file, "the settings of a comparison")
             if isinstance(former, dict) and isinstance(former.get(FILES), dict):
                 known = former.pop(FILES)
+            if isinstance(former, dict):
+                former = {**self.usual, **former}
             if former != self.settings:
                 raise InputError(
                     f"{self.path} holds a comparison with other settings ({_difference(former, self.settings)}): "

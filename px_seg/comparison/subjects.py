@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from px_seg.command_line import parse
 from px_seg.comparison.kind import Key
-from px_seg.config import RunConfig, flat
+from px_seg.config import RunConfig, flat, with_defaults
 from px_seg.errors import InputError
 from px_seg.files import parse_json
 from px_seg.pruning import CRITERIA, TrainingCriterion
@@ -119,6 +119,14 @@ def alike(config: RunConfig) -> dict[str, Any]:
         for key, value in flat(asdict(config)).items()
         if key not in (*OPERATIONAL, *OF_TRAINING, "criteria") and not key.startswith(("optimizer.", "schedule."))
     }
+
+
+def usual(config: RunConfig) -> dict[str, Any]:
+    """The defaults of those settings that have one, by dotted name: what a file of before they came stands for."""
+    parts: dict[str, dict[str, Any]] = {
+        field.name: {} for field in fields(config) if is_dataclass(getattr(config, field.name))
+    }
+    return flat(with_defaults(parts, config))
 
 
 def shared(config: RunConfig) -> dict[str, Any]:

@@ -72,14 +72,13 @@ def read_classes(file: Path) -> MaskCode:
         raise InputError(f"--data.classes {file} is not a readable UTF-8 text file: {error}") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     rows = [_row(number, line) for number, line in lines if line]
-    kinds = {_kind(code) for _, _, code in rows}
-    if len(kinds) != 1 or None in kinds:
-        number, name, code = next((row for row in rows if _kind(row[2]) in (None, *_others(rows))), (1, "", ""))
+    kind = _kind(rows[0][2]) if rows else "name"
+    if wrong := next((row for row in rows if _kind(row[2]) in (None, *_KINDS.keys() - {kind})), None):
+        number, name, code = wrong
         raise InputError(
             f"{file}, line {number}: {f'{name},{code}'!r} is not like the lines before it: every line is a name, or "
             f"name,value, or name,#rrggbb, such as {EXAMPLE}"
         )
-    (kind,) = kinds
     classes: list[str] = []
     labels: dict[int, int] = {}
     for number, name, code in rows:
@@ -91,8 +90,8 @@ def read_classes(file: Path) -> MaskCode:
             raise InputError(f"{file}, line {number}: {name} is there twice")
         if value in labels:
             raise InputError(f"{file}, line {number}: {code} stands for two classes")
-        if value > HIGHEST and kind == "value":
-            raise InputError(f"{file}, line {number}: a mask holds values up to {HIGHEST}, not {code}")
+        if value > (HIGHEST if kind == "value" else 0xFFFFFF):
+            raise InputError(f"{file}, line {number}: a mask holds values up to {HIGHEST} or colours, not {code}")
         labels[value] = IGNORE if void else len(classes)
         classes += [] if void else [name]
     if kind == "name":
@@ -116,11 +115,6 @@ _KINDS: Mapping[str, Callable[[str], object]] = {
 
 def _kind(code: str) -> str | None:
     return next((kind for kind, fits in _KINDS.items() if fits(code)), None)
-
-
-def _others(rows: list[tuple[int, str, str]]) -> set[str | None]:
-    """The kinds but for the first line's."""
-    return {_kind(code) for _, _, code in rows} - {_kind(rows[0][2]) if rows else None}
 
 
 def _code(text: str) -> int:

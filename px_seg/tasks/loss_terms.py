@@ -82,9 +82,8 @@ def _settings(name: str, text: str, known: Mapping[str, Formula]) -> dict[str, f
         values[key] = _number(value, pair)
         if not settings[key].allows(values[key]):
             low, high = settings[key].lowest, settings[key].highest
-            upper = f" and at most {high:g}" if high < float("inf") else ""
             lower = f"{'above' if settings[key].open else 'at least'} {low:g}"
-            raise InputError(f"{key} of the loss {name} must be {lower}{upper}, got {value}")
+            raise InputError(f"{key} of the loss {name} must be {lower} and at most {high:g}, got {value}")
     return values
 
 

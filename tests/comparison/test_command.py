@@ -132,6 +132,23 @@ def test_a_folder_is_of_one_comparison(small, start, tmp_path, capsys) -> None:
     assert "preservation.csv is damaged" in capsys.readouterr().err
 
 
+def test_a_folder_of_before_a_setting_came_goes_on(small, tmp_path, capsys) -> None:
+    """What it does not say is the default, and nothing else."""
+    out, words = (
+        tmp_path / "out",
+        ("--task", "cls", "--config", str(small), "--methods", "random", "--sparsities", "0.5"),
+    )
+    main(["widths", *words, "--output_dir", str(out)])
+    file = out / "settings.yaml"
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(("class_weights:", "granularity:"))]
+    file.write_text("\n".join(kept))
+    main(["widths", *words, "--output_dir", str(out)])
+    file.write_text("\n".join(kept))
+    with pytest.raises(SystemExit):
+        main(["widths", *words, "--granularity", "filter", "--output_dir", str(out)])
+    assert "other settings (granularity is weight there, filter now)" in capsys.readouterr().err
+
+
 def test_rows_of_a_file_that_was_replaced_are_not_mixed_with_new_ones(small, start, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     main(words(small, start, out, "--methods", "random"))

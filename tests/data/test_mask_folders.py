@@ -140,8 +140,9 @@ def test_classes_are_said_in_a_line(tmp_path: Path) -> None:
         (("a,0", "b,0"), "line 2: 0 stands for two classes"),
         (("a,0", "a,1"), "line 2: a is there twice"),
         (("a,0", ",1"), "line 2: a class has no name"),
-        (("a,0", "b,70000"), "line 2: a mask holds values up to 65535, not 70000"),
-        ((), "names 0 classes|not like the lines"),
+        (("a,0", "b,70000"), "line 2: a mask holds values up to 65535 or colours, not 70000"),
+        (("a,0,0,0", "b,300,0,0"), "line 2: a mask holds values up to 65535 or colours, not 300,0,0"),
+        ((), "names 0 classes"),
     ],
 )
 def test_what_names_no_classes_is_refused(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:

@@ -217,14 +217,8 @@ class TestBest:
         assert not (tmp_path / "plain" / "best").exists()
 
     def test_one_that_is_no_longer_looked_after_goes(self, tiny, tmp_path) -> None:
-        class Cut(Scored):
-            steps = 0
-
-            def loss(self, logits, labels):
-                self.steps += 1
-                if self.steps == 6:
-                    raise KeyboardInterrupt
-                return super().loss(logits, labels)
+        class Cut(Interrupted, Scored):
+            pass
 
         out, flags = tmp_path / "out", ("--config", tiny, "--method", "random", "--epochs", 4)
         with pytest.raises(KeyboardInterrupt):
