@@ -21,6 +21,7 @@ from px_seg.devices import leave_group
 from px_seg.errors import INTERRUPTED, UNTOUCHED, InputError, one_line_errors
 from px_seg.files import user_path
 from px_seg.flags import check_once
+from px_seg.inspection.command import CHECK, check
 from px_seg.run.pipeline import run
 from px_seg.sweep import Request, plan_sweep, run_sweep
 from px_seg.sweep.command_line import launcher, read
@@ -188,6 +189,12 @@ def measure_latency(argv: Sequence[str]) -> None:
         measure(argv)
 
 
+def check_data(argv: Sequence[str]) -> None:
+    """Check a dataset; status 1 where something is wrong with it."""
+    with one_line_errors("interrupted: what was found good is on record, and the same command goes on"):
+        sys.exit(not check(argv))
+
+
 def export_run(argv: Sequence[str]) -> None:
     """Write a run's network for other runtimes."""
     with one_line_errors("interrupted: the same command begins again"):
@@ -240,6 +247,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command(REPORT, rebuild_report),
     **{name: Command(about, partial(compare_networks, name)) for name, about in COMPARISONS.items()},
     "rounds": Command(ROUNDS, rounds),
+    "check": Command(CHECK, check_data),
     "export": Command(EXPORT, export_run),
     "evaluate": Command(EVALUATE, evaluate),
     "latency": Command(LATENCY, measure_latency),

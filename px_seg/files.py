@@ -9,6 +9,7 @@ import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -200,6 +201,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as `replacing` does."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder where it is not there. InputError, which begins with `what`, unless it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{what} {folder} cannot be a folder that is written to: {error.strerror}") from None
 
 
 def check_room(folder: Path, size: int, what: str) -> None:

@@ -1,12 +1,13 @@
-"""How flags that take several values are read, by the commands that compare."""
+"""How flags that take several values, and those of runs among a command's own, are read."""
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from px_seg.command_help import width
+from px_seg.command_help import is_switch, keys_of, width
 from px_seg.errors import InputError
+from px_seg.tasks import TASKS
 
 T = TypeVar("T")
 
@@ -73,3 +74,23 @@ def list_of(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
 def sparsities(text: str) -> tuple[float, ...]:
     """Reads shares separated by commas, or `paper` for the paper's."""
     return PAPER if text == "paper" else list_of(float)(text)
+
+
+def run_flags(argv: Sequence[str], groups: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command apart from the flags that are settings of a run, in the groups of keys of these names.
+
+    The value of such a flag follows it, after = or as the next word; a yes or no may stand alone.
+    """
+    switches = {key for task in TASKS.values() for key, kind in keys_of(task.config_type).items() if is_switch(kind)}
+    words, flags = [], []
+    left = list(argv)
+    while left:
+        word = left.pop(0)
+        key, given, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key.partition(".")[0] not in groups or "." not in key:
+            words.append(word)
+            continue
+        flags.append(word)
+        if not given and left and (left[0] in ("true", "false") if key in switches else not left[0].startswith("--")):
+            flags.append(left.pop(0))
+    return words, flags

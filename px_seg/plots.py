@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
@@ -92,19 +93,31 @@ def segmentations(
         for axes, picture in zip(
             grid[:, column], (image.numpy(), colours[truth.numpy()], colours[predicted.numpy()]), strict=True
         ):
-            axes.imshow(picture, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color(GREY)
+            framed(axes, picture)
     for axes, name in zip(grid[:, 0], ("image", "truth", "prediction"), strict=True):
         axes.set_ylabel(name, fontsize=11)
     shown = sorted({int(name) for _, *labels in rows for part in labels for name in part.unique()} - {IGNORE})
-    patches = [Patch(facecolor=colours[index] / 255, edgecolor=GREY, label=classes[index]) for index in shown]
+    name_labels(figure, shown, classes)
+    figure.suptitle(_wrapped(title, figure))
+    figure.savefig(path, dpi=120)
+
+
+def framed(axes: Axes, picture: np.ndarray) -> None:
+    """Show a picture (H, W, 3) uint8 as it is, in a thin frame."""
+    axes.set_axis_on()
+    axes.imshow(picture, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(GREY)
+
+
+def name_labels(figure: Figure, labels: Sequence[int], classes: Sequence[str]) -> None:
+    """A legend below the figure: the classes of these labels in VOC's colours, and void in white."""
+    colours = voc_colours()
+    patches = [Patch(facecolor=colours[label] / 255, edgecolor=GREY, label=classes[label]) for label in labels]
     patches.append(Patch(facecolor="white", edgecolor=GREY, label="void (ignored)"))
     legend = figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    figure.suptitle(_wrapped(title, figure))
-    figure.savefig(path, dpi=120)
 
 
 def classifications(

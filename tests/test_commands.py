@@ -36,7 +36,7 @@ def test_an_unknown_command_is_one_line(capsys) -> None:
     assert end.value.code == 2
     assert capsys.readouterr().err == (
         "error: there is no command 'sge': choose one of seg, cls, transfer, sweep, sanity, report, preservation, "
-        "ntk, widths, rounds, export, evaluate, latency, predict, demo\n"
+        "ntk, widths, rounds, check, export, evaluate, latency, predict, demo\n"
     )
 
 

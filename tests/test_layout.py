@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "px_seg"
 
 FLOORS = (
-    {"errors", "config", "metrics", "progress", "curves", "wide", "identity"},
+    {"errors", "config", "metrics", "progress", "curves", "wide", "identity", "text"},
     {"files", "devices", "losses", "predictions", "cost", "termination"},
     {"pruning", "data"},
     {"models", "analysis", "plots", "repair"},
@@ -17,7 +17,7 @@ FLOORS = (
     {"run"},
     {"command_help"},
     {"command_line", "flags"},
-    {"transfer", "sweep", "deploy"},
+    {"transfer", "sweep", "deploy", "inspection"},
     {"report"},
     {"comparison"},
     {"benchmark"},

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from px_seg.data.images import Stored
 from px_seg.errors import InputError
 
 IGNORE = 255
@@ -19,6 +20,8 @@ class Sample(NamedTuple):
     """(H, W, 3), uint8, RGB."""
     mask: np.ndarray
     """(H, W), uint8: a class index, or 255 where the label is void."""
+    mode: str = "RGB"
+    """Of the image as it is stored; see `px_seg.data.images.mode_of`."""
 
 
 class SegmentationData(Protocol):
@@ -26,6 +29,10 @@ class SegmentationData(Protocol):
 
     classes: tuple[str, ...]
     """Class names by index; index 0 is the background."""
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is asked for and not there, a line for each file; the rest is."""
 
     def __len__(self) -> int: ...
 
@@ -50,6 +57,10 @@ class ClassificationData(Protocol):
     """Class names by index."""
 
     @property
+    def faults(self) -> Sequence[str]:
+        """What is asked for and not there, a line for each file; the rest is."""
+
+    @property
     def labels(self) -> Sequence[int]:
         """The class of every image, known without reading it."""
 
@@ -60,8 +71,8 @@ class ClassificationData(Protocol):
     def files(self, index: int) -> tuple[Path, ...]:
         """The files that an image is read from; none when it is in memory."""
 
-    def mode(self, index: int) -> str:
-        """The colour mode in which an image is stored, RGB or another; decodes it to see that it can be used."""
+    def stored(self, index: int) -> Stored:
+        """What an image is like; decodes it, where it is a file, to see that it can be used."""
 
 
 def chosen(every: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:

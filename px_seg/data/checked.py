@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import PIL
 
+from px_seg.errors import InputError
 from px_seg.files import parse_json, replacing
 from px_seg.progress import bar
 
-T = TypeVar("T", str, bool)
+T = TypeVar("T")
+"""What JSON can hold."""
 
-VERSION = [3, PIL.__version__]
+VERSION = [4, PIL.__version__]
 """What another version found is checked again. Raise the number when a check refuses or returns something else."""
 
 Stamp = list[int]
@@ -38,10 +40,18 @@ class Filed(Protocol):
 class Checked(NamedTuple):
     """The outcome of checking a whole dataset."""
 
-    values: list[Any]
-    """What it returned, sample by sample."""
+    values: dict[int, Any]
+    """What it returned, by the index of the sample, in order."""
+    faults: dict[int, InputError]
+    """What it raised."""
     notes: list[str]
     """What the user should be told."""
+
+
+class Check(Protocol):
+    """`check_all`, or `check_each`."""
+
+    def __call__(self, read: Callable[[int], Any], data: Filed, what: str, check: str) -> Checked: ...
 
 
 def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> Checked:
@@ -51,6 +61,23 @@ def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> C
     changed since. `check` names all that its result depends on besides the files. What `read`
     raises is raised, after what was good until then is on record.
     """
+
+    def refuse(index: int, error: InputError) -> None:
+        raise error
+
+    return _checked(read, data, what, check, refuse)
+
+
+def check_each(read: Callable[[int], T], data: Filed, what: str, check: str) -> Checked:
+    """The same, going on after each sample that is refused."""
+    faults: dict[int, InputError] = {}
+    found = _checked(read, data, what, check, faults.__setitem__)
+    return found._replace(faults=dict(sorted(faults.items())))
+
+
+def _checked(
+    read: Callable[[int], T], data: Filed, what: str, check: str, refused: Callable[[int, InputError], None]
+) -> Checked:
     paths = [[os.path.abspath(file) for file in data.files(index)] for index in range(len(data))]
     folder = common_folder(list(chain.from_iterable(paths)))
     names = ["\n".join(path.removeprefix(folder) for path in files) for files in paths]
@@ -67,34 +94,29 @@ def check_all(read: Callable[[int], T], data: Filed, what: str, check: str) -> C
     notes: list[str] = []
     try:
         for index, value in _results(read, [index for index in range(len(data)) if index not in values], what):
+            if isinstance(value, InputError):
+                refused(index, value)
+                continue
             values[index] = value
             if stamps[index]:
                 found[names[index]] = [stamps[index], value]
     finally:
         if found:
             notes = record.write(held | found)
-    return Checked([values[index] for index in range(len(data))], notes)
+    return Checked(dict(sorted(values.items())), {}, notes)
 
 
-def in_both(training: Filed, validation: Filed) -> list[str]:
-    """A note for a reader where files are used for training and for validation, links to one file included."""
-    sides = [
-        {os.path.realpath(file) for index in range(len(data)) for file in data.files(index)[:1]}
-        for data in (training, validation)
-    ]
-    shared = sorted(sides[0] & sides[1])
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} of the {len(validation)} validation images are training images as well, such as {shared[0]}: "
-        "the scores say little of other images"
-    ]
+def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Iterator[tuple[int, T | InputError]]:
+    """The indices, in order, and what `read` returns, or raises, for each, several being read at a time."""
 
+    def tried(index: int) -> T | InputError:
+        try:
+            return read(index)
+        except InputError as error:
+            return error
 
-def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Iterator[tuple[int, T]]:
-    """The indices, in order, and what `read` returns for each, several being read at a time."""
     with ThreadPoolExecutor() as pool:
-        results = pool.map(read, indices)
+        results = pool.map(tried, indices)
         shown = bar(results, desc=f"checking {what}", total=len(indices), unit="image", show=len(indices) > 0)
         yield from zip(indices, shown, strict=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from px_seg.data.base import LabelledImage, chosen
-from px_seg.data.images import opened, photograph, usable
+from px_seg.data.images import Stored, photograph, stored
 from px_seg.errors import InputError
 from px_seg.files import user_path
 
@@ -17,6 +17,8 @@ class ImageFiles:
     `files` has the paths of every class by its name; `classes` says which classes are wanted, and in which
     order they are labelled, by default all, sorted.
     """
+
+    faults: Sequence[str] = ()
 
     def __init__(self, files: Mapping[str, Sequence[Path]], classes: Sequence[str] | None, where: str) -> None:
         self.classes = chosen(sorted(files), classes, where)
@@ -32,9 +34,8 @@ class ImageFiles:
     def files(self, index: int) -> tuple[Path, ...]:
         return (self.paths[index],)
 
-    def mode(self, index: int) -> str:
-        path = self.paths[index]
-        return usable(opened(path, 64), path).mode
+    def stored(self, index: int) -> Stored:
+        return stored(self.paths[index])
 
 
 def read_class_folders(root: str | Path, classes: Sequence[str] | None) -> tuple[ImageFiles, ImageFiles]:

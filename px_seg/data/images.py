@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ TURNED = range(2, 9)
 
 DEEP = "more than 8 bits a channel"
 """The key of an image's `info` under which it says so of the file."""
+
+SIDES = "width and height"
+"""The key under which it says how large the file has it."""
 
 SMALLEST = 8
 """The shortest side of an image, in pixels, that can still be scaled down and cropped."""
@@ -48,6 +52,7 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
             # A pipe would be waited for.
             raise InputError(f"{path} is not a file: replace or remove it")
         image = Image.open(path)
+        image.info[SIDES] = image.size
         if side is not None:
             image.draft(None, (side, side))
         # Pillow reads the upper 8 of 16 bits in colour, and no longer says so then.
@@ -68,19 +73,45 @@ class Photograph(NamedTuple):
     """(H, W, 3), uint8, RGB."""
     orientation: int
     """That of EXIF: 1 where nothing was turned, at least 5 where sides changed places."""
+    mode: str
+    """As the file has it, RGB or another; see `mode_of`."""
 
 
 def photograph(path: Path) -> Photograph:
-    """Any image of 8 bits a channel; grey, palette and CMYK images are converted.
+    """What `upright` reads. InputError also for an image that is too small to learn from."""
+    image = upright(path)
+    height, width = image.pixels.shape[:2]
+    _check_sides((width, height), path)
+    return image
 
-    InputError when it cannot be read, is too small, or has more bits.
+
+def upright(path: Path) -> Photograph:
+    """Any image, turned as its EXIF data says; of 16 bits a channel the upper 8.
+
+    Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
+    numbers of no known range.
     """
-    image = usable(opened(path), path)
+    image = opened(path)
     with _naming(path):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation not in TURNED:
-            return Photograph(np.array(image.convert("RGB")), 1)
-        return Photograph(np.array(ImageOps.exif_transpose(image).convert("RGB")), orientation)
+            return Photograph(np.array(_coloured(image, path)), 1, mode_of(image))
+        return Photograph(np.array(_coloured(ImageOps.exif_transpose(image), path)), orientation, mode_of(image))
+
+
+def _coloured(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
+    return image.convert("RGB")
+
+
+def mode_of(image: Image.Image) -> str:
+    """The colour mode of an opened image in Pillow's words, with its bits where they are more than 8: L of 16 bits."""
+    if image.mode.startswith("I;16"):
+        return "L of 16 bits"
+    return f"{image.mode} of 16 bits" if image.info.get(DEEP) else image.mode
 
 
 def mask_of(image: Photograph, mask: Image.Image, about: str) -> np.ndarray:
@@ -104,25 +135,38 @@ def mask_of(image: Photograph, mask: Image.Image, about: str) -> np.ndarray:
     return np.array(ImageOps.exif_transpose(mask))
 
 
-def upright(path: Path) -> np.ndarray:
-    """Any image as (H, W, 3) uint8 RGB, turned as its EXIF data says; of 16 bits a channel the upper 8.
+class Stored(NamedTuple):
+    """An image as its file has it."""
 
-    Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
-    numbers of no known range.
+    mode: str
+    """As `mode_of` says."""
+    width: int
+    height: int
+    content: str
+    """Digest of its pixels: those of two copies are equal."""
+    dim: bool
+    """Whether it has more than 8 bits a channel, and none of its values uses the upper four."""
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, mode: str, sides: tuple[int, int] | None = None) -> "Stored":
+        """Of pixels (H, W, C) uint8, those of the file or made smaller, whose `sides` are then the file's."""
+        height, width = pixels.shape[:2]
+        content = blake2b(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=10)
+        width, height = sides or (width, height)
+        return cls(mode, width, height, content.hexdigest(), dim=mode.endswith("bits") and bool(pixels.max() < 16))
+
+
+def stored(path: Path) -> Stored:
+    """What is in a file that `photograph` reads, from as little of it as will do. Raises InputError for what it does.
+
+    Large JPEGs are compared by a smaller picture of them.
     """
+    image = opened(path, 64)
     with _naming(path):
-        image = ImageOps.exif_transpose(opened(path))
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
-        return np.array(image.convert("RGB"))
+        _check_sides(image.info[SIDES], path)
+        return Stored.of(np.array(_coloured(image, path)), mode_of(image), image.info[SIDES])
 
 
-def usable(image: Image.Image, path: Path) -> Image.Image:
-    """The image itself. InputError for more than 8 bits a channel and for sides below `SMALLEST`."""
-    if image.mode.startswith(("I", "F")) or image.info.get(DEEP):
-        raise InputError(f"{path} has more than 8 bits per channel: convert it to 8")
-    if min(image.size) < SMALLEST:
-        raise InputError(f"{path} is {image.width}x{image.height} pixels: each side must have at least {SMALLEST}")
-    return image
+def _check_sides(sides: tuple[int, int], path: Path) -> None:
+    if min(sides) < SMALLEST:
+        raise InputError(f"{path} is {sides[0]}x{sides[1]} pixels: each side must have at least {SMALLEST}")

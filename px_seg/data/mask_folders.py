@@ -1,7 +1,8 @@
 """Images and masks in two folders, as one has them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
@@ -18,11 +19,19 @@ SHARED = ("train", "val")
 """The splits that are drawn where there are no folders and no lists of these names."""
 
 
+class Pairs(NamedTuple):
+    """Images with their masks, and what is missing, a line for each file."""
+
+    found: Sequence[tuple[Path, Path]]
+    faults: Sequence[str] = ()
+
+
 class MaskFolders:
     """Images, each with the mask of its name in another folder."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], code: MaskCode) -> None:
-        self.pairs, self.code, self.classes = list(pairs), code, code.classes
+    def __init__(self, pairs: Pairs, code: MaskCode) -> None:
+        self.pairs, self.faults = list(pairs.found), pairs.faults
+        self.code, self.classes = code, code.classes
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -37,7 +46,7 @@ class MaskFolders:
             raise InputError(
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {file} is {width}x{height}"
             )
-        return Sample(image.pixels, self.code.decoded(mask, path))
+        return Sample(image.pixels, self.code.decoded(mask, path), image.mode)
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self.pairs[index]
@@ -49,8 +58,9 @@ def read_mask_folders(
     """Training and validation part of the images in one folder, at any depth, whose masks have their names in another.
 
     `classes` is the file for `read_classes`. Each of the `splits` is a folder inside both, or a text file of names;
-    where there is neither for `train` and `val`, a `share` of the images, drawn by `seed`, is validation. Raises
-    InputError for what is missing or does not fit.
+    where there is neither for `train` and `val`, a `share` of the images, drawn by `seed`, is validation. Images and
+    masks that are missing are the `faults` of the part. Raises InputError for folders and lists that are missing or do
+    not fit.
     """
     places = _given("images", images), _given("masks", masks)
     code = read_classes(_given("classes", classes))
@@ -77,7 +87,7 @@ def _given(key: str, path: str | None) -> Path:
     return user_path(path, f"--data.{key}")
 
 
-def _split(split: str, images: Path, masks: Path) -> list[tuple[Path, Path]] | None:
+def _split(split: str, images: Path, masks: Path) -> Pairs | None:
     """The pairs of a split that has its folder or list; None for one that is to be drawn."""
     if split.endswith(".txt"):
         return _listed(user_path(split, "the list of a split"), images, masks)
@@ -90,37 +100,45 @@ def _split(split: str, images: Path, masks: Path) -> list[tuple[Path, Path]] | N
     raise InputError(f"there is no split {split!r}: no folder {images / split}, and it is no list, NAME.txt")
 
 
-def _listed(file: Path, images: Path, masks: Path) -> list[tuple[Path, Path]]:
+def _listed(file: Path, images: Path, masks: Path) -> Pairs:
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not a readable UTF-8 text file: {error}") from None
-    every = {_stem(image, images): (image, mask) for image, mask in _pairs(images, masks, names)}
-    found = []
-    for name in names:
-        pair = every.get(name) or every.get(str(PurePosixPath(name).with_suffix("")))
-        if pair is None:
-            raise InputError(f"{file} lists {name[:80]!r}, of which there is no image in {images}")
-        found.append(pair)
-    if len(set(found)) < len(found) or not found:
-        raise InputError(f"{file} lists {'nothing' if not found else 'an image twice'}")
-    return found
+    if not names:
+        raise InputError(f"{file} lists nothing")
+    every, labelled = _by_stem(images), _by_stem(masks)
+    stems = {name: name if name in every else str(PurePosixPath(name).with_suffix("")) for name in names}
+    unknown = [name for name, stem in stems.items() if stem not in every]
+    wanted = [stem for stem in stems.values() if stem in every]
+    twice = len(set(wanted)) < len(wanted) or len(stems) < len(names)
+    pairs = _matched(dict.fromkeys(wanted), every, labelled, masks)
+    faults = [f"{file} lists {name[:80]!r}, of which there is no image in {images}" for name in unknown]
+    faults += [f"{file} lists an image twice"] if twice else []
+    return Pairs(pairs.found, [*faults, *pairs.faults])
 
 
-def _pairs(images: Path, masks: Path, wanted: Sequence[str] | None = None) -> list[tuple[Path, Path]]:
-    """Every image below a folder with the mask of its name, sorted; of the `wanted` names alone, if any are."""
+def _pairs(images: Path, masks: Path) -> Pairs:
+    """Every image below a folder with the mask of its name, sorted."""
     every, labelled = _by_stem(images), _by_stem(masks)
     if not every:
         raise InputError(f"there is no image in {images} (JPEG, PNG, TIFF and the like)")
-    asked = set(every) if wanted is None else {*wanted, *(str(PurePosixPath(name).with_suffix("")) for name in wanted)}
-    chosen = [stem for stem in every if stem in asked]
-    if missing := [stem for stem in chosen if stem not in labelled]:
-        near = next((name for name in sorted(labelled) if missing[0] in name or name in missing[0]), None)
+    return _matched(sorted(every), every, labelled, masks)
+
+
+def _matched(stems: Iterable[str], images: Mapping[str, Path], labelled: Mapping[str, Path], masks: Path) -> Pairs:
+    """The images of these names with their masks."""
+    found: list[tuple[Path, Path]] = []
+    faults: list[str] = []
+    for stem in stems:
+        if stem in labelled:
+            found.append((images[stem], labelled[stem]))
+            continue
+        # Among many thousands the search for each would take minutes.
+        near = None if faults else next((name for name in sorted(labelled) if stem in name or name in stem), None)
         hint = f" (there is {labelled[near]}: a mask must have its image's name, but for the ending)" if near else ""
-        raise InputError(
-            f"{len(missing)} of {len(chosen)} images have no mask in {masks}, such as {every[missing[0]]}{hint}"
-        )
-    return [(every[stem], labelled[stem]) for stem in sorted(chosen)]
+        faults.append(f"{images[stem]} has no mask in {masks}{hint}")
+    return Pairs(found, faults)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -139,13 +157,14 @@ def _stem(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _drawn(
-    pairs: Sequence[tuple[Path, Path]], share: float, seed: int, code: MaskCode
-) -> tuple[MaskFolders, MaskFolders]:
-    if len(pairs) < 2:
-        raise InputError(f"there is one image alone, {pairs[0][0]}: training and validation need one each")
-    count = min(max(1, round(share * len(pairs))), len(pairs) - 1)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+def _drawn(pairs: Pairs, share: float, seed: int, code: MaskCode) -> tuple[MaskFolders, MaskFolders]:
+    every, faults = pairs
+    if len(every) < 2:
+        raise InputError(
+            "; ".join([*faults[:1], f"there are masks for {len(every)} images: training and validation need one each"])
+        )
+    count = min(max(1, round(share * len(every))), len(every) - 1)
+    order = np.random.default_rng(seed).permutation(len(every))
     parts = sorted(order[count:].tolist()), sorted(order[:count].tolist())
-    train, val = (MaskFolders([pairs[place] for place in part], code) for part in parts)
-    return train, val
+    train, val = ([every[place] for place in part] for part in parts)
+    return MaskFolders(Pairs(train, faults), code), MaskFolders(Pairs(val), code)

@@ -14,7 +14,7 @@ from px_seg.data.voc import VOC, download
 from px_seg.errors import InputError
 
 D = TypeVar("D", bound=DataConfig)
-T = TypeVar("T")
+T = TypeVar("T", bound=SegmentationData | ClassificationData)
 
 
 def _synthetic(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
@@ -84,10 +84,14 @@ CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[Classificat
 
 def load_also(config: SegmentationDataConfig) -> dict[str, SegmentationData]:
     """The lists that `also` names. Raises what `load` does, and InputError for one that is named twice."""
+    return {split: load(SEGMENTATION, own)[1] for split, own in also_of(config).items()}
+
+
+def also_of(config: SegmentationDataConfig) -> dict[str, SegmentationDataConfig]:
+    """For each list that `also` names, what has it for validation. InputError for one that is named twice."""
     if twice := [split for split in config.also if [config.val_split, *config.also].count(split) > 1]:
         raise InputError(f"data.also names {twice[0]} twice, or beside data.val_split: once is enough")
-    named = {split: replace(config, val_split=split, also=[], download=False) for split in config.also}
-    return {split: load(SEGMENTATION, own)[1] for split, own in named.items()}
+    return {split: replace(config, val_split=split, also=[], download=False) for split in config.also}
 
 
 def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[T, T]:
@@ -96,6 +100,15 @@ def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[
     Raises InputError for an unknown name or split and for missing files; what is inside the
     files shows when they are read, which a task's `check_data` does for all.
     """
+    parts = found(readers, config)
+    if faults := [fault for part in parts for fault in part.faults]:
+        more = f"; {len(faults) - 1} more are missing, and px_seg check lists all" if len(faults) > 1 else ""
+        raise InputError(f"{faults[0]}{more}")
+    return parts
+
+
+def found(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[T, T]:
+    """The same without what is missing, which is among the `faults` of each part."""
     if config.name not in readers:
         raise InputError(f"there is no dataset {config.name!r}: choose one of {', '.join(readers)}")
     return readers[config.name](config)

@@ -12,6 +12,7 @@ import numpy as np
 
 from px_seg.data.base import IGNORE, LabelledImage, Sample, chosen
 from px_seg.data.drawing import SHAPES, TEXTURES, Field, clutter, draw, finished
+from px_seg.data.images import Stored
 from px_seg.errors import InputError
 
 SPLITS = {"train": 0, "val": 1}
@@ -27,6 +28,8 @@ class _Drawn:
     The splits draw from separate random streams. Raises InputError for an unknown split, no
     images, a negative seed, or images too small to show a texture.
     """
+
+    faults: Sequence[str] = ()
 
     def __init__(self, split: str, length: int, size: int = 64, seed: int = 0) -> None:
         if split not in SPLITS:
@@ -98,8 +101,8 @@ class SyntheticObjects(_Drawn):
         draw(rng, image, [SHAPES[shape]], TEXTURES[texture], radii=(0.26, 0.4), places=(0.35, 0.65))
         return LabelledImage(finished(rng, image), label)
 
-    def mode(self, index: int) -> str:
-        return "RGB"
+    def stored(self, index: int) -> Stored:
+        return Stored("RGB", self.size, self.size, f"{self.split} {index}", dim=False)
 
 
 def _borders(mask: Field) -> Field:

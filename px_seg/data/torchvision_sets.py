@@ -8,6 +8,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from px_seg.data.base import LabelledImage, chosen
+from px_seg.data.images import Stored
 from px_seg.errors import InputError, one_line
 from px_seg.files import user_path
 
@@ -18,6 +19,8 @@ TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 class ArrayImages:
     """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
+
+    faults: Sequence[str] = ()
 
     def __init__(
         self, images: np.ndarray, labels: Sequence[int], every: Sequence[str], classes: Sequence[str] | None, where: str
@@ -36,8 +39,8 @@ class ArrayImages:
     def files(self, index: int) -> tuple[Path, ...]:
         return ()
 
-    def mode(self, index: int) -> str:
-        return "RGB"
+    def stored(self, index: int) -> Stored:
+        return Stored.of(self.images[index], "RGB")
 
 
 def cifar(name: str, root: str, classes: Sequence[str] | None, download: bool) -> tuple[ArrayImages, ArrayImages]:

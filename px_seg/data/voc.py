@@ -23,23 +23,30 @@ class VOC:
     list `held_out` does not name. A file `classes.txt` in the tree, one name a line and the background first,
     names the classes of another dataset laid out the same way.
 
-    Raises InputError for a missing tree, an empty or missing split, names that lead elsewhere, and images or masks
-    that are missing; reading a sample, for one that is damaged or does not fit its mask.
+    Images and masks that a list names and that are missing are its `faults`. Raises InputError for a missing tree, an
+    empty or missing split and names that lead elsewhere; reading a sample, for one that is damaged or does not fit its
+    mask.
     """
 
     def __init__(self, root: str | Path, split: str, held_out: str = "val") -> None:
         self.folder = find_tree(root)
         self.classes = _classes(self.folder)
         self.split = split
-        self.names = _names(self.folder, split, held_out)
         masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
-        self._images = [self.folder / "JPEGImages" / f"{name}.jpg" for name in self.names]
-        self._masks = [self.folder / masks / f"{name}.png" for name in self.names]
-        for image, mask in zip(self._images, self._masks, strict=True):
+        self.names: list[str] = []
+        self._images: list[Path] = []
+        self._masks: list[Path] = []
+        self.faults: list[str] = []
+        for name in _names(self.folder, split, held_out):
+            image, mask = self.folder / "JPEGImages" / f"{name}.jpg", self.folder / masks / f"{name}.png"
             if not image.is_file():
-                raise InputError(f"split {split} lists an image that is missing: {image}")
-            if not mask.is_file():
-                raise InputError(f"the image {image.name} of split {split} has no mask: {mask} is missing")
+                self.faults.append(f"split {split} lists an image that is missing: {image}")
+            elif not mask.is_file():
+                self.faults.append(f"the image {image.name} of split {split} has no mask: {mask} is missing")
+            else:
+                self.names.append(name)
+                self._images.append(image)
+                self._masks.append(mask)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +70,7 @@ class VOC:
                 f"{path} holds the label {stray[0]}: labels are 0..{len(self.classes) - 1} "
                 f"({', '.join(self.classes[:2])}, ...) or 255"
             )
-        return Sample(image.pixels, mask)
+        return Sample(image.pixels, mask, image.mode)
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self._images[index], self._masks[index]
@@ -81,6 +88,11 @@ def find_tree(root: str | Path) -> Path:
     )
 
 
+def has_tree(root: str | Path) -> bool:
+    """Whether there is a tree that `find_tree` finds."""
+    return any((place / "JPEGImages").is_dir() for place in _places(root))
+
+
 def _places(root: str | Path) -> list[Path]:
     folder = Path(root).expanduser()
     return [folder / "VOCdevkit" / "VOC2012", folder / "VOC2012", folder]
@@ -90,7 +102,7 @@ def download(root: str | Path) -> None:
     """Fetch VOC2012 train/val into `root`/VOCdevkit through torchvision, unless a tree is there."""
     from torchvision.datasets import VOCSegmentation
 
-    if any((place / "JPEGImages").is_dir() for place in _places(root)):
+    if has_tree(root):
         return
     try:
         VOCSegmentation(str(root), year="2012", image_set="trainval", download=True)

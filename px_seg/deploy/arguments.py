@@ -3,16 +3,14 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from px_seg.command_help import is_switch, keys_of
 from px_seg.errors import InputError
 from px_seg.files import user_path, write_text
-from px_seg.tasks import TASKS
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,26 +37,6 @@ def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
         raise argparse.ArgumentTypeError(f"takes a whole number from {least} on, got {text[:20]!r}")
     return int(text)
-
-
-def run_flags(argv: Sequence[str], groups: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command apart from the flags that are settings of a run, in the groups of keys of these names.
-
-    The value of such a flag follows it, after = or as the next word; a yes or no may stand alone.
-    """
-    switches = {key for task in TASKS.values() for key, kind in keys_of(task.config_type).items() if is_switch(kind)}
-    words, flags = [], []
-    left = list(argv)
-    while left:
-        word = left.pop(0)
-        key, given, _ = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or key.partition(".")[0] not in groups or "." not in key:
-            words.append(word)
-            continue
-        flags.append(word)
-        if not given and left and (left[0] in ("true", "false") if key in switches else not left[0].startswith("--")):
-            flags.append(left.pop(0))
-    return words, flags
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from px_seg.deploy.arguments import (
     device_asked_for,
     from_one_on,
     output_file,
-    run_flags,
     write_output,
 )
 from px_seg.deploy.card import read_card
@@ -21,6 +20,7 @@ from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_o
 from px_seg.deploy.exported import files_of, open_exported
 from px_seg.deploy.run_network import saved_network
 from px_seg.files import user_path
+from px_seg.flags import run_flags
 from px_seg.models import weights_in
 
 EVALUATE = """Evaluate the network of a finished run, or exported files of it, on the run's validation images.

@@ -18,6 +18,7 @@ from px_seg.metrics import without_counts
 from px_seg.progress import bar
 from px_seg.run.results import scores_in
 from px_seg.tasks import Task, presets, task_of
+from px_seg.text import columns
 
 
 class Images(NamedTuple):
@@ -108,18 +109,6 @@ def table(images: Images, rows: Mapping[str, Row]) -> str:
         lines.append([name, f"{row.bytes / 1e6:.2f}", difference, *shown.values()])
         heads[3:] = shown
     return columns([heads, *lines])
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Cells below each other, the first column at the left and the others at the right."""
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not place else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def check_same(card: Card, found: Card, file: Path, folder: Path) -> None:

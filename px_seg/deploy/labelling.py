@@ -157,7 +157,7 @@ def _batches(
 
 def _readable(path: Path) -> np.ndarray:
     """The image. InputError for one that no JPEG can show."""
-    image = upright(path)
+    image = upright(path).pixels
     if max(image.shape) > _LONGEST:
         raise InputError(f"{path} has more than {_LONGEST} pixels on a side, which its overlay cannot have: cut it")
     return image

@@ -2,9 +2,7 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_one_on
 from px_seg.deploy.card import read_card
@@ -14,7 +12,7 @@ from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.deploy.run_network import saved_network
 from px_seg.deploy.wanted import Wanted, check_results, find
 from px_seg.errors import InputError
-from px_seg.files import user_path
+from px_seg.files import make_folder, user_path
 from px_seg.progress import bar
 
 PREDICT = """Label images of any size, folders of them, and videos, with the network of a finished run.
@@ -50,7 +48,7 @@ def label(argv: Sequence[str]) -> bool:
     check_results(wanted, out, asked.overwrite or asked.resume)
     read_summary(out, card.classes)
     segmenter = Segmenter.of(saved_network(source, card).to(device) if exported is None else exported)
-    _make(out)
+    make_folder(out, "--out")
     with bar(total=len(wanted), desc="labelling", unit="file", show=len(wanted) > 1) as progress:
 
         def done(one: Wanted, problem: str | None) -> None:
@@ -62,15 +60,6 @@ def label(argv: Sequence[str]) -> bool:
     left_out = f", {len(outcome.skipped)} left out" if outcome.skipped else ""
     print(f"{len(outcome.labelled)} of {len(wanted)} files labelled{left_out}: {out / SUMMARY}")
     return not outcome.skipped
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be a folder that is written to: {error.strerror}") from None
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,8 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from px_seg.config import RunConfig
+from px_seg.data.checked import Check, check_all
 from px_seg.data.loaders import Key, Loader, Transformed
 from px_seg.data.normalisation import Normalisation
+from px_seg.data.survey import Survey, conversions, in_both
 from px_seg.errors import InputError
 from px_seg.metrics import Score
 
@@ -62,6 +64,25 @@ class Task(Protocol[C, M]):
         Raises InputError for the first that cannot be used.
         """
 
+    @staticmethod
+    def parts(config: C) -> Mapping[str, Any]:
+        """The configured data, the training images first, then those of validation, by what they are called.
+
+        What is missing of it is among the `faults` of each.
+        """
+
+    @staticmethod
+    def survey(data: Any, what: str, check: Check = check_all) -> Survey:
+        """Read all of such data that is not on record as good, as `check` has it."""
+
+    @staticmethod
+    def meaning(data: Any) -> list[str]:
+        """What the labels of such data stand for, in a line, where that is not known from its name."""
+
+    @staticmethod
+    def problems(config: C, data: Any, survey: Survey, what: str) -> list[str]:
+        """What is wrong with such data as a whole, though every sample is right."""
+
     def build_model(self) -> M:
         """The dense network, initialised from torch's global generator. Its part `scope` is the backbone."""
 
@@ -96,6 +117,25 @@ class Task(Protocol[C, M]):
         """Write what the model does on a few validation images: a picture, and samples.npz (`px_seg.predictions`); and
         which classes it takes for which, by what `evaluate` found.
         """
+
+
+TRAINING, VALIDATION = "training images", "validation images"
+
+
+def check_parts(kind: type[Task], config: RunConfig, parts: Mapping[str, Any]) -> list[str]:
+    """What is to be noted of data that `Task.parts` may have found, once every sample was seen to be right.
+
+    Raises InputError for the first that is not, and for what is wrong with all of them together.
+    """
+    notes = kind.meaning(parts[TRAINING])
+    surveys: dict[str, Survey] = {}
+    for what, data in parts.items():
+        survey = surveys[what] = kind.survey(data, what)
+        if problems := kind.problems(config, data, survey, what):
+            raise InputError(problems[0])
+        notes += [*survey.notes, *conversions(data, survey, what)]
+    notes += in_both(surveys[TRAINING], surveys[VALIDATION], parts[VALIDATION])
+    return list(dict.fromkeys(notes))
 
 
 def check_size(size: int, least: int = 1) -> None:

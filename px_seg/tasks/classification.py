@@ -1,6 +1,5 @@
 """Image classification."""
 
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch.utils.data import default_collate
 
 from px_seg import predictions
 from px_seg.config import ClassificationConfig
-from px_seg.data.checked import check_all, in_both
+from px_seg.data.base import ClassificationData
+from px_seg.data.checked import Check, check_all
 from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn_evenly, evaluation_loader
 from px_seg.data.normalisation import Normalisation
-from px_seg.data.registry import CLASSIFICATION, load
+from px_seg.data.registry import CLASSIFICATION, found, load
+from px_seg.data.survey import Survey, survey_images, too_dim
 from px_seg.data.transforms import Transform, classifier_evaluation, classifier_training, to_uint8
 from px_seg.errors import InputError
 from px_seg.losses import balancing_weights, cross_entropy, squared
@@ -25,7 +26,7 @@ from px_seg.models import Classifier, check_encoder, normalisation_of, save_mode
 from px_seg.models.ridge import Moments, ridge_regression
 from px_seg.pruning.distributed import all_reduce, everyone
 from px_seg.pruning.modes import evaluating
-from px_seg.tasks.base import check_size, spread
+from px_seg.tasks.base import TRAINING, VALIDATION, check_parts, check_size, spread
 from px_seg.tasks.loss_terms import Formula, Setting, TrainingLoss, check_classes, check_loss, class_weights
 
 CLASSIFICATION_LOSSES = {
@@ -93,17 +94,24 @@ class Classification:
             raise InputError(f"pruning.per_class must be at least 1, got {config.pruning.per_class}")
 
     def check_data(self) -> list[str]:
-        notes: list[str] = []
-        for data, what in ((self.train.data, "training images"), (self.val.data, "validation images")):
-            modes, remarks = check_all(data.mode, data, what, "image modes")
-            notes += remarks
-            others = Counter(mode for mode in modes if mode != "RGB")
-            if others:
-                kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(others.items()))
-                first = next(index for index, mode in enumerate(modes) if mode != "RGB")
-                where = "".join(f", such as {file}" for file in data.files(first))
-                notes.append(f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})")
-        return list(dict.fromkeys(notes + in_both(self.train.data, self.val.data)))
+        return check_parts(Classification, self.config, {TRAINING: self.train.data, VALIDATION: self.val.data})
+
+    @staticmethod
+    def parts(config: ClassificationConfig) -> dict[str, ClassificationData]:
+        train, val = found(CLASSIFICATION, config.data)
+        return {TRAINING: train, VALIDATION: val}
+
+    @staticmethod
+    def survey(data: ClassificationData, what: str, check: Check = check_all) -> Survey:
+        return survey_images(data, what, check)
+
+    @staticmethod
+    def meaning(data: ClassificationData) -> list[str]:
+        return []
+
+    @staticmethod
+    def problems(config: ClassificationConfig, data: ClassificationData, survey: Survey, what: str) -> list[str]:
+        return too_dim(data, survey, what)
 
     def build_model(self) -> Classifier:
         """Backbone, average and linear layer, dense, one logit a class."""

@@ -15,12 +15,12 @@ from torch.utils.data import default_collate
 from px_seg import predictions
 from px_seg.config import SegmentationConfig
 from px_seg.data.base import IGNORE, SegmentationData
-from px_seg.data.checked import in_both
+from px_seg.data.checked import Check, check_all
 from px_seg.data.loaders import Key, Loader, Transformed, all_of, check_pruning_batches, drawn
 from px_seg.data.mask_folders import MaskFolders
 from px_seg.data.normalisation import Normalisation
-from px_seg.data.pixel_counts import label_counts
-from px_seg.data.registry import SEGMENTATION, load, load_also
+from px_seg.data.registry import SEGMENTATION, also_of, found, load, load_also
+from px_seg.data.survey import Survey, survey_masks, too_dim
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
 from px_seg.metrics import Score, confusion_of, segmentation_scores
@@ -37,7 +37,7 @@ from px_seg.models import (
 )
 from px_seg.pruning import CRITERIA
 from px_seg.pruning.distributed import all_reduce, everyone
-from px_seg.tasks.base import check_size, spread
+from px_seg.tasks.base import TRAINING, VALIDATION, check_parts, check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
 
@@ -103,13 +103,27 @@ class Segmentation:
             raise InputError("pruning.per_class is for classification: an image to be segmented has several classes")
 
     def check_data(self) -> list[str]:
-        parts = {"training images": self.train, "validation images": self.val}
-        parts |= {f"images of {split}": own for split, own in self.also.items()}
-        mostly_void = self.config.data.mostly_void
-        notes = [str(self.train.data.code)] if isinstance(self.train.data, MaskFolders) else []
-        notes += [note for what, own in parts.items() for note in check(own.data, what, mostly_void)]
-        notes += in_both(self.train.data, self.val.data)
-        return list(dict.fromkeys(notes))
+        parts = {TRAINING: self.train, VALIDATION: self.val}
+        parts |= {_of(split): own for split, own in self.also.items()}
+        return check_parts(Segmentation, self.config, {what: own.data for what, own in parts.items()})
+
+    @staticmethod
+    def parts(config: SegmentationConfig) -> dict[str, SegmentationData]:
+        train, val = found(SEGMENTATION, config.data)
+        also = {_of(split): found(SEGMENTATION, own)[1] for split, own in also_of(config.data).items()}
+        return {TRAINING: train, VALIDATION: val, **also}
+
+    @staticmethod
+    def survey(data: SegmentationData, what: str, check: Check = check_all) -> Survey:
+        return survey_masks(data, what, check)
+
+    @staticmethod
+    def meaning(data: SegmentationData) -> list[str]:
+        return [str(data.code)] if isinstance(data, MaskFolders) else []
+
+    @staticmethod
+    def problems(config: SegmentationConfig, data: SegmentationData, survey: Survey, what: str) -> list[str]:
+        return [*too_dim(data, survey, what), *wrong_labels(data, survey, what, config.data.mostly_void)]
 
     def build_model(self) -> SegmentationModel:
         """The configured architecture on the configured encoder, dense, its logits one channel a class."""
@@ -142,7 +156,7 @@ class Segmentation:
 
     def _counts(self) -> Tensor:
         """Training pixels of every class."""
-        return torch.from_numpy(label_counts(self.train.data, "training images").pixels[: len(self.classes)])
+        return torch.from_numpy(survey_masks(self.train.data, TRAINING).pixels()[: len(self.classes)])
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Class of every pixel, (N, H, W) int64, of images (N, 3, H, W) of any size, in the configured views.
@@ -251,19 +265,20 @@ def _check_paths(config: SegmentationConfig) -> None:
         )
 
 
-def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[str]:
-    """Read every sample that is not on record as good; what is to be noted.
+def wrong_labels(data: SegmentationData, survey: Survey, what: str, mostly_void: bool = False) -> list[str]:
+    """What is wrong with the labels of a dataset as a whole, if anything is.
 
-    InputError for the first that cannot be used, when none has a labelled pixel, when all labelled pixels are of one
-    class, which no network gets wrong, and unless `mostly_void` says that this is meant, when more pixels are void than
-    are of any class but the first: such masks were mostly written for another convention.
+    That none has a labelled pixel, that all labelled pixels are of one class, which no network gets wrong, or, unless
+    `mostly_void` says that this is meant, that more pixels are void than are of any class but the first: such masks
+    were mostly written for another convention.
     """
-
-    pixels, _, notes = label_counts(data, what)
+    if not survey.labels:
+        return []
+    pixels = survey.pixels()
     present = pixels[:IGNORE].nonzero()[0]
     void, objects = int(pixels[IGNORE]), int(pixels[1:IGNORE].sum())
     if not len(present):
-        raise InputError(f"no pixel of the {what} has a label: every mask is {IGNORE} throughout")
+        return [f"no pixel of the {what} has a label: every mask is {IGNORE} throughout"]
     written = (
         f"{IGNORE} stands for void, which is neither trained nor scored; an object has its class's index, 1 or more"
     )
@@ -271,13 +286,17 @@ def check(data: SegmentationData, what: str, mostly_void: bool = False) -> list[
         written = f"{data.code}; where an object has another value, write NAME,VALUE in {data.code.file}"
     if len(present) == 1:
         (only,) = present
-        raise InputError(f"all labelled pixels of the {what} are of one class, {data.classes[only]}: {written}")
+        return [f"all labelled pixels of the {what} are of one class, {data.classes[only]}: {written}"]
     if void > objects and not mostly_void:
-        raise InputError(
+        return [
             f"of the pixels of the {what} {void:,} are void, and {objects:,} of a class other than {data.classes[0]}: "
             f"{written}; where most pixels were left without a label on purpose, give --data.mostly_void"
-        )
-    return notes
+        ]
+    return []
+
+
+def _of(split: str) -> str:
+    return f"images of {split}"
 
 
 def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

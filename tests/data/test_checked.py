@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.checking import check
 from helpers.runs import go, make_voc, parsed
 from PIL import Image
 
@@ -18,7 +19,6 @@ from px_seg.data.synthetic import Synthetic
 from px_seg.data.torchvision_sets import ArrayImages
 from px_seg.data.voc import VOC
 from px_seg.tasks import Classification, Segmentation, Task
-from px_seg.tasks.segmentation import check
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,8 @@ def folders(tmp_path) -> Path:
             place.mkdir(parents=True)
             for number in range(2):
                 mode = "L" if (split, name, number) == ("train", "dog", 1) else "RGB"
-                Image.new(mode, (40, 32), 50 * number).save(place / f"{number}.png")
+                value = 50 * number + 10 * (name == "dog") + 20 * (split == "val")
+                Image.new(mode, (40, 32), value).save(place / f"{number}.png")
     return tmp_path / "folders"
 
 
@@ -100,7 +101,7 @@ def test_some_of_the_classes_are_on_record_with_all(folders, decoded) -> None:
         Image.new("RGB", (40, 32)).save(folders / name / "eel" / "0.png")
     for wanted in (None, ["dog", "cat"], None):
         train, _ = read_class_folders(folders, wanted)
-        check_all(train.mode, train, "images", "modes")
+        check_all(train.stored, train, "images", "modes")
     assert len(decoded()) == 5
 
 
@@ -142,10 +143,10 @@ def test_a_file_that_is_damaged_later_is_refused_every_time(voc, decoded) -> Non
 
 def test_a_file_that_disappears_between_listing_and_check_is_named(folders) -> None:
     train, _ = read_class_folders(folders, None)
-    check_all(train.mode, train, "images", "modes")
+    check_all(train.stored, train, "images", "modes")
     train.paths[1].unlink()
     with pytest.raises(InputError, match=r"cat.1\.png has gone missing"):
-        check_all(train.mode, train, "images", "modes")
+        check_all(train.stored, train, "images", "modes")
 
 
 def test_a_refused_file_is_never_on_record_and_what_was_read_before_it_is(voc, decoded) -> None:
@@ -203,7 +204,7 @@ def test_two_datasets_do_not_disturb_each_other(tmp_path, decoded) -> None:
     [
         lambda content: b"",
         lambda content: content[:-40],
-        lambda content: content.replace(b"255:30", b"255:31", 1),
+        lambda content: content.replace(b"[255, 30", b"[255, 31", 1),
         lambda content: content.split(b"\n")[1],
         lambda content: bytes(range(256)),
     ],
@@ -294,8 +295,8 @@ def test_data_in_memory_is_read_every_time_and_leaves_no_record(cache) -> None:
         assert data.files(0) == ()
         reads = []
         for _ in range(2):
-            values, notes = check_all(lambda index, reads=reads: bool(reads.append(index)), data, "images", "any")
-            assert (values, notes) == ([False] * len(data), [])
+            found = check_all(lambda index, reads=reads: bool(reads.append(index)), data, "images", "any")
+            assert found == (dict.fromkeys(range(len(data)), False), {}, [])
         assert len(reads) == 2 * len(data)
     assert not cache.exists()
 

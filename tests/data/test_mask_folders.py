@@ -1,6 +1,7 @@
 """Images and masks in two folders: splits, what masks stand for, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from px_seg import InputError
 from px_seg.data.mask_codes import MaskCode, read_classes
-from px_seg.data.mask_folders import MaskFolders, read_mask_folders
+from px_seg.data.mask_folders import MaskFolders, Pairs, read_mask_folders
 
 COLOURS = {0: (0, 0, 0), 1: (255, 0, 0), 2: (10, 20, 30), 255: (255, 255, 255)}
 
@@ -173,14 +174,18 @@ def test_what_is_missing_or_does_not_fit_is_named(folders: Folders, tmp_path: Pa
         with pytest.raises(InputError, match=r"data.val_share must be above 0 and below 1"):
             read(folders, file, share=share)
     (tmp_path / "twice.txt").write_text("day1/photo 3\nday1/photo 3.bmp\n")
-    with pytest.raises(InputError, match=r"twice.txt lists an image twice"):
-        read(folders, file, (str(tmp_path / "twice.txt"), "day0"))
-    (tmp_path / "other.txt").write_text("day1/photo 30\n")
-    with pytest.raises(InputError, match=r"other.txt lists 'day1/photo 30', of which there is no image"):
-        read(folders, file, (str(tmp_path / "other.txt"), "day0"))
+    (fault,) = read(folders, file, (str(tmp_path / "twice.txt"), "day0"))[0].faults
+    assert fault.endswith("twice.txt lists an image twice")
+    (tmp_path / "other.txt").write_text("day1/photo 30\nday1/photo 3\nday1/photo 31\n")
+    train, _ = read(folders, file, (str(tmp_path / "other.txt"), "day0"))
+    assert len(train) == 1
+    assert [re.findall("lists '(.*)', of which there is no image", fault) for fault in train.faults] == [
+        ["day1/photo 30"],
+        ["day1/photo 31"],
+    ]
 
     path = masks / "day0" / "photo 2.png"
-    data = MaskFolders([(images / "day0" / "photo 2.tif", path)], read_classes(file))
+    data = MaskFolders(Pairs([(images / "day0" / "photo 2.tif", path)]), read_classes(file))
     for pixels, message in (
         (np.full((40, 32), 9, np.uint8), "photo 2.png holds 9, which .*classes.txt does not list: add a line for it"),
         (np.zeros((32, 40), np.uint8), "photo 2.png is 40x32 pixels, but its image .*photo 2.tif is 32x40"),
@@ -190,10 +195,10 @@ def test_what_is_missing_or_does_not_fit_is_named(folders: Folders, tmp_path: Pa
         with pytest.raises(InputError, match=message):
             data[0]
     path.rename(masks / "day0" / "photo 2_mask.png")
-    with pytest.raises(
-        InputError, match=r"1 of 10 images have no mask in .*masks, such as .*photo 2.tif \(there is .*_m"
-    ):
-        read(folders, file)
+    train, val = read(folders, file)
+    (fault,) = (*train.faults, *val.faults)
+    assert len(train) + len(val) == 9
+    assert re.search(r"photo 2.tif has no mask in .*masks \(there is .*photo 2_mask.png: a mask must have its", fault)
     (images / "day1" / "photo 1.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"photo 1.jpg and .*photo 1.png have one name"):
         read(folders, file)

@@ -40,7 +40,7 @@ class TestSynthetic:
         data = Synthetic("train", 400)
         colours, labels = [], []
         for index in range(len(data)):
-            image, mask = data[index]
+            image, mask, _ = data[index]
             for label in set(np.unique(mask)) - {0, 255}:
                 colours.append(image[mask == label].mean(0))
                 labels.append(label)

@@ -66,7 +66,7 @@ def build_page(
             try:
                 if not file.is_relative_to(pictures.resolve()):
                     raise InputError(f"{file} is not a picture that was dropped here")
-                image = fitted(upright(file), side)
+                image = fitted(upright(file).pixels, side)
                 seen = compare(networks, image, repeats)
             except InputError as error:
                 # Without the folder that the page keeps its files in.

@@ -1,0 +1,108 @@
+"""What the samples of a dataset are like, and what labels they have, from reading each once."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from px_seg.data.base import IGNORE, ClassificationData, SegmentationData
+from px_seg.data.checked import Check, check_all
+from px_seg.data.images import Stored
+from px_seg.data.mask_folders import MaskFolders
+from px_seg.errors import InputError
+
+CONVERTED = {"RGBA": ", without transparency", "LA": ", without transparency"}
+"""What is lost of an image by its mode, where anything is."""
+
+
+class Survey(NamedTuple):
+    """Of a dataset, by the index of the sample."""
+
+    stored: Mapping[int, Stored]
+    """The images that can be used."""
+    labels: Mapping[int, Mapping[int, int]]
+    """Of these, pixels by label, from 0 to 255; of classification one by class."""
+    faults: Mapping[int, InputError]
+    """Why the others cannot."""
+    notes: list[str]
+    """What the user should be told."""
+
+    def pixels(self) -> np.ndarray:
+        """(256,) int64: pixels of every label."""
+        counts = np.zeros(IGNORE + 1, np.int64)
+        for labels in self.labels.values():
+            for label, count in labels.items():
+                counts[label] += count
+        return counts
+
+    def images(self) -> Counter[int]:
+        """Images in which a label occurs, by label."""
+        return Counter(label for labels in self.labels.values() for label in labels)
+
+
+def survey_masks(data: SegmentationData, what: str, check: Check = check_all) -> Survey:
+    """Read every image with its mask that is not on record as good; `what` names them.
+
+    With `check_all` it raises InputError for the first that cannot be used, and with `check_each` goes on.
+    """
+
+    def read(index: int) -> list[Any]:
+        sample = data[index]
+        counts = np.bincount(sample.mask.reshape(-1), minlength=IGNORE + 1)
+        labels = [[label, int(counts[label])] for label in counts.nonzero()[0].tolist()]
+        return [*Stored.of(sample.image, sample.mode), labels]
+
+    # How many classes there are says which labels a mask may hold, and a code what these stand for.
+    about = f"masks of {len(data.classes)} classes"
+    if isinstance(data, MaskFolders):
+        about += f" by {sorted(data.code.labels.items())}{' in colours' if data.code.coloured else ''}"
+    found = check(read, data, what, about)
+    stored = {index: Stored(*value[:-1]) for index, value in found.values.items()}
+    return Survey(stored, {index: dict(value[-1]) for index, value in found.values.items()}, found.faults, found.notes)
+
+
+def survey_images(data: ClassificationData, what: str, check: Check = check_all) -> Survey:
+    """Read every image of a class that is not on record as good; all else as `survey_masks`."""
+    found = check(lambda index: list(data.stored(index)), data, what, "images of classes")
+    stored = {index: Stored(*value) for index, value in found.values.items()}
+    return Survey(stored, {index: {data.labels[index]: 1} for index in stored}, found.faults, found.notes)
+
+
+def named(data: SegmentationData | ClassificationData, index: int) -> str:
+    """A sample by the file of its image, or by its place in memory."""
+    return str(next(iter(data.files(index)), f"number {index}"))
+
+
+def conversions(data: SegmentationData | ClassificationData, survey: Survey, what: str) -> list[str]:
+    """A note on images that are not stored as they are used, in RGB."""
+    others = Counter(stored.mode for stored in survey.stored.values() if stored.mode != "RGB")
+    if not others:
+        return []
+    kinds = ", ".join(f"{count} {mode}{CONVERTED.get(mode, '')}" for mode, count in sorted(others.items()))
+    first = next(index for index, stored in survey.stored.items() if stored.mode != "RGB")
+    where = f", such as {named(data, first)}" if data.files(first) else ""
+    return [f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})"]
+
+
+def too_dim(data: SegmentationData | ClassificationData, survey: Survey, what: str) -> list[str]:
+    """What is wrong with images of 16 bits of which none uses the upper four: of their eight little would be seen."""
+    deep = [index for index, stored in survey.stored.items() if stored.mode.endswith("bits")]
+    if not deep or not all(survey.stored[index].dim for index in deep):
+        return []
+    return [
+        f"{len(deep)} of the {what} have 16 bits a channel, and none of them a value above 4095, such as "
+        f"{named(data, deep[0])}: of 16 bits the upper 8 are used, so scale them to the whole range"
+    ]
+
+
+def in_both(training: Survey, validation: Survey, data: SegmentationData | ClassificationData) -> list[str]:
+    """A note where images of validation, whose `data` this is, are training images too, by what they show."""
+    known = {stored.content for stored in training.stored.values()}
+    shared = [index for index, stored in validation.stored.items() if stored.content in known]
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} of the {len(data)} validation images are training images as well, such as "
+        f"{named(data, shared[0])}: the scores say little of other images"
+    ]

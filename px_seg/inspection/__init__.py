@@ -1,0 +1,1 @@
+"""Datasets looked at before anything learns from them."""
