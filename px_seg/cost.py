@@ -5,8 +5,10 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.autograd.profiler import profile
 
@@ -14,6 +16,26 @@ from torch.autograd.profiler import profile
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 Work = Callable[[], Any]
+
+
+GROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of a control group, versions 2 and 1: files of what it may take and takes, and the key of what can be given up."""
+
+
+def free_memory(device: torch.device, root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process could still take on a device, within the bounds of its container, at `root`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    for most, taken, spare in GROUPS:
+        if not (root / taken).is_file() or (limit := (root / most).read_text().strip()) == "max":
+            continue
+        about = dict(line.split() for line in (root / taken).with_name("memory.stat").read_text().splitlines())
+        free = min(free, int(limit) - int((root / taken).read_text()) + int(about.get(spare, 0)))
+    return max(0, free)
 
 
 def clock(device: torch.device, work: Work) -> tuple[float, Any]:

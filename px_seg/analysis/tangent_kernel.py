@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, jvp, vjp
 
+from px_seg.cost import free_memory
 from px_seg.errors import InputError
 from px_seg.pruning.masked_network import MaskedNetwork, masked
 from px_seg.pruning.modes import evaluating
@@ -229,7 +229,7 @@ def _check_fits(rows: int, images: int, columns: int, device: torch.device) -> N
     """Raise InputError where the kernel, its eigenvalues and one block of the Jacobian do not fit."""
     # An image's part of the Jacobian is there three times while it is put together.
     need = 8 * (4 * rows**2 + rows * columns + 3 * rows // images * columns)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_memory(device)
     if need > free:
         raise InputError(
             f"the kernel of {rows:,} outputs needs {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "

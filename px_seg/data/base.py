@@ -31,6 +31,10 @@ class SegmentationData(Protocol):
     """Class names by index; index 0 is the background."""
 
     @property
+    def encoding(self) -> str:
+        """What stands for which class in the files of masks; empty where it is the class's index."""
+
+    @property
     def faults(self) -> Sequence[str]:
         """What is asked for and not there, a line for each file; the rest is."""
 

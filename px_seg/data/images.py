@@ -91,8 +91,8 @@ def upright(path: Path) -> Photograph:
     Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
     numbers of no known range.
     """
-    image = opened(path)
     with _naming(path):
+        image = opened(path)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation not in TURNED:
             return Photograph(np.array(_coloured(image, path)), 1, mode_of(image))

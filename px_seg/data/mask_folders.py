@@ -32,6 +32,7 @@ class MaskFolders:
     def __init__(self, pairs: Pairs, code: MaskCode) -> None:
         self.pairs, self.faults = list(pairs.found), pairs.faults
         self.code, self.classes = code, code.classes
+        self.encoding = f"{sorted(code.labels.items())}{' in colours' if code.coloured else ''}"
 
     def __len__(self) -> int:
         return len(self.pairs)

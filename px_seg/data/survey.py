@@ -9,7 +9,6 @@ import numpy as np
 from px_seg.data.base import IGNORE, ClassificationData, SegmentationData
 from px_seg.data.checked import Check, check_all
 from px_seg.data.images import Stored
-from px_seg.data.mask_folders import MaskFolders
 from px_seg.errors import InputError
 
 CONVERTED = {"RGBA": ", without transparency", "LA": ", without transparency"}
@@ -23,6 +22,8 @@ class Survey(NamedTuple):
     """The images that can be used."""
     labels: Mapping[int, Mapping[int, int]]
     """Of these, pixels by label, from 0 to 255; of classification one by class."""
+    of_pixels: bool
+    """Whether pixels have labels, or images."""
     faults: Mapping[int, InputError]
     """Why the others cannot."""
     notes: list[str]
@@ -54,19 +55,19 @@ def survey_masks(data: SegmentationData, what: str, check: Check = check_all) ->
         return [*Stored.of(sample.image, sample.mode), labels]
 
     # How many classes there are says which labels a mask may hold, and a code what these stand for.
-    about = f"masks of {len(data.classes)} classes"
-    if isinstance(data, MaskFolders):
-        about += f" by {sorted(data.code.labels.items())}{' in colours' if data.code.coloured else ''}"
-    found = check(read, data, what, about)
+    by = f" by {data.encoding}" if data.encoding else ""
+    found = check(read, data, what, f"masks of {len(data.classes)} classes{by}")
     stored = {index: Stored(*value[:-1]) for index, value in found.values.items()}
-    return Survey(stored, {index: dict(value[-1]) for index, value in found.values.items()}, found.faults, found.notes)
+    labels = {index: dict(value[-1]) for index, value in found.values.items()}
+    return Survey(stored, labels, of_pixels=True, faults=found.faults, notes=found.notes)
 
 
 def survey_images(data: ClassificationData, what: str, check: Check = check_all) -> Survey:
     """Read every image of a class that is not on record as good; all else as `survey_masks`."""
     found = check(lambda index: list(data.stored(index)), data, what, "images of classes")
     stored = {index: Stored(*value) for index, value in found.values.items()}
-    return Survey(stored, {index: {data.labels[index]: 1} for index in stored}, found.faults, found.notes)
+    labels = {index: {data.labels[index]: 1} for index in stored}
+    return Survey(stored, labels, of_pixels=False, faults=found.faults, notes=found.notes)
 
 
 def named(data: SegmentationData | ClassificationData, index: int) -> str:

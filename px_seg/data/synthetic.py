@@ -59,6 +59,7 @@ class Synthetic(_Drawn):
 
     shapes, textures = ("disc", "ring", "bar"), ("striped", "chequered")
     classes = ("background", *_names(shapes, textures))
+    encoding = ""
 
     def __getitem__(self, index: int) -> Sample:
         rng = self._generator(index)

@@ -28,6 +28,8 @@ class VOC:
     mask.
     """
 
+    encoding = ""
+
     def __init__(self, root: str | Path, split: str, held_out: str = "val") -> None:
         self.folder = find_tree(root)
         self.classes = _classes(self.folder)

@@ -14,7 +14,7 @@ SHOWN = 40
 def by_class(findings: Findings) -> list[list[str]]:
     """A line for each class, below the heads: images that have it, and of segmentation the share of labelled pixels."""
     heads, columns = ["class"], list[list[str]]()
-    with_pixels = any(_pixels(part) for part in findings.parts.values())
+    with_pixels = any(part.survey.of_pixels for part in findings.parts.values())
     for what, part in findings.parts.items():
         heads.append(what)
         images = part.survey.images()
@@ -37,7 +37,7 @@ def as_csv(findings: Findings) -> str:
 def overview(findings: Findings) -> list[list[str]]:
     """A line for each list of images, below the heads: how many, which sides they have, and how much is void."""
     heads = ["", "images", "smallest", "median", "largest", "sizes"]
-    heads += ["void"] if any(_pixels(part) for part in findings.parts.values()) else []
+    heads += ["void"] if any(part.survey.of_pixels for part in findings.parts.values()) else []
     return [heads, *([what, *_described(part)][: len(heads)] for what, part in findings.parts.items())]
 
 
@@ -48,8 +48,3 @@ def _described(part: Part) -> list[str]:
     pixels = part.survey.pixels()
     void = f"{pixels[IGNORE] / max(1, pixels.sum()):.2%}"
     return [str(len(sizes)), *shown, str(len(set(sizes))), void]
-
-
-def _pixels(part: Part) -> bool:
-    """Whether there are labels of pixels, not one of each image."""
-    return any(sum(labels.values()) > 1 for labels in part.survey.labels.values())

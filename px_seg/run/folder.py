@@ -48,7 +48,7 @@ BEST_EPOCH = "epoch.json"
 OPERATIONAL = (
     *("output_dir", "overwrite", "resume", "threads", "tracker", "preservation_images", "evaluate_every"),
     *("checkpoint_every", "keep_best", "channels_last"),
-    *("data.root", "data.download", "data.workers", "data.images", "data.masks"),
+    *("data.root", "data.download", "data.workers", "data.cache", "data.images", "data.masks"),
 )
 """Settings that change how a run is carried out, not its results."""
 

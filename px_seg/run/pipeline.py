@@ -3,10 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from px_seg.config import RunConfig, flat
@@ -15,19 +14,21 @@ from px_seg.data.normalisation import IMAGENET
 from px_seg.devices import Agreement, broadcast_from_main, in_channels_last, main_only, only_deterministic
 from px_seg.errors import InputError, Stopped, TrainingDiverged
 from px_seg.files import told_when_full
-from px_seg.identity import digest, sha256_of
-from px_seg.metrics import CONFUSION, Score, without_counts
-from px_seg.models import weights_in, zero_scales
+from px_seg.identity import digest
+from px_seg.metrics import Score
+from px_seg.models import zero_scales
 from px_seg.progress import print_line
 from px_seg.pruning import Masks
-from px_seg.run.best import best_of, keep_if_best
+from px_seg.run.best import keep_if_best
+from px_seg.run.caching import keep_in_memory
 from px_seg.run.checkpoints import CheckpointKeeper, Checkpoints, Interval, Saved, launch_settings, stop_together
 from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
 from px_seg.run.prior_training import train_under
+from px_seg.run.record import UNAVERAGED, Outcome, Trained, record
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
-from px_seg.run.results import collect, compacted_sizes, described, pruned_by, scores_in, table, whole
+from px_seg.run.results import scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, data_of, set_up
 from px_seg.run.sparsify import equip, find_masks, notes_on_pattern, reinitialise, resumed_masks, try_out
 from px_seg.run.training import Position, Prepared, averaged, fine_tune, log_of, prepare, share_buffers
@@ -72,21 +73,6 @@ def run(
             this.folder.release()
 
 
-UNAVERAGED = "unaveraged"
-"""What the scores of the weights themselves are called where those of their average are the run's."""
-
-
-class Trained(NamedTuple):
-    """What came of fine-tuning."""
-
-    history: list[dict[str, Any]]
-    """The lines of metrics.jsonl."""
-    scores: dict[str, Any]
-    """Of the network as it is now."""
-    also: dict[str, dict[str, Any]]
-    """The same on further lists of images."""
-
-
 class Run:
     """A run under way: data and network checked, the network on its device."""
 
@@ -111,6 +97,7 @@ class Run:
         )
         self.val_loader = self._loader(task.val)
         self.notes = main_only(self.accelerator, task.check_data) or []
+        self.notes += keep_in_memory(task) if config.data.cache else []
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         source = setup.source
@@ -247,61 +234,9 @@ class Run:
         """Write the model, the pictures and results.json, and return what that holds; None but on the main process."""
         if not self.main:
             return None
-        task, config, folder = self.task, self.config, self.folder
-        history, scores, also = trained
-        card = {score.name: scores[score.name] for score in scores_in(task, scores)}
-        task.save(self.model, folder.model, {"method": config.method, "sparsity": config.sparsity, **card})
-        file = weights_in(folder.model)
-        saved = load_file(file)
-        if revived := held.revived(saved):
-            raise RuntimeError(f"pruned weights are not 0 in {folder.model}: {revived}")
-        device = self.accelerator.device
-        drawn = self.setup.source.drawn if isinstance(self.setup.source, Pruning) else []
-        environment = {
-            "weights_loaded": self.setup.loaded.summary() if self.setup.loaded else None,
-            "notes": self.notes,
-            "data_fingerprint": self.data,
-            "files": {path.relative_to(folder.path).as_posix(): sha256_of(path) for path in (file, folder.masks)},
-            **pruned_by(masks, config, batches=len(drawn)),
-            "processes": self.accelerator.num_processes,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-            "mixed_precision": self.accelerator.mixed_precision,
-            "channels_last": in_channels_last(config, self.accelerator),
-            "compile": config.compile,
-            "deterministic": config.deterministic,
-            "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,
-        }
-        for key, preserved in (("preservation", start.preserved), ("preservation_repaired", start.repaired)):
-            if preserved is not None:
-                environment[key] = preserved._asdict()
-        if start.images:
-            environment["recalibrate_images"] = start.images
-        if also:
-            environment["also"] = {split: without_counts(own) for split, own in also.items()}
-        if UNAVERAGED in history[-1]:
-            environment[UNAVERAGED] = history[-1][UNAVERAGED]
-        if not config.keep_best:
-            # A run that was begun with it, and resumed without, has one that is no longer looked after.
-            folder.drop_best()
-        elif (best := best_of(task, folder, history, config.epochs)) is not None:
-            environment["best"] = best
-        if config.evaluate_first:
-            first = next(line for line in history if line["epoch"] == 0)
-            environment["before_training"] = {key: value for key, value in first.items() if key in scores}
-        seconds = {
-            "prune": masks.provenance.seconds or 0.0,
-            **({"repair": start.seconds} if config.recalibrate != "none" else {}),
-            "train": sum(line.get("train_seconds", 0.0) for line in history),
-            "evaluate": sum(line.get("evaluate_seconds", 0.0) for line in history),
-        }
-        if config.compact:
-            environment["compacted"] = compacted_sizes(self.model, task) | {"left": list(start.left)}
-        shares = without_counts(scores)
-        results = collect(task, config, shares, saved, self.model, self.whole, seconds, environment, file)
-        summary = table(task, results, folder.path)
-        self._draw(masks, history, results, scores)
-        folder.finish(results)
-        self.say(summary)
+        outcome = Outcome(self.setup, self.model, masks, held, start, trained, self.notes, self.data, self.whole)
+        results = record(outcome)
+        self.say(table(self.task, results, self.folder.path))
         return results
 
     def _found(self, source: Pruning) -> Masks:
@@ -406,22 +341,6 @@ class Run:
             self.say(_said(line, self.config.epochs, scores_in(self.task, line)))
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=line["epoch"])
-
-    def _draw(
-        self,
-        masks: Masks,
-        history: Sequence[Mapping[str, Any]],
-        results: Mapping[str, Any],
-        scores: Mapping[str, Any],
-    ) -> None:
-        from px_seg import plots
-
-        title = f"{described(results)}, {results['data']['name']}"
-        if results["epochs"]:
-            plots.curves(self.folder.path / "curves.png", history, scores_in(self.task, results), title)
-        plots.layer_densities(self.folder.path / "masks.png", masks, self.task.scope, title)
-        self.task.draw(self.folder.path, self.model, scores, title)
-        self.folder.save_counts(self.task.classes, scores[CONFUSION])
 
 
 def _said(line: Mapping[str, Any], epochs: int, scores: Sequence[Score]) -> str:

@@ -9,7 +9,7 @@ from helpers.runs import make_voc, parsed
 
 from px_seg import load_model
 from px_seg.commands import main
-from px_seg.deploy.arguments import run_flags
+from px_seg.flags import run_flags
 from px_seg.metrics import confusion_of
 from px_seg.models import Views, viewed_scores
 from px_seg.tasks import Segmentation
