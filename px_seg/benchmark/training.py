@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 
 from px_seg.command_line import parse
 from px_seg.config import SegmentationConfig
-from px_seg.cost import clock
+from px_seg.cost import timings
 from px_seg.data.loaders import Loader, training_loader
 from px_seg.errors import InputError
 from px_seg.pruning import Masks, Random, prune
@@ -77,12 +77,7 @@ def report_steps(case: Case) -> None:
 
         theirs = plain(accelerator, copy.deepcopy(model), loader, config)
         loops = {"plain": lambda: next(theirs), "px_seg, dense": ours(None), "px_seg, masks held": ours(masks)}
-        times: dict[str, list[float]] = {name: [] for name in loops}
-        for turn in range(case.turns + 1):
-            for name, epoch in loops.items():
-                spent, _ = clock(accelerator.device, epoch)
-                if turn:
-                    times[name].append(spent / case.updates)
+        times = timings(accelerator.device, loops, case.turns)
     print(
         f"{case.encoder}, {case.batch_size} images of {case.side} pixels, {case.sparsity:.0%} pruned, CPU threads: "
         f"{case.threads}, torch {torch.__version__}\n"
@@ -90,11 +85,9 @@ def report_steps(case: Case) -> None:
     print("| loop | ms an update | over the plain one | quartiles |\n|---|---:|---:|---:|")
     for name, own in times.items():
         ratios = sorted(spent / reference for spent, reference in zip(own, times["plain"], strict=True))
+        milliseconds = 1000 * statistics.median(own) / case.updates
         low, high = (ratios[round(share * (len(ratios) - 1))] for share in (0.25, 0.75))
-        print(
-            f"| {name} | {1000 * statistics.median(own):.0f} | {statistics.median(ratios):.3f} | "
-            f"{low:.3f} to {high:.3f} |"
-        )
+        print(f"| {name} | {milliseconds:.0f} | {statistics.median(ratios):.3f} | {low:.3f} to {high:.3f} |")
 
 
 def plain(accelerator: Accelerator, model: DeepLabV3Plus, loader: Loader, config: SegmentationConfig) -> Iterator[None]:

@@ -104,7 +104,7 @@ def _coloured(image: Image.Image, path: Path) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def mode_of(image: Image.Image) -> str:

@@ -1,12 +1,14 @@
 """From a sample to what the network sees."""
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
 from helpers.runs import parsed
 
 from px_seg import InputError
-from px_seg.data.normalisation import IMAGENET
+from px_seg.data.base import Sample
+from px_seg.data.normalisation import IMAGENET, Normalisation
 from px_seg.data.palette import voc_colours
 from px_seg.data.synthetic import SyntheticObjects
 from px_seg.data.transforms import (
@@ -32,6 +34,23 @@ class TestTransforms:
         assert image.shape == (3, 48, 48)
         assert (image.dtype, labels.dtype) == (torch.float32, torch.int64)
 
+    @pytest.mark.parametrize("mean", [IMAGENET, Normalisation.of([0.481, 0.457, 0.408], [0.268, 0.261, 0.275])])
+    def test_images_are_normalised_bitwise_as_by_albumentations(self, voc, tmp_path, mean: Normalisation) -> None:
+        """By the transform that is saved with a model, on every value that a pixel has."""
+        transform = evaluation("whole", 40, mean)
+        transform.save(tmp_path)
+        saved = A.Compose.from_pretrained(tmp_path)
+        values = np.arange(256 * 3, dtype=np.uint32).reshape(16, 16, 3).astype(np.uint8)
+        every = Sample(
+            np.concatenate([values, values[..., ::-1], values[..., [1, 0, 2]]]), np.zeros((48, 16), np.uint8)
+        )
+        for sample in (every, VOC(voc, "val")[1]):
+            image, labels = transform(sample, 0)
+            expected = saved(image=sample.image, mask=sample.mask)
+            assert torch.equal(image, expected["image"])
+            assert torch.equal(labels, expected["mask"].long())
+            assert image.is_contiguous()
+
     def test_what_the_image_does_not_cover_is_ignored(self, voc) -> None:
         """A size the stride does not divide is rounded up, and padding is mean colour with label 255."""
         image, labels = training(113, (1.0, 1.0), 16, IMAGENET)(VOC(voc, "train")[0], 0)
@@ -45,8 +64,6 @@ class TestTransforms:
         """Colours that encode the label still do after every step that moves pixels."""
         colours = voc_colours()
         mask = np.kron(np.arange(16).reshape(4, 4), np.ones((20, 20))).astype(np.uint8)
-        from px_seg.data.base import Sample
-
         sample = Sample(colours[mask], mask)
         for seed in range(5):
             image, labels = training(48, (1.0, 1.0), 16, IMAGENET)(sample, seed)
