@@ -1,10 +1,12 @@
 """Scores: what they are called and how they are written, and metrics read off confusion matrices."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -115,6 +117,58 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
         class_recall=_shares(hits, true),
         class_f1=_shares(2 * hits, true + predicted),
     )
+
+
+NEAR = 0.02
+"""Of an image's diagonal, the distance from its class's contour up to which a pixel is part of the boundary."""
+
+
+def boundary_counts(truth: Tensor, predicted: Tensor, classes: int, ignore: int) -> Tensor:
+    """Pixels near contours, by class: (3, C) int64, of truth and prediction both, of truth, and of the prediction.
+
+    `truth` and `predicted` are int64 labels (N, H, W). A pixel is near where, within `NEAR` of the diagonal and one
+    pixel at least, in rows and columns, there is another class, or the image ends. Where `truth` is `ignore` neither
+    has a label.
+    """
+    height, width = truth.shape[-2:]
+    reach = max(1, round(NEAR * math.hypot(height, width)))
+    known = truth != ignore
+    predicted = predicted.where(known, truth)
+    same = truth == predicted
+    near, near_predicted = (_near_another(labels, reach) & known for labels in (truth, predicted))
+    return torch.stack(
+        [
+            torch.bincount(labels[chosen], minlength=classes)
+            for labels, chosen in ((truth, near & near_predicted & same), (truth, near), (predicted, near_predicted))
+        ]
+    )
+
+
+def _near_another(labels: Tensor, reach: int) -> Tensor:
+    """Where the square of 2 `reach` + 1 pixels around a pixel has another label than its own, or ends the image."""
+    values = F.pad(labels.to(torch.int16), [reach] * 4, value=-1)
+    highest, lowest = values, values
+    for dim in (-2, -1):
+        highest = _folded(torch.maximum, highest, 2 * reach + 1, dim)
+        lowest = _folded(torch.minimum, lowest, 2 * reach + 1, dim)
+    return highest != lowest
+
+
+def _folded(fold: Callable[[Tensor, Tensor], Tensor], values: Tensor, window: int, dim: int) -> Tensor:
+    """A minimum or maximum over every `window` of consecutive values, by windows that double."""
+    covered = 1
+    while covered < window:
+        step = min(covered, window - covered)
+        length = values.shape[dim] - step
+        values = fold(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+        covered += step
+    return values
+
+
+def boundary_iou(counts: Tensor) -> tuple[float | None, ...]:
+    """Boundary IoU by class (Cheng et al., CVPR 2021, eq. 1) from summed `boundary_counts`; None for one without."""
+    both, true, predicted = counts.cpu().to(torch.float64)
+    return _shares(both, true + predicted - both)
 
 
 def _shares(parts: Tensor, wholes: Tensor) -> tuple[float | None, ...]:

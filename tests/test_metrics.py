@@ -1,11 +1,20 @@
 """Scores from confusion matrices, and how they are written."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from px_seg.metrics import Score, classification_scores, confusion_of, segmentation_scores
+from px_seg.metrics import (
+    Score,
+    boundary_counts,
+    boundary_iou,
+    classification_scores,
+    confusion_of,
+    segmentation_scores,
+)
 
 
 def test_a_case_computed_by_hand() -> None:
@@ -88,3 +97,50 @@ def test_scores_are_read_off_the_confusion_matrix() -> None:
     assert scores.class_accuracy == (0.75, None, 4 / 6)
     with pytest.raises(ValueError, match="no image"):
         classification_scores(torch.zeros(2, 2))
+
+
+def by_erosion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> list[float | None]:
+    """Boundary IoU class by class, as its authors' program finds boundaries: what erosion takes away, borders too."""
+    both, whole = np.zeros(classes), np.zeros(classes)
+    for labels, found in zip(truth, predicted, strict=True):
+        steps = max(1, round(0.02 * (labels.shape[0] ** 2 + labels.shape[1] ** 2) ** 0.5))
+        for label in range(classes):
+            near = []
+            for mask in ((labels == label), (found == label) & (labels != 255)):
+                padded = np.pad(mask.astype(np.uint8), 1)
+                near.append(mask & (cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=steps)[1:-1, 1:-1] == 0))
+            both[label] += (near[0] & near[1]).sum()
+            whole[label] += (near[0] | near[1]).sum()
+    return [one / of if of else None for one, of in zip(both, whole, strict=True)]
+
+
+@pytest.mark.parametrize("size", [(20, 30), (160, 120), (75, 301)])
+def test_boundary_iou_is_that_of_eroded_masks(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 4, (3, 5, 5)), np.ones((size[0] // 5, -(-size[1] // 5)), int))[:, :, : size[1]]
+    predicted = np.roll(truth, (1, 2), (1, 2))
+    predicted[:, :5, :9] = 5
+    truth[:, :, 8:10] = 255
+    counts = boundary_counts(torch.from_numpy(truth), torch.from_numpy(predicted), 7, 255)
+    assert counts.shape == (3, 7)
+    assert boundary_iou(counts) == pytest.approx(by_erosion(truth, predicted, 7), abs=1e-12)
+    assert boundary_iou(counts)[6] is None
+
+
+def test_boundary_iou_sees_what_iou_hardly_does() -> None:
+    """A large square, found a pixel too small on every side; found exactly, it has 1, whatever void holds."""
+    truth = torch.zeros(1, 200, 200, dtype=torch.int64)
+    truth[:, 20:180, 20:180] = 1
+    smaller = torch.zeros_like(truth)
+    smaller[:, 21:179, 21:179] = 1
+    reach = round(0.02 * 200 * 2**0.5)
+    near = 160**2 - (160 - 2 * reach) ** 2, 158**2 - (158 - 2 * reach) ** 2
+    shared = 158**2 - (160 - 2 * reach) ** 2
+    found = boundary_iou(boundary_counts(truth, smaller, 2, 255))
+    assert found[1] == pytest.approx(shared / (sum(near) - shared))
+    assert segmentation_scores(confusion_of(truth, smaller, 2)).class_iou[1] == pytest.approx(158**2 / 160**2)
+    assert found[1] < 0.72
+    truth[:, 18:22] = 255
+    filled = truth.clone()
+    filled[truth == 255] = torch.randint(0, 2, (800,), generator=torch.Generator().manual_seed(0))
+    assert boundary_iou(boundary_counts(truth, filled, 2, 255)) == (1, 1)

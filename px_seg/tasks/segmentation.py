@@ -23,7 +23,7 @@ from px_seg.data.registry import SEGMENTATION, also_of, found, load, load_also
 from px_seg.data.survey import Survey, survey_masks, too_dim
 from px_seg.data.transforms import Transform, centre_crop_to_stride, evaluation, to_uint8, training
 from px_seg.errors import InputError
-from px_seg.metrics import Score, confusion_of, segmentation_scores
+from px_seg.metrics import Score, boundary_counts, boundary_iou, confusion_of, segmentation_scores
 from px_seg.models import (
     ARCHITECTURES,
     LEAST,
@@ -40,6 +40,15 @@ from px_seg.pruning.distributed import all_reduce, everyone
 from px_seg.tasks.base import TRAINING, VALIDATION, check_parts, check_size, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
+
+BY_CLASS = {
+    "class_iou": "IoU",
+    "class_boundary_iou": "boundary",
+    "class_precision": "precision",
+    "class_recall": "recall",
+    "class_f1": "F1",
+}
+"""The scores of every class, and how a table calls them."""
 
 SAMPLES = 5
 """How many validation images samples.png shows."""
@@ -59,7 +68,7 @@ class Segmentation:
     config_type = SegmentationConfig
     scope = "encoder"
     scores: tuple[Score, ...] = (Score("miou", "mIoU"), Score("pixel_accuracy", "pixel accuracy"))
-    details: tuple[str, ...] = ("class_precision", "class_recall", "class_f1", "confusion")
+    details: tuple[str, ...] = ("class_precision", "class_recall", "class_f1", "class_boundary_iou", "confusion")
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
@@ -168,21 +177,25 @@ class Segmentation:
 
     def evaluate(self, model: nn.Module, loader: Loader, device: torch.device) -> dict[str, Any]:
         """`miou`, `pixel_accuracy`, and by class name, with None where absent, `class_iou`, `class_precision`,
-        `class_recall` and `class_f1`.
+        `class_recall`, `class_f1` and `class_boundary_iou`.
 
-        They are read off one matrix, `confusion`: pixels by true class, in rows, and predicted class, summed over the
-        images of all processes.
+        But for the last they are read off one matrix, `confusion`: pixels by true class, in rows, and predicted class,
+        summed over the images of all processes.
         """
-        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=device)
+        classes = len(self.classes)
+        counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        near = torch.zeros(3, classes, dtype=torch.int64, device=device)
         model.eval()
         with torch.inference_mode():
             for batch in all_of(loader):
                 for images, labels in _same_size(batch):
-                    predicted = self.predict(model, images.to(device))
-                    counts += confusion_of(labels.to(device), predicted, len(self.classes), IGNORE)
-        counts = all_reduce(everyone(), counts)
+                    predicted, labels = self.predict(model, images.to(device)), labels.to(device)
+                    counts += confusion_of(labels, predicted, classes, IGNORE)
+                    near += boundary_counts(labels, predicted, classes, IGNORE)
+        counts, near = (all_reduce(everyone(), part) for part in (counts, near))
         scores = segmentation_scores(counts)
         by_class = {key: getattr(scores, key) for key in ("class_iou", "class_precision", "class_recall", "class_f1")}
+        by_class["class_boundary_iou"] = boundary_iou(near)
         return {
             "miou": scores.miou,
             "pixel_accuracy": scores.pixel_accuracy,
@@ -201,12 +214,12 @@ class Segmentation:
         }
 
     def report(self, scores: Mapping[str, Any]) -> list[str]:
-        columns = [scores[key] for key in ("class_iou", "class_precision", "class_recall", "class_f1")]
+        columns = [scores[key] for key in BY_CLASS]
         rows = (
             f"    {name:<20}" + "".join(f"{'' if one is None else f'{one:.2%}':>10}" for one in shares)
             for name, *shares in ((name, *(column[name] for column in columns)) for name in self.classes)
         )
-        return [f"  {'by class':<22}{'IoU':>10}{'precision':>10}{'recall':>10}{'F1':>10}", *rows]
+        return [f"  {'by class':<22}" + "".join(f"{head:>10}" for head in BY_CLASS.values()), *rows]
 
     def save(self, model: SegmentationModel, folder: Path, card: Mapping[str, Any]) -> None:
         """For `px_seg.load_model` or `segmentation_models_pytorch.from_pretrained`; its images' for albumentations."""

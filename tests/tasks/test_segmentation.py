@@ -41,7 +41,7 @@ def test_the_trained_network_is_evaluated_on_further_lists(voc, tmp_path) -> Non
     counted = (tmp_path / "out" / "confusion.csv").read_text()
     RunFolder(tmp_path / "out").clear()
     assert not list((tmp_path / "out").iterdir())
-    keys = ("miou", "pixel_accuracy", "class_iou", "class_precision", "class_recall", "class_f1")
+    keys = ("miou", "pixel_accuracy", "class_iou", "class_precision", "class_recall", "class_f1", "class_boundary_iou")
     assert results["also"]["same"] == {key: results[key] for key in keys}
     head, *rows = [line.split(",") for line in counted.splitlines()]
     assert head == ["true", *(row[0] for row in rows)]
