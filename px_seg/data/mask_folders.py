@@ -82,6 +82,11 @@ def read_mask_folders(
     return train, val
 
 
+def has_split(images: str | None, split: str) -> bool:
+    """Whether a split is a list or a folder, and not drawn."""
+    return split.endswith(".txt") or (images is not None and user_path(Path(images) / split, "--data.images").is_dir())
+
+
 def _given(key: str, path: str | None) -> Path:
     if path is None:
         raise InputError(f"data.name folders needs --data.{key}: folders of images and of masks, and a file of classes")

@@ -7,7 +7,7 @@ from typing import TypeVar
 from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.class_folders import read_class_folders, tiny_imagenet, tiny_imagenet_folder
-from px_seg.data.mask_folders import read_mask_folders
+from px_seg.data.mask_folders import has_split, read_mask_folders
 from px_seg.data.synthetic import Synthetic, SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, fetch_tiny_imagenet, unpack_imagenet
 from px_seg.data.voc import VOC, download
@@ -92,6 +92,15 @@ def also_of(config: SegmentationDataConfig) -> dict[str, SegmentationDataConfig]
     if twice := [split for split in config.also if [config.val_split, *config.also].count(split) > 1]:
         raise InputError(f"data.also names {twice[0]} twice, or beside data.val_split: once is enough")
     return {split: replace(config, val_split=split, also=[], download=False) for split in config.also}
+
+
+def without_training(config: D) -> D:
+    """The configuration with its validation images in place of those of training, where these have a place of their own
+    and may be missing: for what only evaluates."""
+    if not isinstance(config, SegmentationDataConfig):
+        return config
+    alone = config.name == "voc2012" or (config.name == "folders" and has_split(config.images, config.val_split))
+    return replace(config, train_split=config.val_split) if alone else config
 
 
 def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[T, T]:

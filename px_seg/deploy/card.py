@@ -10,6 +10,7 @@ from px_seg.data.normalisation import Normalisation
 from px_seg.data.palette import voc_colours
 from px_seg.errors import InputError
 from px_seg.files import parse_json
+from px_seg.run.folder import RunFolder
 
 FORMAT = "px_seg.card/1"
 
@@ -79,8 +80,18 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
+def run_of(folder: Path) -> Path:
+    """The run that a folder is of: that of RUN/best, the network of its best epoch, is RUN."""
+    of_best = folder.name == RunFolder(folder.parent).best.name and not (folder / "results.json").exists()
+    return folder.parent if of_best else folder
+
+
 def read_card(folder: Path) -> Card:
-    """Of a finished run, by its folder. InputError where there is none, or its results are damaged."""
+    """Of a finished run, by its folder or that of its best epoch.
+
+    InputError where there is none, or its results are damaged.
+    """
+    folder = run_of(folder)
     results = read_results(folder)
     key = {"seg": "class_iou", "cls": "class_accuracy"}.get(results["task"])
     classes = results.get(key) if key else None

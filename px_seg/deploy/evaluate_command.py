@@ -16,12 +16,12 @@ from px_seg.deploy.arguments import (
     write_output,
 )
 from px_seg.deploy.card import read_card
-from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, images_of, table
+from px_seg.deploy.evaluating import Images, Row, check_same, evaluate, table, validation_of
 from px_seg.deploy.exported import files_of, open_exported
 from px_seg.deploy.run_network import saved_network
 from px_seg.files import user_path
 from px_seg.flags import run_flags
-from px_seg.models import weights_in
+from px_seg.models import model_folder, weights_in
 
 EVALUATE = """Evaluate the network of a finished run, or exported files of it, on the run's validation images.
 
@@ -52,9 +52,9 @@ def score(argv: Sequence[str]) -> None:
         check_same(card, exported.card, file, folder)
         networks[text] = exported, sum(one.stat().st_size for one in files_of(file))
     output = output_file(asked)
-    images = _with_batches(images_of(folder, flags), asked.batch_size)
+    images = _with_batches(validation_of(folder, flags), asked.batch_size)
     if not networks:
-        networks["torch"] = saved_network(folder, card).to(device), weights_in(folder / "model").stat().st_size
+        networks["torch"] = saved_network(folder, card).to(device), weights_in(model_folder(folder)).stat().st_size
     where = (asked.device or "cpu") if asked.model else device
     rows = {
         name: Row(evaluate(images, network, where, Path(name).name), size) for name, (network, size) in networks.items()
@@ -71,7 +71,9 @@ def _with_batches(images: Images, batch_size: int | None) -> Images:
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("px_seg evaluate", EVALUATE)
-    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a finished run, or RUN/best, the network of its best epoch"
+    )
     parser.add_argument("--model", nargs="+", metavar="FILE", help="exported files in place of the run's network")
     parser.add_argument("--batch_size", type=from_one_on, help="images in a batch (the run's)")
     parser.add_argument("--output", metavar="FILE", help="write the scores to this JSON file")

@@ -1,6 +1,7 @@
 """Networks of finished runs on the runs' own validation images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,14 @@ from px_seg.command_line import parse
 from px_seg.config import RunConfig
 from px_seg.data.loaders import Transformed, evaluation_loader
 from px_seg.data.normalisation import IMAGENET
-from px_seg.deploy.card import Card, read_card
+from px_seg.data.registry import without_training
+from px_seg.deploy.card import Card, read_card, run_of
 from px_seg.errors import InputError
 from px_seg.metrics import without_counts
 from px_seg.progress import bar
 from px_seg.run.results import scores_in
 from px_seg.tasks import Task, presets, task_of
+from px_seg.tasks.base import VALIDATION, check_parts
 from px_seg.text import columns
 
 
@@ -44,9 +47,29 @@ def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
 
     Raises InputError where they are not there, cannot be used, or are no longer those that the run was evaluated on.
     """
-    card = read_card(folder)
-    kind = task_of(card.task)
-    file = folder / "config.yaml"
+    images = _found(folder, _config(folder, flags))
+    return _noted(images, images.task.check_data())
+
+
+def validation_of(folder: Path, flags: Sequence[str] = ()) -> Images:
+    """The same of the validation images and further lists; those of training need not be there, and may be others."""
+    config = _config(folder, flags)
+    images = _found(folder, replace(config, data=without_training(config.data)))
+    task = images.task
+    lists = {VALIDATION: task.val.data, **{f"images of {split}": data.data for split, data in task.also.items()}}
+    return _noted(images, check_parts(type(task), images.config, lists))
+
+
+def _noted(images: Images, notes: Sequence[str]) -> Images:
+    for note in notes:
+        print(note)
+    return images
+
+
+def _config(folder: Path, flags: Sequence[str]) -> RunConfig:
+    """Of the run, but for what the flags say. InputError for flags that it has not, and where its file is missing."""
+    kind = task_of(read_card(folder).task)
+    file = run_of(folder) / "config.yaml"
     if not file.is_file():
         raise InputError(f"{file} is missing, which says what images the run had: give the run's whole folder")
     # Where masks came from is of no use here, and may be gone.
@@ -55,7 +78,13 @@ def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
         if flag.startswith("--") and (key := flag.removeprefix("--").partition("=")[0]) not in known:
             group = ", ".join(name for name in known if name.startswith(f"{key.partition('.')[0]}."))
             raise InputError(f"a run of the task {kind.name} has no {key}: it has {group or 'nothing of that kind'}")
-    config = parse(kind.config_type, ["--config", str(file), "--masks", "null", *flags], presets(kind))
+    return parse(kind.config_type, ["--config", str(file), "--masks", "null", *flags], presets(kind))
+
+
+def _found(folder: Path, config: RunConfig) -> Images:
+    """What the configuration names. InputError where it is not there, or does not fit the run's network."""
+    card = read_card(folder)
+    kind = task_of(card.task)
     kind.check(config, synchronised=True)
     task = kind(config)
     if tuple(task.classes) != card.classes:
@@ -66,8 +95,6 @@ def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
             f"the run in {folder} had its images normalised by {had}, and its weights {config.weights} "
             f"now take {task.normalisation}: put these back where they were"
         )
-    for note in task.check_data():
-        print(note)
     return Images(task, config)
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from px_seg.analysis.sparse_units import of_sparse_units, sparse_layers
-from px_seg.deploy.card import Card, read_card, read_results
-from px_seg.deploy.evaluating import Images, Row, data_root, evaluate, images_of, table
+from px_seg.deploy.card import Card, read_card, read_results, run_of
+from px_seg.deploy.evaluating import Images, Row, data_root, evaluate, images_of, table, validation_of
 from px_seg.deploy.exported import files_of, open_exported, quantise, write_onnx, write_openvino
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES, notes_of
@@ -82,7 +82,8 @@ def export_run(run: Path, folder: ExportFolder, asked: Export, say: Callable[[st
     """
     card = read_card(run)
     check_formats(asked.formats)
-    images = images_of(run, data_root(asked.root)) if asked.evaluated or "int8" in asked.formats else None
+    reads = images_of if "int8" in asked.formats else validation_of
+    images = reads(run, data_root(asked.root)) if asked.evaluated or "int8" in asked.formats else None
     network = smallest(run, card) if asked.compacted else as_saved(run, card)
     if not asked.compacted and network.kind == "compacted":
         raise InputError(f"{run} was compacted before it trained, and has no other network: leave --no_compact out")
@@ -142,7 +143,7 @@ def exported_scores(run: Path) -> Mapping[str, Mapping[str, Any]]:
 
 def _of_sparse_units(run: Path, model: nn.Module, file: Path, size: int) -> list[str]:
     """What sparse matrix units can take of an exported network, in lines; none where the run has nothing for them."""
-    before = sparse_layers_of(read_results(run))
+    before = sparse_layers_of(read_results(run_of(run)))
     side = -(-size // COARSEST) * COARSEST
     found = sparse_layers(model, model.state_dict(), (3, side, side))
     lines = [of_sparse_units(found), f"try them with {sparse_command(file, size)}"] if found else []

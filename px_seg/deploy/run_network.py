@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from px_seg.data.normalisation import IMAGENET
-from px_seg.deploy.card import Card
+from px_seg.deploy.card import Card, run_of
 from px_seg.errors import InputError
 from px_seg.models import COARSEST, is_compacted, load_model, tell_normalisation
 from px_seg.pruning import Masks, UnsupportedOperation
@@ -43,11 +43,11 @@ def saved_network(folder: Path, card: Card) -> nn.Module:
 
 
 def as_saved(folder: Path, card: Card) -> RunNetwork:
-    """The network of a finished run with its masks.
+    """The network of a finished run, or of its best epoch, with its masks.
 
     Raises InputError where it cannot be read, and where its masks are missing or not its own.
     """
-    model, held = saved_network(folder, card), RunFolder(folder)
+    model, held = saved_network(folder, card), RunFolder(run_of(folder))
     if not card.sparsity:
         return RunNetwork(model, None, "dense", ["dense: nothing to compact"])
     cut = is_compacted(folder)

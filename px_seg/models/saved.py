@@ -77,16 +77,17 @@ def weights_in(folder: Path) -> Path:
 
 def is_compacted(folder: str | Path) -> bool:
     """Whether the network in a folder that `load_model` reads was made smaller."""
-    return (_model_folder(folder) / COMPACT).is_file()
+    return (model_folder(folder) / COMPACT).is_file()
 
 
 def built_as(folder: str | Path) -> nn.Module:
     """The network of a folder that `load_model` reads, dense and with new weights, in eval mode."""
     with torch.random.fork_rng(devices=[]):
-        return _built(parse_json((_model_folder(folder) / "config.json").read_text())).eval()
+        return _built(parse_json((model_folder(folder) / "config.json").read_text())).eval()
 
 
-def _model_folder(folder: str | Path) -> Path:
+def model_folder(folder: str | Path) -> Path:
+    """Where the files of a network are that `load_model` reads: in the folder, or in `model` inside it."""
     inside = Path(folder) / "model"
     return inside if inside.is_dir() else Path(folder)
 
@@ -96,7 +97,7 @@ def load_model(folder: str | Path) -> nn.Module:
 
     Also one that `px_seg.compact` made smaller. Raises InputError when there is none, or its files are damaged.
     """
-    folder = _model_folder(folder)
+    folder = model_folder(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"there is no model in {folder}: config.json is missing")

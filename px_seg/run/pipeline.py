@@ -25,8 +25,8 @@ from px_seg.run.checkpoints import CheckpointKeeper, Checkpoints, Interval, Save
 from px_seg.run.compacting import compacted, compacted_as
 from px_seg.run.folder import TRACKED
 from px_seg.run.given_masks import notes_on
+from px_seg.run.outcome import UNAVERAGED, Outcome, Trained, record
 from px_seg.run.prior_training import train_under
-from px_seg.run.record import UNAVERAGED, Outcome, Trained, record
 from px_seg.run.repairing import Start, check_layers, repair, repair_between_rounds
 from px_seg.run.results import scores_in, table, whole
 from px_seg.run.setup import Pruning, Setup, check_shapes, data_of, set_up

@@ -123,18 +123,19 @@ TRAINING, VALIDATION = "training images", "validation images"
 
 
 def check_parts(kind: type[Task], config: RunConfig, parts: Mapping[str, Any]) -> list[str]:
-    """What is to be noted of data that `Task.parts` may have found, once every sample was seen to be right.
+    """What is to be noted of data such as `Task.parts` finds, or some of it, once every sample was seen to be right.
 
     Raises InputError for the first that is not, and for what is wrong with all of them together.
     """
-    notes = kind.meaning(parts[TRAINING])
+    notes = kind.meaning(next(iter(parts.values())))
     surveys: dict[str, Survey] = {}
     for what, data in parts.items():
         survey = surveys[what] = kind.survey(data, what)
         if problems := kind.problems(config, data, survey, what):
             raise InputError(problems[0])
         notes += [*survey.notes, *conversions(data, survey, what)]
-    notes += in_both(surveys[TRAINING], surveys[VALIDATION], parts[VALIDATION])
+    if TRAINING in parts:
+        notes += in_both(surveys[TRAINING], surveys[VALIDATION], parts[VALIDATION])
     return list(dict.fromkeys(notes))
 
 
