@@ -51,18 +51,19 @@ class SegmentationDataConfig(DataConfig):
     """What a segmentation run learns from.
 
     Args:
-        name: synthetic, drawn in memory; voc2012, any dataset on disk laid out like VOC2012; or folders, images and
-            masks in two folders
+        name: synthetic, drawn in memory; voc2012, any dataset on disk laid out like VOC2012; folders, images and masks
+            in two folders; or coco, annotations in COCO's JSON
         size: side of the training crop in pixels; of the image, for synthetic data
         evaluation: whole, images at their own size; or centre_crop, short side resized to `size`, then cropped
         scale: smallest and largest factor by which training images are scaled at random
         root: the folder that holds VOCdevkit, or VOC2012 itself
-        images: of folders: where the images are, at any depth
-        masks: of folders: where the masks are, with the names of their images but for the ending
+        images: of folders and coco: where the images are, at any depth
+        masks: of folders: where the masks are, with the names of their images but for the ending; of coco: where the
+            pictures of panoptic segments are
         classes: of folders: text file with a class a line, the background first: NAME, NAME,VALUE or NAME,#rrggbb
         val_share: of folders: share of the images that is drawn for evaluation, where there are no folders or lists
         train_split: list of training images; train_aug reads SegmentationClassAug; of folders a folder in both, or a
-            text file of names
+            text file of names; of coco a JSON file
         val_split: list of evaluation images, likewise
         also: further lists to evaluate the trained network on
         mostly_void: most pixels that are not of the first class are void on purpose, as in sparse annotations

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "px_seg"
 
 FLOORS = (
     {"errors", "config", "metrics", "progress", "curves", "wide", "identity", "text"},
-    {"files", "devices", "losses", "predictions", "cost", "termination"},
+    {"files", "devices", "losses", "predictions", "cost", "termination", "extras"},
     {"pruning", "data"},
     {"models", "analysis", "plots", "repair"},
     {"tasks"},

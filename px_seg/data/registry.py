@@ -7,6 +7,7 @@ from typing import TypeVar
 from px_seg.config import ClassificationDataConfig, DataConfig, SegmentationDataConfig
 from px_seg.data.base import ClassificationData, SegmentationData
 from px_seg.data.class_folders import read_class_folders, tiny_imagenet, tiny_imagenet_folder
+from px_seg.data.coco import read_coco
 from px_seg.data.mask_folders import has_split, read_mask_folders
 from px_seg.data.synthetic import Synthetic, SyntheticObjects
 from px_seg.data.torchvision_sets import cifar, fetch_tiny_imagenet, unpack_imagenet
@@ -37,6 +38,12 @@ def _folders(config: SegmentationDataConfig) -> tuple[SegmentationData, Segmenta
         raise InputError("there is nothing to download for data.name folders: leave --data.download out")
     splits = config.train_split, config.val_split
     return read_mask_folders(config.images, config.masks, config.classes, splits, config.val_share, config.seed)
+
+
+def _coco(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
+    if config.download:
+        raise InputError("there is nothing to download for data.name coco: leave --data.download out")
+    return read_coco(config.images, config.masks, (config.train_split, config.val_split))
 
 
 def _objects(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:
@@ -71,6 +78,7 @@ SEGMENTATION: dict[str, Callable[[SegmentationDataConfig], tuple[SegmentationDat
     "synthetic": _synthetic,
     "voc2012": _voc2012,
     "folders": _folders,
+    "coco": _coco,
 }
 CLASSIFICATION: dict[str, Callable[[ClassificationDataConfig], tuple[ClassificationData, ClassificationData]]] = {
     "synthetic": _objects,
@@ -99,7 +107,8 @@ def without_training(config: D) -> D:
     and may be missing: for what only evaluates."""
     if not isinstance(config, SegmentationDataConfig):
         return config
-    alone = config.name == "voc2012" or (config.name == "folders" and has_split(config.images, config.val_split))
+    own = config.name == "folders" and has_split(config.images, config.val_split)
+    alone = own or config.name in ("voc2012", "coco")
     return replace(config, train_split=config.val_split) if alone else config
 
 

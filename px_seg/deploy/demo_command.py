@@ -11,8 +11,8 @@ from px_seg.deploy.arguments import Parser, add_device, device_asked_for, from_o
 from px_seg.deploy.card import Card, read_card
 from px_seg.deploy.demo.page import build_page, pictures_kept, serve_page
 from px_seg.deploy.demo.side_by_side import Contender, contenders
-from px_seg.deploy.extras import check_extra
 from px_seg.errors import InputError
+from px_seg.extras import check_extra
 from px_seg.files import user_path
 
 DEMO = """Show on a local page what finished runs' networks make of pictures that you drop there, and in how long.

@@ -16,10 +16,10 @@ from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES, notes_of
 from px_seg.deploy.exported.onnx_file import difference_of, multiple_of
 from px_seg.deploy.exported.openvino_file import open_openvino
-from px_seg.deploy.extras import check_extra
 from px_seg.deploy.run_network import RunNetwork, as_saved, smallest
 from px_seg.deploy.tensorrt import sparse_command
 from px_seg.errors import InputError
+from px_seg.extras import check_extra
 from px_seg.models import COARSEST, normalisation_in
 from px_seg.run.folder import EXPORTED
 from px_seg.run.results import sparse_layers_of

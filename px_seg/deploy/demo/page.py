@@ -12,9 +12,9 @@ from PIL import Image
 
 from px_seg.data.images import upright
 from px_seg.deploy.demo.side_by_side import Contender, Seen, compare, fitted
-from px_seg.deploy.extras import extra, variable
 from px_seg.deploy.overlays import overlay
 from px_seg.errors import InputError
+from px_seg.extras import extra, variable
 
 _STYLE = """
 .gradio-container {max-width: 1280px !important}

@@ -15,8 +15,8 @@ from torch.export import Dim
 
 from px_seg.cost import synchronise
 from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
-from px_seg.deploy.extras import check_extra, extra
 from px_seg.errors import InputError, one_line
+from px_seg.extras import check_extra, extra
 from px_seg.files import replacing
 from px_seg.models import COARSEST, Classifier, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating

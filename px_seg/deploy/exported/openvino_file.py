@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from px_seg.deploy.exported.onnx_file import Runtime
-from px_seg.deploy.extras import extra, variable
 from px_seg.errors import InputError, one_line
+from px_seg.extras import extra, variable
 
 _ROOM = "px_seg"
 """Where in a file's notes ours are."""
