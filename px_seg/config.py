@@ -61,6 +61,8 @@ class SegmentationDataConfig(DataConfig):
         masks: of folders: where the masks are, with the names of their images but for the ending; of coco: where the
             pictures of panoptic segments are
         classes: of folders: text file with a class a line, the background first: NAME, NAME,VALUE or NAME,#rrggbb
+        channels: of every image: 3, RGB; 1, grey; or as many as the files have, such as 4 of RGBA, or those of .npy
+            arrays; the first layer's weights are then taken in turns
         val_share: of folders: share of the images that is drawn for evaluation, where there are no folders or lists
         train_split: list of training images; train_aug reads SegmentationClassAug; of folders a folder in both, or a
             text file of names; of coco a JSON file
@@ -73,6 +75,7 @@ class SegmentationDataConfig(DataConfig):
     images: str | None = None
     masks: str | None = None
     classes: str | None = None
+    channels: int = 3
     val_share: float = 0.2
     train_split: str = "train"
     val_split: str = "val"

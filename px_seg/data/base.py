@@ -17,7 +17,7 @@ class Sample(NamedTuple):
     """One unprocessed image with its labels, as stored or drawn."""
 
     image: np.ndarray
-    """(H, W, 3), uint8, RGB."""
+    """(H, W, C), uint8, RGB where they are 3."""
     mask: np.ndarray
     """(H, W), uint8: a class index, or 255 where the label is void."""
     mode: str = "RGB"
@@ -29,6 +29,10 @@ class SegmentationData(Protocol):
 
     classes: tuple[str, ...]
     """Class names by index; index 0 is the background."""
+
+    @property
+    def channels(self) -> int:
+        """Of every image."""
 
     @property
     def encoding(self) -> str:
@@ -59,6 +63,10 @@ class ClassificationData(Protocol):
 
     classes: tuple[str, ...]
     """Class names by index."""
+
+    @property
+    def channels(self) -> int:
+        """Of every image."""
 
     @property
     def faults(self) -> Sequence[str]:

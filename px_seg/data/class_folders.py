@@ -19,6 +19,7 @@ class ImageFiles:
     """
 
     faults: Sequence[str] = ()
+    channels = 3
 
     def __init__(self, files: Mapping[str, Sequence[Path]], classes: Sequence[str] | None, where: str) -> None:
         self.classes = chosen(sorted(files), classes, where)

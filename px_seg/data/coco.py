@@ -35,8 +35,10 @@ class Entry(NamedTuple):
 class Coco:
     """The images that one file of annotations lists. Images and pictures of segments that are missing are `faults`."""
 
-    def __init__(self, file: Path, listed: "_Listed", entries: Sequence[Entry], faults: Sequence[str]) -> None:
-        self.file, self.entries, self.faults = file, list(entries), faults
+    def __init__(
+        self, file: Path, listed: "_Listed", entries: Sequence[Entry], faults: Sequence[str], channels: int = 3
+    ) -> None:
+        self.file, self.entries, self.faults, self.channels = file, list(entries), faults, channels
         self.labels = listed.labels
         self.classes = listed.classes
         self.encoding = f"COCO's categories {listed.labels}"
@@ -47,7 +49,7 @@ class Coco:
     def __getitem__(self, index: int) -> Sample:
         """Raises InputError, naming the image, for one that is damaged or does not fit what is said of it."""
         entry = self.entries[index]
-        image = photograph(entry.image)
+        image = photograph(entry.image, self.channels)
         labels = self._outlined(entry) if entry.segments is None else self._segmented(entry, entry.segments)
         mask = mask_of(image, Image.fromarray(labels), f"{entry.image} and its annotations in {self.file}")
         height, width = image.pixels.shape[:2]
@@ -97,7 +99,7 @@ class Coco:
         return np.array([segments.get(number, IGNORE) for number in known.tolist()], np.uint8)[places]
 
 
-def read_coco(images: str | None, masks: str | None, splits: tuple[str, str]) -> tuple[Coco, Coco]:
+def read_coco(images: str | None, masks: str | None, splits: tuple[str, str], channels: int = 3) -> tuple[Coco, Coco]:
     """Training and validation part, from two files of annotations, `splits`.
 
     `images` is the folder of the images, at any depth, and `masks` that of the pictures of panoptic segments. Raises
@@ -107,7 +109,7 @@ def read_coco(images: str | None, masks: str | None, splits: tuple[str, str]) ->
     if images is None or not user_path(images, "--data.images").is_dir():
         raise InputError(f"data.name coco needs --data.images, the folder of the images, got {images}")
     folders = _Folders(user_path(images, "--data.images"), None if masks is None else user_path(masks, "--data.masks"))
-    train, val = (_read(split, key, folders) for split, key in zip(splits, ("train", "val"), strict=True))
+    train, val = (_read(split, key, folders, channels) for split, key in zip(splits, ("train", "val"), strict=True))
     if train.labels != val.labels or train.classes != val.classes:
         raise InputError(f"{train.file} and {val.file} have different categories")
     return train, val
@@ -138,7 +140,7 @@ class _Listed(NamedTuple):
     """Class index of every category by its number."""
 
 
-def _read(split: str, key: str, folders: _Folders) -> Coco:
+def _read(split: str, key: str, folders: _Folders, channels: int) -> Coco:
     if not split.endswith(".json"):
         raise InputError(f"data.name coco needs --data.{key}_split, a JSON file of annotations, got {split}")
     file = user_path(split, f"--data.{key}_split")
@@ -170,7 +172,7 @@ def _read(split: str, key: str, folders: _Folders) -> Coco:
         faults += [entry] if isinstance(entry, str) else []
     if not named:
         raise InputError(f"{file} lists no images")
-    return Coco(file, listed, entries, faults)
+    return Coco(file, listed, entries, faults, channels)
 
 
 def _entry(

@@ -11,6 +11,12 @@ from PIL import ExifTags, Image, ImageOps
 
 from px_seg.errors import InputError, one_line
 
+ARRAY = ".npy"
+"""The ending of a file that holds an array of NumPy's."""
+
+CONVERTED = {1: "L", 3: "RGB"}
+"""The modes of Pillow to which images are converted, by their number of channels; others are as they are stored."""
+
 TURNED = range(2, 9)
 """Orientations of EXIF that turn or mirror an image."""
 
@@ -70,41 +76,71 @@ class Photograph(NamedTuple):
     """An image as a file holds it, turned as its EXIF data says."""
 
     pixels: np.ndarray
-    """(H, W, 3), uint8, RGB."""
+    """(H, W, C), uint8, RGB where they are 3."""
     orientation: int
     """That of EXIF: 1 where nothing was turned, at least 5 where sides changed places."""
     mode: str
     """As the file has it, RGB or another; see `mode_of`."""
 
 
-def photograph(path: Path) -> Photograph:
+def photograph(path: Path, channels: int = 3) -> Photograph:
     """What `upright` reads. InputError also for an image that is too small to learn from."""
-    image = upright(path)
+    image = upright(path, channels)
     height, width = image.pixels.shape[:2]
     _check_sides((width, height), path)
     return image
 
 
-def upright(path: Path) -> Photograph:
+def upright(path: Path, channels: int = 3) -> Photograph:
     """Any image, turned as its EXIF data says; of 16 bits a channel the upper 8.
 
-    Grey, palette and CMYK images are converted, transparency is left out. InputError when it cannot be read, or holds
-    numbers of no known range.
+    Three channels are RGB: grey, palette and CMYK images are converted, transparency is left out. One is grey, to which
+    all are converted. Other numbers are those that the file has, as RGBA and CMYK have 4, and an array (H, W, C) of
+    uint8 or uint16 in a file of NumPy's, NAME.npy, any. InputError when it cannot be read, holds numbers of no known
+    range, or has another number of channels.
     """
     with _naming(path):
+        if path.suffix.lower() == ARRAY:
+            return _array(path, channels)
         image = opened(path)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if orientation not in TURNED:
-            return Photograph(np.array(_coloured(image, path)), 1, mode_of(image))
-        return Photograph(np.array(_coloured(ImageOps.exif_transpose(image), path)), orientation, mode_of(image))
+        turned = ImageOps.exif_transpose(image) if orientation in TURNED else image
+        pixels = np.array(_coloured(turned, path, channels))
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+        return Photograph(pixels, orientation if orientation in TURNED else 1, mode_of(image))
 
 
-def _coloured(image: Image.Image, path: Path) -> Image.Image:
+def _array(path: Path, channels: int) -> Photograph:
+    pixels = np.load(path, allow_pickle=False)
+    found = pixels[..., None] if pixels.ndim == 2 else pixels
+    if found.ndim != 3 or found.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} is an array {pixels.shape} of {pixels.dtype}: save (H, W, C) of uint8 or uint16")
+    _check_channels(path, found.shape[2], channels)
+    mode = f"{channels} channels" + (" of 16 bits" if found.dtype == np.uint16 else "")
+    return Photograph(found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8), 1, mode)
+
+
+def _coloured(image: Image.Image, path: Path, channels: int = 3) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{path} holds numbers of no known range: convert it to 8 bits")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if channels in CONVERTED:
+        return image if image.mode == CONVERTED[channels] else image.convert(CONVERTED[channels])
+    _check_channels(path, len(image.getbands()), channels)
+    return image
+
+
+def _check_channels(path: Path, found: int, asked: int) -> None:
+    if found != asked:
+        raise InputError(f"{path} has {found} channels, and data.channels is {asked}")
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, C) as a picture (H, W, 3): grey as grey, and of more channels the first three."""
+    if pixels.shape[2] < 3:
+        return np.repeat(pixels[..., :1], 3, axis=2)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def mode_of(image: Image.Image) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from px_seg.data.base import Sample
-from px_seg.data.images import mask_of, opened, photograph
+from px_seg.data.images import ARRAY, mask_of, opened, photograph
 from px_seg.data.mask_codes import MaskCode, read_classes
 from px_seg.errors import InputError
 from px_seg.files import user_path
 
-SUFFIXES = (*IMG_EXTENSIONS, ".tiff", ".gif")
+SUFFIXES = (*IMG_EXTENSIONS, ".tiff", ".gif", ARRAY)
 
 SHARED = ("train", "val")
 """The splits that are drawn where there are no folders and no lists of these names."""
@@ -29,8 +29,8 @@ class Pairs(NamedTuple):
 class MaskFolders:
     """Images, each with the mask of its name in another folder."""
 
-    def __init__(self, pairs: Pairs, code: MaskCode) -> None:
-        self.pairs, self.faults = list(pairs.found), pairs.faults
+    def __init__(self, pairs: Pairs, code: MaskCode, channels: int = 3) -> None:
+        self.pairs, self.faults, self.channels = list(pairs.found), pairs.faults, channels
         self.code, self.classes = code, code.classes
         self.encoding = f"{sorted(code.labels.items())}{' in colours' if code.coloured else ''}"
 
@@ -40,7 +40,7 @@ class MaskFolders:
     def __getitem__(self, index: int) -> Sample:
         """Raises InputError, naming the file, for one that is damaged or does not fit."""
         file, path = self.pairs[index]
-        image = photograph(file)
+        image = photograph(file, self.channels)
         mask = mask_of(image, self.code.prepared(opened(path)), f"{file} and {path}")
         height, width = image.pixels.shape[:2]
         if mask.shape[:2] != (height, width):
@@ -54,7 +54,13 @@ class MaskFolders:
 
 
 def read_mask_folders(
-    images: str | None, masks: str | None, classes: str | None, splits: tuple[str, str], share: float, seed: int
+    images: str | None,
+    masks: str | None,
+    classes: str | None,
+    splits: tuple[str, str],
+    share: float,
+    seed: int,
+    channels: int = 3,
 ) -> tuple[MaskFolders, MaskFolders]:
     """Training and validation part of the images in one folder, at any depth, whose masks have their names in another.
 
@@ -72,13 +78,17 @@ def read_mask_folders(
     if found[0] is None and found[1] is None:
         if not 0 < share < 1:
             raise InputError(f"data.val_share must be above 0 and below 1, got {share}")
-        return _drawn(_pairs(*places), share, seed, code)
+        return _both(_drawn(_pairs(*places), share, seed), code, channels)
     for split, pairs in zip(splits, found, strict=True):
         if pairs is None:
             raise InputError(
                 f"there is no split {split!r}: no folder {places[0] / split}, and no text file of that name"
             )
-    train, val = (MaskFolders(pairs, code) for pairs in found if pairs is not None)
+    return _both([pairs for pairs in found if pairs is not None], code, channels)
+
+
+def _both(parts: Sequence[Pairs], code: MaskCode, channels: int) -> tuple[MaskFolders, MaskFolders]:
+    train, val = (MaskFolders(pairs, code, channels) for pairs in parts)
     return train, val
 
 
@@ -163,7 +173,8 @@ def _stem(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _drawn(pairs: Pairs, share: float, seed: int, code: MaskCode) -> tuple[MaskFolders, MaskFolders]:
+def _drawn(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """Two parts, and what is missing with the first."""
     every, faults = pairs
     if len(every) < 2:
         raise InputError(
@@ -171,6 +182,5 @@ def _drawn(pairs: Pairs, share: float, seed: int, code: MaskCode) -> tuple[MaskF
         )
     count = min(max(1, round(share * len(every))), len(every) - 1)
     order = np.random.default_rng(seed).permutation(len(every))
-    parts = sorted(order[count:].tolist()), sorted(order[:count].tolist())
-    train, val = ([every[place] for place in part] for part in parts)
-    return MaskFolders(Pairs(train, faults), code), MaskFolders(Pairs(val), code)
+    train, val = ([every[place] for place in sorted(part)] for part in (order[count:].tolist(), order[:count].tolist()))
+    return Pairs(train, faults), Pairs(val)

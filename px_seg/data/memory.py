@@ -13,8 +13,6 @@ from px_seg.data.images import Stored
 from px_seg.data.survey import Survey
 from px_seg.progress import bar
 
-CHANNELS = 3
-
 
 class InMemory:
     """The samples of another dataset, decoded once and held as bytes, each what it was there.
@@ -24,8 +22,8 @@ class InMemory:
     """
 
     def __init__(self, data: Any, survey: Survey, what: str) -> None:
-        self.data, self.classes, self.faults = data, data.classes, data.faults
-        sizes = [_sample_bytes(survey.stored[index], survey.of_pixels) for index in range(len(data))]
+        self.data, self.classes, self.faults, self.channels = data, data.classes, data.faults, data.channels
+        sizes = [_sample_bytes(survey.stored[index], data.channels, survey.of_pixels) for index in range(len(data))]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._bytes = torch.empty(int(self._starts[-1]), dtype=torch.uint8)
         self._heights = np.zeros(len(data), np.int64)
@@ -54,10 +52,10 @@ class InMemory:
         # A copy, which a transform may write into.
         held, height = self._place(index).copy(), int(self._heights[index])
         if not self._modes[index]:
-            return LabelledImage(held.reshape(height, -1, CHANNELS), self.data.labels[index])
-        pixels = held.size // (CHANNELS + 1)
-        image, mask = held[: CHANNELS * pixels], held[CHANNELS * pixels :]
-        return Sample(image.reshape(height, -1, CHANNELS), mask.reshape(height, -1), self._modes[index])
+            return LabelledImage(held.reshape(height, -1, self.channels), self.data.labels[index])
+        pixels = held.size // (self.channels + 1)
+        image, mask = held[: self.channels * pixels], held[self.channels * pixels :]
+        return Sample(image.reshape(height, -1, self.channels), mask.reshape(height, -1), self._modes[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
         return self.data.files(index)
@@ -74,10 +72,10 @@ class InMemory:
         return self.data.labels
 
 
-def bytes_of(survey: Survey) -> int:
-    """What all samples of a survey take."""
-    return sum(_sample_bytes(stored, survey.of_pixels) for stored in survey.stored.values())
+def bytes_of(survey: Survey, channels: int = 3) -> int:
+    """What all samples of a survey take, of images of so many channels."""
+    return sum(_sample_bytes(stored, channels, survey.of_pixels) for stored in survey.stored.values())
 
 
-def _sample_bytes(stored: Stored, masks: bool) -> int:
-    return stored.width * stored.height * (CHANNELS + masks)
+def _sample_bytes(stored: Stored, channels: int, masks: bool) -> int:
+    return stored.width * stored.height * (channels + masks)

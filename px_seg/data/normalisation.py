@@ -5,16 +5,27 @@ from typing import NamedTuple
 
 
 class Normalisation(NamedTuple):
-    """Mean and standard deviation of every channel, RGB, of colours in [0, 1]: (colour - mean) / std is shown."""
+    """Mean and standard deviation of every channel, of colours in [0, 1]: (colour - mean) / std is shown."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @classmethod
     def of(cls, mean: Iterable[float], std: Iterable[float]) -> "Normalisation":
-        """From three numbers each. ValueError where there are more or fewer."""
-        (red, green, blue), (red_std, green_std, blue_std) = map(float, mean), map(float, std)
-        return cls((red, green, blue), (red_std, green_std, blue_std))
+        """From as many numbers each. ValueError where there are more of one, or none."""
+        found = cls(tuple(map(float, mean)), tuple(map(float, std)))
+        if len(found.mean) != len(found.std) or not found.mean:
+            raise ValueError(f"{len(found.mean)} means and {len(found.std)} standard deviations")
+        return found
+
+    def for_channels(self, channels: int) -> "Normalisation":
+        """That of images of so many channels, from one of three: the mean of all for one, else in turns.
+
+        As the weights of a first layer are taken, see `px_seg.models.load_encoder`.
+        """
+        if channels == 1:
+            return Normalisation(*((sum(values) / len(values),) for values in self))
+        return Normalisation(*(tuple(values[place % len(values)] for place in range(channels)) for values in self))
 
     def as_plain(self) -> dict[str, list[float]]:
         """As a JSON file keeps it."""

@@ -23,6 +23,8 @@ def _synthetic(config: SegmentationDataConfig) -> tuple[SegmentationData, Segmen
         raise InputError(
             f"data.train_split and data.val_split are both {config.val_split}: make one of them train, the other val"
         )
+    if config.channels != 3:
+        raise InputError(f"synthetic images have 3 channels, got data.channels {config.channels}")
     train = Synthetic(config.train_split, config.train_images, config.size, config.seed)
     return train, Synthetic(config.val_split, config.val_images, config.size, config.seed)
 
@@ -30,20 +32,22 @@ def _synthetic(config: SegmentationDataConfig) -> tuple[SegmentationData, Segmen
 def _voc2012(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
     if config.download:
         download(config.root)
-    return VOC(config.root, config.train_split, held_out=config.val_split), VOC(config.root, config.val_split)
+    train = VOC(config.root, config.train_split, config.val_split, config.channels)
+    return train, VOC(config.root, config.val_split, channels=config.channels)
 
 
 def _folders(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
     if config.download:
         raise InputError("there is nothing to download for data.name folders: leave --data.download out")
     splits = config.train_split, config.val_split
-    return read_mask_folders(config.images, config.masks, config.classes, splits, config.val_share, config.seed)
+    places = config.images, config.masks, config.classes
+    return read_mask_folders(*places, splits, config.val_share, config.seed, config.channels)
 
 
 def _coco(config: SegmentationDataConfig) -> tuple[SegmentationData, SegmentationData]:
     if config.download:
         raise InputError("there is nothing to download for data.name coco: leave --data.download out")
-    return read_coco(config.images, config.masks, (config.train_split, config.val_split))
+    return read_coco(config.images, config.masks, (config.train_split, config.val_split), config.channels)
 
 
 def _objects(config: ClassificationDataConfig) -> tuple[ClassificationData, ClassificationData]:

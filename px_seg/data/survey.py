@@ -8,10 +8,10 @@ import numpy as np
 
 from px_seg.data.base import IGNORE, ClassificationData, SegmentationData
 from px_seg.data.checked import Check, check_all
-from px_seg.data.images import Stored
+from px_seg.data.images import CONVERTED, Stored
 from px_seg.errors import InputError
 
-CONVERTED = {"RGBA": ", without transparency", "LA": ", without transparency"}
+LOST = {"RGBA": ", without transparency", "LA": ", without transparency"}
 """What is lost of an image by its mode, where anything is."""
 
 
@@ -56,7 +56,8 @@ def survey_masks(data: SegmentationData, what: str, check: Check = check_all) ->
 
     # How many classes there are says which labels a mask may hold, and a code what these stand for.
     by = f" by {data.encoding}" if data.encoding else ""
-    found = check(read, data, what, f"masks of {len(data.classes)} classes{by}")
+    seen = f" of {data.channels} channels" if data.channels != 3 else ""
+    found = check(read, data, what, f"masks of {len(data.classes)} classes{by}{seen}")
     stored = {index: Stored(*value[:-1]) for index, value in found.values.items()}
     labels = {index: dict(value[-1]) for index, value in found.values.items()}
     return Survey(stored, labels, of_pixels=True, faults=found.faults, notes=found.notes)
@@ -76,14 +77,15 @@ def named(data: SegmentationData | ClassificationData, index: int) -> str:
 
 
 def conversions(data: SegmentationData | ClassificationData, survey: Survey, what: str) -> list[str]:
-    """A note on images that are not stored as they are used, in RGB."""
-    others = Counter(stored.mode for stored in survey.stored.values() if stored.mode != "RGB")
-    if not others:
+    """A note on images that are not stored as they are used, in RGB or grey."""
+    wanted = CONVERTED.get(data.channels)
+    others = Counter(stored.mode for stored in survey.stored.values() if wanted and stored.mode != wanted)
+    if not others or not any(data.files(0)):
         return []
-    kinds = ", ".join(f"{count} {mode}{CONVERTED.get(mode, '')}" for mode, count in sorted(others.items()))
-    first = next(index for index, stored in survey.stored.items() if stored.mode != "RGB")
-    where = f", such as {named(data, first)}" if data.files(first) else ""
-    return [f"{others.total()} of the {what} are not RGB and are converted ({kinds}{where})"]
+    kinds = ", ".join(f"{count} {mode}{LOST.get(mode, '')}" for mode, count in sorted(others.items()))
+    first = next(index for index, stored in survey.stored.items() if stored.mode != wanted)
+    name = "grey" if data.channels == 1 else "RGB"
+    return [f"{others.total()} of the {what} are not {name} and are converted ({kinds}, such as {named(data, first)})"]
 
 
 def too_dim(data: SegmentationData | ClassificationData, survey: Survey, what: str) -> list[str]:

@@ -30,6 +30,7 @@ class _Drawn:
     """
 
     faults: Sequence[str] = ()
+    channels = 3
 
     def __init__(self, split: str, length: int, size: int = 64, seed: int = 0) -> None:
         if split not in SPLITS:

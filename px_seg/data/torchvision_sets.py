@@ -21,6 +21,7 @@ class ArrayImages:
     """Images that are held in memory: (N, H, W, 3) uint8 with N labels."""
 
     faults: Sequence[str] = ()
+    channels = 3
 
     def __init__(
         self, images: np.ndarray, labels: Sequence[int], every: Sequence[str], classes: Sequence[str] | None, where: str

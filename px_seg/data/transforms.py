@@ -17,6 +17,7 @@ from torch import Tensor
 
 from px_seg.config import ClassificationDataConfig
 from px_seg.data.base import IGNORE, LabelledImage, Sample
+from px_seg.data.images import as_rgb
 from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError, one_line
 
@@ -27,7 +28,7 @@ SAVED = "albumentations_config_eval.json"
 
 
 class Transform(Protocol):
-    """(sample, seed) -> image (3, H, W) float32 normalised, and its labels: (H, W) int64, or one class, () int64."""
+    """(sample, seed) -> image (C, H, W) float32 normalised, and its labels: (H, W) int64, or one class, () int64."""
 
     def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]: ...
 
@@ -39,7 +40,7 @@ class _Pipeline:
     def __init__(self, *steps: A.BasicTransform, normalisation: Normalisation) -> None:
         self._steps, self._normalisation = A.Compose(list(steps)), normalisation
         # Its own in the library's order of work, whose results are bitwise the same.
-        mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in normalisation)
+        mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in normalisation)
         self._mean, self._scale = mean, std.reciprocal()
 
     def __call__(self, sample: Sample | LabelledImage, seed: int) -> tuple[Tensor, Tensor]:
@@ -77,8 +78,13 @@ def saved_normalisation(folder: Path) -> Normalisation | None:
 
 
 def _fill(normalisation: Normalisation) -> dict[str, object]:
-    """The mean colour, 0 once it is normalised, where there is no image."""
-    return {"fill": tuple(255 * mean for mean in normalisation.mean), "border_mode": cv2.BORDER_CONSTANT}
+    """The mean colour, 0 once it is normalised, where there is no image.
+
+    Of more than four channels, which OpenCV does not fill one by one, the mean of it.
+    """
+    colour = tuple(255 * mean for mean in normalisation.mean)
+    fill = colour if len(colour) <= 4 else sum(colour) / len(colour)
+    return {"fill": fill, "border_mode": cv2.BORDER_CONSTANT}
 
 
 def training(size: int, scale: Sequence[float], stride: int, normalisation: Normalisation) -> Transform:
@@ -192,6 +198,7 @@ def _named(choices: Mapping[str, T], key: str, name: str) -> T:
 
 
 def to_uint8(image: Tensor, normalisation: Normalisation) -> Tensor:
-    """A normalised image (3, H, W) as (H, W, 3) uint8 RGB again, for a picture."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation)
-    return ((image.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    """A normalised image (C, H, W) as (H, W, 3) uint8 RGB again, for a picture; see `px_seg.data.images.as_rgb`."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in normalisation)
+    pixels = ((image.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    return torch.from_numpy(as_rgb(pixels.numpy()))

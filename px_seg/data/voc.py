@@ -30,10 +30,10 @@ class VOC:
 
     encoding = ""
 
-    def __init__(self, root: str | Path, split: str, held_out: str = "val") -> None:
+    def __init__(self, root: str | Path, split: str, held_out: str = "val", channels: int = 3) -> None:
         self.folder = find_tree(root)
         self.classes = _classes(self.folder)
-        self.split = split
+        self.split, self.channels = split, channels
         masks = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
         self.names: list[str] = []
         self._images: list[Path] = []
@@ -54,7 +54,7 @@ class VOC:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = photograph(self._images[index])
+        image = photograph(self._images[index], self.channels)
         path = self._masks[index]
         indexed = opened(path)
         if indexed.mode not in ("P", "L"):

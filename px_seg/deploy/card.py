@@ -34,6 +34,11 @@ class Card:
     multiple: int = 1
     """What has to divide the sides of an image that an exported file is given."""
 
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        return 3 if self.normalisation is None else len(self.normalisation.mean)
+
     def as_text(self) -> str:
         """As it travels in exported files: JSON, with the colour of every class, RGB in 0 to 255."""
         normalisation = None if self.normalisation is None else self.normalisation.as_plain()

@@ -66,6 +66,8 @@ def _check_cards(cards: Mapping[str, Card]) -> None:
     for text, card in cards.items():
         if card.task != "seg":
             raise InputError(f"{text} is of a classifier: the page labels pixels, so give a run of px_seg seg")
+        if card.channels != 3:
+            raise InputError(f"{text} has images of {card.channels} channels: the page takes pictures of 3")
         if card.classes != cards[first].classes:
             raise InputError(f"{text} and {first} tell different classes apart: give runs of one dataset")
 

@@ -20,7 +20,7 @@ from px_seg.deploy.run_network import RunNetwork, as_saved, smallest
 from px_seg.deploy.tensorrt import sparse_command
 from px_seg.errors import InputError
 from px_seg.extras import check_extra
-from px_seg.models import COARSEST, normalisation_in
+from px_seg.models import COARSEST, channels_of, normalisation_in
 from px_seg.run.folder import EXPORTED
 from px_seg.run.results import sparse_layers_of
 from px_seg.tasks.base import spread
@@ -145,7 +145,7 @@ def _of_sparse_units(run: Path, model: nn.Module, file: Path, size: int) -> list
     """What sparse matrix units can take of an exported network, in lines; none where the run has nothing for them."""
     before = sparse_layers_of(read_results(run_of(run)))
     side = -(-size // COARSEST) * COARSEST
-    found = sparse_layers(model, model.state_dict(), (3, side, side))
+    found = sparse_layers(model, model.state_dict(), (channels_of(model), side, side))
     lines = [of_sparse_units(found), f"try them with {sparse_command(file, size)}"] if found else []
     # A layer of which compaction took channels may be within another.
     left = before.keys() & {name.removesuffix(".layer") for name in found}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from px_seg.data.images import upright
+from px_seg.data.images import as_rgb, upright
 from px_seg.data.palette import indexed
 from px_seg.deploy.overlays import overlay, shares
 from px_seg.deploy.predicting import Segmenter, Views
@@ -98,7 +98,7 @@ def label_all(
 
     try:
         try:
-            for group in _batches(wanted, batch_size, skip):
+            for group in _batches(wanted, batch_size, segmenter.channels, skip):
                 if isinstance(group, Wanted):
                     (target,) = group.results(folder)
                     try:
@@ -122,7 +122,7 @@ _Read = tuple[Wanted, np.ndarray]
 
 
 def _batches(
-    wanted: Sequence[Wanted], batch_size: int, skip: Callable[[Wanted, str], Any]
+    wanted: Sequence[Wanted], batch_size: int, channels: int, skip: Callable[[Wanted, str], Any]
 ) -> Iterator[Wanted | list[_Read]]:
     """Images of one size that follow each other, read ahead in threads; videos one by one."""
     ahead = 2 * batch_size
@@ -132,7 +132,7 @@ def _batches(
         left = iter(wanted)
         while True:
             while len(reading) < ahead and (one := next(left, None)) is not None:
-                reading.append((one, None if one.is_video else pool.submit(_readable, one.source)))
+                reading.append((one, None if one.is_video else pool.submit(_readable, one.source, channels)))
             if not reading:
                 break
             one, future = reading.pop(0)
@@ -155,9 +155,9 @@ def _batches(
             yield batch
 
 
-def _readable(path: Path) -> np.ndarray:
+def _readable(path: Path, channels: int) -> np.ndarray:
     """The image. InputError for one that no JPEG can show."""
-    image = upright(path).pixels
+    image = upright(path, channels).pixels
     if max(image.shape) > _LONGEST:
         raise InputError(f"{path} has more than {_LONGEST} pixels on a side, which its overlay cannot have: cut it")
     return image
@@ -182,4 +182,4 @@ def _write(one: Wanted, image: np.ndarray, labels: np.ndarray, classes: Sequence
     with replacing(plain) as fresh:
         indexed(labels).save(fresh, "PNG")
     with replacing(laid_over) as fresh:
-        overlay(image, labels, classes).save(fresh, "JPEG", quality=90)
+        overlay(as_rgb(image), labels, classes).save(fresh, "JPEG", quality=90)

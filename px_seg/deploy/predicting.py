@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from px_seg.data.normalisation import Normalisation
 from px_seg.errors import InputError
-from px_seg.models import COARSEST, Classifier, least_side_of, normalisation_in, stride_of, whole_logits
+from px_seg.models import COARSEST, Classifier, channels_of, least_side_of, normalisation_in, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating
 
 _EXPECTED = "predict takes one that returns logits (N, classes, H, W), of two classes or more"
@@ -46,7 +46,7 @@ class Segmenter(NamedTuple):
     """What predicts, whatever carries it out."""
 
     network: Callable[[Tensor], Tensor]
-    """Of images (N, 3, H, W), normalised, whose sides `stride` divides, to logits (N, classes, H, W)."""
+    """Of images (N, C, H, W), normalised, whose sides `stride` divides, to logits (N, classes, H, W)."""
     normalisation: Normalisation
     stride: int
     least: int
@@ -63,6 +63,11 @@ class Segmenter(NamedTuple):
             model, normalisation_in(model), stride_of(model), least_side_of(model), parameter.device, parameter.dtype
         )
 
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        return len(self.normalisation.mean)
+
     def logits(self, images: Tensor) -> Tensor:
         """(N, classes, H, W) of normalised images of any size. InputError for a network that returns anything else."""
         return whole_logits(self._checked, images, self.stride, self.least)
@@ -76,7 +81,7 @@ class Segmenter(NamedTuple):
         return found
 
     def labels(self, images: np.ndarray, views: Views) -> np.ndarray:
-        """(N, H, W) uint8, the class of every pixel of images (N, H, W, 3) uint8 RGB.
+        """(N, H, W) uint8, the class of every pixel of images (N, H, W, C) uint8, RGB where they are 3.
 
         Raises InputError where they take more memory than there is, and for a network that does not return finite
         logits of two classes or more for every pixel.
@@ -95,7 +100,7 @@ class Segmenter(NamedTuple):
     @torch.inference_mode()
     def _labels(self, images: np.ndarray, views: Views) -> np.ndarray:
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in self.normalisation)
+        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in self.normalisation)
         normalised = ((pixels / 255 - mean) / std).to(self.dtype)
         scores = _scores(self, normalised, views)
         if scores.shape[1] > 256:
@@ -113,7 +118,8 @@ def predict(
     scales: Sequence[float] = (1.0,),
     window: int | None = None,
 ) -> np.ndarray:
-    """The class of every pixel, (H, W) uint8, of an image, (H, W, 3) uint8 RGB of any size.
+    """The class of every pixel, (H, W) uint8, of an image, (H, W, 3) uint8 RGB of any size; of as many channels as the
+    model's images have, where they are not 3.
 
     The image is normalised as `model.normalisation` says, which `px_seg.load_model` and `px_seg.build_segmenter` set,
     and padded to what the network takes. `flip` averages class probabilities with those of the mirror image, `scales`
@@ -123,8 +129,9 @@ def predict(
     Raises InputError for what is no such image, and for a model that says no normalisation or is a classifier.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"predict takes an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+    channels = channels_of(model)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise InputError(f"predict takes an image (H, W, {channels}) of uint8, got {image.shape} of {image.dtype}")
     views = Views(flip, tuple(scales) if isinstance(scales, Sequence) else (scales,), window)
     segmenter = Segmenter.of(model)
     with evaluating(model):

@@ -71,7 +71,7 @@ def smallest(folder: Path, card: Card) -> RunNetwork:
         return saved
     side = -(-card.size // COARSEST) * COARSEST
     try:
-        found = shrink(model, masks, (3, side, side))
+        found = shrink(model, masks, (card.channels, side, side))
     except UnsupportedOperation as error:
         return RunNetwork(model, masks, "masked", [f"left as it is, for it cannot be compacted: {error}"])
     tell_normalisation(found.model, model.normalisation)  # type: ignore[arg-type]
@@ -85,7 +85,8 @@ def _check_classes(model: nn.Module, card: Card, folder: Path) -> None:
     side = -(-card.size // COARSEST) * COARSEST
     parameter = next(model.parameters())
     with evaluating(model), torch.inference_mode():
-        found = model(torch.zeros((1, 3, side, side), dtype=parameter.dtype, device=parameter.device)).shape[1]
+        images = torch.zeros((1, card.channels, side, side), dtype=parameter.dtype, device=parameter.device)
+        found = model(images).shape[1]
     if found != len(card.classes):
         raise InputError(
             f"the network in {folder} tells {found} classes apart, and its results.json {len(card.classes)}: one of "

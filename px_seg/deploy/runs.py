@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from px_seg.deploy.card import read_results
+from px_seg.deploy.card import read_card, read_results
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES
 from px_seg.deploy.exported.onnx_file import is_listed
 from px_seg.deploy.latency import Cost, FileCost, costs_in_turns
 from px_seg.errors import InputError, one_line
 from px_seg.files import parse_json, write_text
-from px_seg.models import built_as, is_compacted, load_model
+from px_seg.models import built_as, channels_of, is_compacted, load_model
 from px_seg.pruning.compaction.shrinking import shrink
 from px_seg.run.folder import COSTS, EXPORTED
 
@@ -68,7 +68,7 @@ def measure_run(folder: Path, setting: Setting) -> Measured:
         left.append(f"{beside.pop(kind).file} does not take images of {side} pixels")
     try:
         draws = torch.Generator().manual_seed(0)
-        images = torch.randn(setting.batch_size, 3, side, side, generator=draws).to(device)
+        images = torch.randn(setting.batch_size, read_card(folder).channels, side, side, generator=draws).to(device)
         costs = costs_in_turns(networks, beside, images, setting.repeats, setting.compiled)
         return Measured(setting, *costs, left)
     except InputError:
@@ -191,4 +191,5 @@ def _networks(folder: Path, results: Mapping[str, Any], side: int) -> dict[str, 
         return {"dense": built_as(folder), "compacted": saved}
     if not float(results["sparsity"]):
         return {"dense": saved}
-    return {"dense": built_as(folder), "masked": saved, "compacted": shrink(saved, shape=(3, side, side)).model}
+    small = shrink(saved, shape=(channels_of(saved), side, side)).model
+    return {"dense": built_as(folder), "masked": saved, "compacted": small}

@@ -25,6 +25,8 @@ def label_video(
     Returns its height, width, number of frames and the mean share of every class. Raises InputError for a file that
     OpenCV does not read, and where none can be written.
     """
+    if segmenter.channels != 3:
+        raise InputError(f"{source} has 3 channels, and the network's images {segmenter.channels}")
     target.parent.mkdir(parents=True, exist_ok=True)
     total: dict[str, float] = {}
     count, size = 0, (0, 0)

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from PIL import Image
 
+from px_seg.data.images import ARRAY
 from px_seg.deploy.video import VIDEOS
 from px_seg.errors import InputError
 
@@ -82,7 +83,7 @@ def _inside(folder: Path, out: Path) -> list[Path]:
             name for name in folders if not name.startswith(".") and _real(Path(place, name)) != _real(out)
         )
         paths += [Path(place, name) for name in names if not name.startswith(".")]
-    known = {*Image.registered_extensions(), *VIDEOS} - _NO_IMAGES
+    known = {*Image.registered_extensions(), *VIDEOS, ARRAY} - _NO_IMAGES
     return sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from px_seg.data.base import IGNORE, Sample
+from px_seg.data.images import as_rgb
 from px_seg.data.palette import voc_colours
 from px_seg.inspection.findings import Findings
 from px_seg.plots import framed, name_labels
@@ -47,7 +48,7 @@ def _masks(path: Path, samples: Sequence[Sample], classes: Sequence[str], title:
         axes.set_axis_off()
     for number, sample in enumerate(samples):
         places = grid[number // ROWS, 2 * (number % ROWS) :]
-        framed(places[0], _smaller(sample.image))
+        framed(places[0], _smaller(as_rgb(sample.image)))
         framed(places[1], colours[_smaller(sample.mask)])
     labels = {int(label) for sample in samples for label in np.unique(sample.mask)}
     name_labels(figure, sorted(labels - {IGNORE}), classes)

@@ -3,7 +3,7 @@
 from px_seg.models.classifier import Classifier, build_classifier
 from px_seg.models.encoders import build_encoder, check_encoder, zero_scales
 from px_seg.models.inference import COARSEST, LEAST, Views, least_side_of, stride_of, viewed_scores, whole_logits
-from px_seg.models.normalisations import normalisation_in, normalisation_of, tell_normalisation
+from px_seg.models.normalisations import channels_of, normalisation_in, normalisation_of, tell_normalisation
 from px_seg.models.saved import MODEL_FILES, built_as, is_compacted, load_model, model_folder, save_model, weights_in
 from px_seg.models.segmenter import ARCHITECTURES, ATROUS_RATES, build_segmenter, check_segmenter, stride_for
 from px_seg.models.weights import Loaded, check_weights, load_encoder
@@ -21,6 +21,7 @@ __all__ = [
     "build_encoder",
     "build_segmenter",
     "built_as",
+    "channels_of",
     "check_encoder",
     "check_segmenter",
     "check_weights",

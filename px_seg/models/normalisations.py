@@ -37,8 +37,8 @@ def normalisation_in(model: nn.Module) -> Normalisation:
     if found is None:
         raise InputError(
             f"this {type(model).__name__} does not say how its images are normalised: set model.normalisation = "
-            "((mean, mean, mean), (std, std, std)), of colours in [0, 1]; models of px_seg.load_model and "
-            "build_segmenter have it"
+            "((mean, mean, mean), (std, std, std)), of colours in [0, 1], one a channel; px_seg.load_model and "
+            "build_segmenter set it"
         )
     try:
         mean, std = found
@@ -48,8 +48,14 @@ def normalisation_in(model: nn.Module) -> Normalisation:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        f"model.normalisation must be three means and three standard deviations of colours in [0, 1], got {found}"
+        f"model.normalisation must be means and standard deviations of colours in [0, 1], one a channel, got {found}"
     )
+
+
+def channels_of(model: nn.Module) -> int:
+    """How many channels a model's images have: as many as its normalisation, and 3 where it does not say it."""
+    found = getattr(model, "normalisation", None)
+    return 3 if found is None else len(normalisation_in(model).mean)
 
 
 def normalisation_of(encoder: str, weights: str | None) -> Normalisation:

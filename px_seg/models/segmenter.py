@@ -54,8 +54,9 @@ def build_segmenter(
     weights: str | None = "imagenet",
     output_stride: int = 16,
     architecture: str = DEFAULT,
+    channels: int = 3,
 ) -> SegmentationModel:
-    """A segmenter with the named encoder: images (N, 3, H, W) to logits (N, classes, H, W).
+    """A segmenter with the named encoder: images (N, `channels`, H, W) to logits (N, classes, H, W).
 
     `architecture` is one of `ARCHITECTURES`, by default DeepLabV3+. H and W must be multiples of the output stride,
     which is chosen for the DeepLabs alone (see `stride_for`); `px_seg.predict` takes images of any size. `weights` is
@@ -73,13 +74,13 @@ def build_segmenter(
     try:
         # The weights are loaded below: a model saved with this argument set to a name would need the network again to
         # be read back.
-        model = kind(encoder_name=encoder, encoder_weights=None, classes=classes, **settings)
+        model = kind(encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes, **settings)
     except UNBUILDABLE as error:
         raise InputError(
             f"{kind.__name__} cannot be built on {encoder} at stride {stride_for(architecture, output_stride)}: {error}"
         ) from None
     load_encoder(model.encoder, encoder, weights)
-    tell_normalisation(model, normalisation_of(encoder, weights))
+    tell_normalisation(model, normalisation_of(encoder, weights).for_channels(channels))
     return model
 
 

@@ -108,6 +108,9 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     - a file: safetensors, a torch file of tensors, or a TorchScript archive, with the names of any of these,
     - the folder of an earlier run, or its `model`.
 
+    Where the encoder's images do not have three channels, its first layer gets the weights of the three in turns, times
+    3 / channels, and of one their sum, as segmentation-models-pytorch does it.
+
     Classifiers, projection heads and the like are left out and reported; anything else in it must match
     the encoder, name for name and shape for shape, and fill it. Nothing in a file is run.
 
@@ -126,6 +129,7 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     tensors = _named_like(encoder, tensors)
     if name.startswith("tu-"):
         found.left_out.update(_without_timms_head(encoder, name, tensors))
+    tensors = _for_channels(encoder, tensors)
     _match(encoder, tensors, name, source, found.title)
     matched = len(tensors)
     # torchvision's oldest files lack BatchNorm's step counters, which nothing here reads.
@@ -135,6 +139,20 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None) -> Loaded |
     return Loaded(
         source, found.title, matched, found.left_out, zeros, digest(tensors[name] for name in sorted(tensors))
     )
+
+
+def _for_channels(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with that of the first convolution for as many channels as the encoder's has."""
+    first = next((name for name, part in encoder.named_modules() if isinstance(part, nn.Conv2d)), None)
+    name = f"{first}.weight"
+    if first is None or name not in tensors or tensors[name].dim() != 4 or tensors[name].shape[1] != 3:
+        return dict(tensors)
+    weight, channels = tensors[name], encoder.get_parameter(name).shape[1]
+    if channels == 3:
+        return dict(tensors)
+    turns = [place % 3 for place in range(channels)]
+    adapted = weight.sum(1, keepdim=True) if channels == 1 else weight[:, turns] * (3 / channels)
+    return {**tensors, name: adapted}
 
 
 def read_weights(name: str, weights: str) -> tuple[Mapping[str, Tensor], str]:

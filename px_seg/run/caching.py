@@ -22,7 +22,7 @@ def keep_in_memory(task: Task) -> list[str]:
     notes = []
     for what, part in ((TRAINING, task.train), (VALIDATION, task.val)):
         survey = task.survey(part.data, what)
-        size = bytes_of(survey)
+        size = bytes_of(survey, part.data.channels)
         if size > left:
             notes.append(
                 f"the {what} are read from their files in every epoch: decoded they take {size / 1e9:.1f} GB, and "

@@ -33,6 +33,7 @@ from px_seg.models import (
     normalisation_of,
     save_model,
     stride_for,
+    tell_normalisation,
     viewed_scores,
 )
 from px_seg.pruning import CRITERIA
@@ -49,6 +50,9 @@ BY_CLASS = {
     "class_f1": "F1",
 }
 """The scores of every class, and how a table calls them."""
+
+MOST_CHANNELS = 64
+"""Of an image; more are taken for a mistake."""
 
 SAMPLES = 5
 """How many validation images samples.png shows."""
@@ -74,7 +78,7 @@ class Segmentation:
         self.config = config
         self.stride = stride_for(config.architecture, config.output_stride)
         self.views = _views(config)
-        self.normalisation = normalisation_of(config.encoder, config.weights)
+        self.normalisation = _normalisation(config)
         train_transform, val_transform = self._transforms(config, self.normalisation)
         train, val = load(SEGMENTATION, config.data)
         self.classes = train.classes
@@ -97,7 +101,9 @@ class Segmentation:
         _check_paths(config)
         check_loss(config, SEGMENTATION_LOSSES)
         _views(config)
-        Segmentation._transforms(config, normalisation_of(config.encoder, config.weights))
+        if not 1 <= config.data.channels <= MOST_CHANNELS:
+            raise InputError(f"data.channels must be from 1 to {MOST_CHANNELS}, got {config.data.channels}")
+        Segmentation._transforms(config, _normalisation(config))
         least = LEAST.get(ARCHITECTURES[config.architecture].kind.__name__, 0)
         if config.data.size < least:
             raise InputError(f"data.size must be at least {least} for {config.architecture}, got {config.data.size}")
@@ -137,7 +143,12 @@ class Segmentation:
     def build_model(self) -> SegmentationModel:
         """The configured architecture on the configured encoder, dense, its logits one channel a class."""
         config = self.config
-        return build_segmenter(config.encoder, len(self.classes), "none", config.output_stride, config.architecture)
+        channels = config.data.channels
+        model = build_segmenter(
+            config.encoder, len(self.classes), "none", config.output_stride, config.architecture, channels
+        )
+        tell_normalisation(model, self.normalisation)
+        return model
 
     def fit_head(self, model: SegmentationModel, accelerator: Accelerator) -> None:
         """Nothing: decoder and head start random."""
@@ -253,6 +264,10 @@ class Segmentation:
                     (to_uint8(image, self.normalisation), truth, self.predict(model, image[None].to(device))[0].cpu())
                 )
         return rows
+
+
+def _normalisation(config: SegmentationConfig) -> Normalisation:
+    return normalisation_of(config.encoder, config.weights).for_channels(config.data.channels)
 
 
 def _views(config: SegmentationConfig) -> Views:

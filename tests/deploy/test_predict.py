@@ -142,7 +142,7 @@ def test_what_cannot_be_predicted_is_refused(model: nn.Module) -> None:
     with pytest.raises(InputError, match=r"Conv2d does not say how its images are normalised: set model.normalisation"):
         px_seg.predict(nn.Conv2d(3, 2, 1), picture(8, 8))
     model.normalisation = (0.5, 0.5)
-    with pytest.raises(InputError, match="three means and three standard deviations"):
+    with pytest.raises(InputError, match="means and standard deviations of colours in"):
         px_seg.predict(model, picture(8, 8))
     for scales in ((), (0,), (1, 20), (float("nan"),)):
         with pytest.raises(InputError, match="scales must be factors from 1/16 to 16"):

@@ -18,7 +18,7 @@ from px_seg.deploy.exported.any_size import of_any_size, pads_to_fit
 from px_seg.errors import InputError, one_line
 from px_seg.extras import check_extra, extra
 from px_seg.files import replacing
-from px_seg.models import COARSEST, Classifier, stride_of, whole_logits
+from px_seg.models import COARSEST, Classifier, channels_of, stride_of, whole_logits
 from px_seg.pruning.modes import evaluating
 
 INPUT, OUTPUT = "image", "logits"
@@ -65,7 +65,7 @@ PROVIDERS = {
 def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int = 64) -> float:
     """Write a segmenter or classifier as ONNX, and return by how much onnxruntime's logits differ.
 
-    The file takes `image`, (N, 3, H, W) float32, normalised, of any number and size, and gives `logits`, (N, classes,
+    The file takes `image`, (N, C, H, W) float32, normalised, of any number and size, and gives `logits`, (N, classes,
     H, W) or (N, classes); a segmenter's pads the image as `px_seg.predict` does. Only a classifier some of whose layers
     pad by the size of their input takes sides that `multiple_of` divides alone. `notes` travel in the file's metadata.
     It appears only once onnxruntime gives the model's logits on random images of about `size` and of other sizes, up
@@ -80,7 +80,7 @@ def write_onnx(model: nn.Module, file: Path, notes: Mapping[str, str], size: int
     fresh, step = of_any_size(model, _stride(model)).cpu().float(), multiple_of(model)
     # Sides that no stride divides, so that nothing about them is taken for a rule.
     side = max(size // step, 1) * step if step > 1 else size | 1
-    program = _program(fresh, torch.zeros((2, 3, side, side + step)), step, type(model).__name__)
+    program = _program(fresh, torch.zeros((2, channels_of(model), side, side + step)), step, type(model).__name__)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {**{one.key: one.value for one in proto.metadata_props}, **notes})
     _name_sizes(proto)
@@ -155,7 +155,7 @@ def difference_of(model: nn.Module, runtime: Runtime, size: int) -> float:
     draws = torch.Generator().manual_seed(0)
     for count, height, width in ((1, size, size), (3, size + 7, size // 2 + 9)):
         sides = [max(side // step, 1) * step for side in (height, width)]
-        images = torch.randn((count, 3, *sides), generator=draws)
+        images = torch.randn((count, channels_of(model), *sides), generator=draws)
         expected = _expected(model, images)
         try:
             found = runtime.logits(images)
