@@ -28,7 +28,7 @@ class DataConfig:
         root: the folder that holds the data
         download: fetch the data into `root` first
         workers: data-loading workers of each training process
-        cache: keep all images decoded in memory where they fit, each process its own
+        cache: keep images decoded in memory, list by list, where they fit, each process its own
         seed: seed of synthetic data; the run's own seed does not change the data
         train_images: number of training images, for synthetic data
         val_images: number of evaluation images, for synthetic data

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,24 +19,41 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 Work = Callable[[], Any]
 
 
-GROUPS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Of a control group, versions 2 and 1: files of what it may take and takes, and the key of what can be given up."""
+GROUPS = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of control groups, versions 2 and 1, by the controller's name: the files that say what one may take and takes, and
+the key of what it can give up."""
 
 
-def free_memory(device: torch.device, root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process could still take on a device, within the bounds of its container, at `root`."""
+def free_memory(
+    device: torch.device, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Bytes that this process could still take on a device, within the bounds of its container or job.
+
+    Those are of the control groups below `root` that the file `own` names, and of all that these are in.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    for most, taken, spare in GROUPS:
-        if not (root / taken).is_file() or (limit := (root / most).read_text().strip()) == "max":
-            continue
-        about = dict(line.split() for line in (root / taken).with_name("memory.stat").read_text().splitlines())
-        free = min(free, int(limit) - int((root / taken).read_text()) + int(about.get(spare, 0)))
-    return max(0, free)
+    free = float(psutil.virtual_memory().available)
+    lines = own.read_text().splitlines() if own.is_file() else ["0::/"]
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        for name in GROUPS.keys() & set(controllers.split(",")):
+            group = root / name / path.strip("/")
+            for place in (group, *group.parents):
+                free = min(free, _left(place, *GROUPS[name]) if place.is_relative_to(root) else free)
+    return max(0, int(free))
+
+
+def _left(group: Path, most: str, taken: str, spare: str) -> float:
+    """What a control group may still take; infinite where it has no bound, or is not seen from here."""
+    try:
+        limit = (group / most).read_text().strip()
+        about = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return math.inf if limit == "max" else int(limit) - int((group / taken).read_text()) + int(about.get(spare, 0))
+    except OSError:
+        return math.inf
 
 
 def clock(device: torch.device, work: Work) -> tuple[float, Any]:

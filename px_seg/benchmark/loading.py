@@ -1,7 +1,8 @@
 """How fast our loader makes training images ready, beside the same in torchvision's v2 transforms and in Pillow.
 
-All read the images and masks of a VOC tree, scale them at random by 0.5 to 2, pad what is too small, crop a square,
-mirror half of them and normalise. Each draws its own numbers, from the same distributions.
+All read the images and masks of a VOC tree, scale them at random by 0.5 to 2, pad what is too small evenly, crop a
+square, mirror half of them and normalise. Each draws its own numbers, from the same distributions. OpenCV, which ours
+scales by, and torchvision as it is told here take the nearest pixels of a larger image; Pillow takes all.
 """
 
 import statistics
@@ -20,8 +21,8 @@ from torchvision.transforms import v2
 
 from px_seg.cost import timings
 from px_seg.data.base import IGNORE
-from px_seg.data.loaders import Transformed, training_loader
-from px_seg.data.memory import InMemory
+from px_seg.data.loaders import Shuffle, Transformed, training_loader
+from px_seg.data.memory import InMemory, sample_sizes
 from px_seg.data.normalisation import IMAGENET
 from px_seg.data.survey import survey_masks
 from px_seg.data.transforms import training
@@ -65,7 +66,7 @@ def report_loading(case: Case) -> None:
     if len(data) < case.batch_size:
         raise InputError(f"{case.root} has {len(data)} training images, which fill no batch of {case.batch_size}")
     ours = training(case.size, SCALE, 1, IMAGENET)
-    kept = InMemory(data, survey_masks(data, "training images"), "training images")
+    kept = InMemory(data, sample_sizes(survey_masks(data, "training images")), "training images")
     sets: dict[str, Callable[[int], DataLoader[Pair]]] = {
         "px_seg": lambda workers: training_loader(Transformed(data, ours), case.batch_size, 0, workers),
         "px_seg, data.cache": lambda workers: training_loader(Transformed(kept, ours), case.batch_size, 0, workers),
@@ -93,6 +94,8 @@ def report_loading(case: Case) -> None:
 
 def _epoch(loader: DataLoader[Pair], case: Case) -> None:
     """Load all batches."""
+    if isinstance(loader.sampler, Shuffle):
+        loader.sampler.set_epoch(loader.sampler.epoch + 1)
     for images, labels in loader:
         if images.shape != (case.batch_size, 3, case.size, case.size) or labels.dtype != torch.int64:
             raise RuntimeError(f"a batch is {tuple(images.shape)}, {labels.dtype}")
@@ -105,8 +108,11 @@ def _plain(data: Dataset[Pair], batch_size: int, workers: int) -> DataLoader[Pai
 
 
 def _median_sides(data: VOC) -> str:
-    sizes = sorted((Image.open(data.files(index)[0]).size for index in range(len(data))), key=lambda size: size[0])
-    width, height = sizes[len(sizes) // 2]
+    sides = []
+    for index in range(len(data)):
+        with Image.open(data.files(index)[0]) as image:
+            sides.append(image.size)
+    width, height = (statistics.median_low(side) for side in zip(*sides, strict=True))
     return f"{width}x{height}"
 
 
@@ -156,10 +162,9 @@ class WithTorchvision(WithPillow):
 
     def __init__(self, data: VOC, size: int) -> None:
         super().__init__(data, size)
-        fill = {tv_tensors.Image: [round(255 * mean) for mean in IMAGENET.mean], tv_tensors.Mask: IGNORE}
         self.after = v2.Compose(
             [
-                v2.RandomCrop(size, pad_if_needed=True, fill=fill),
+                v2.RandomCrop(size),
                 v2.RandomHorizontalFlip(),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
                 v2.Normalize(*IMAGENET),
@@ -171,5 +176,10 @@ class WithTorchvision(WithPillow):
         image, mask = tv_tensors.Image(v2.functional.pil_to_tensor(picture)), tv_tensors.Mask(np.array(labels)[None])
         factor = torch.empty(()).uniform_(*SCALE).item()
         sides = [round(factor * side) for side in image.shape[-2:]]
-        done, marked = self.after(v2.functional.resize(image, sides), v2.functional.resize(mask, sides))
+        wide, high = (max(0, self.size - side) for side in (sides[1], sides[0]))
+        around = [wide // 2, high // 2, wide - wide // 2, high - high // 2]
+        resized = v2.functional.resize(image, sides, antialias=False), v2.functional.resize(mask, sides)
+        fills = [round(255 * mean) for mean in IMAGENET.mean], IGNORE
+        padded = [v2.functional.pad(one, around, fill=fill) for one, fill in zip(resized, fills, strict=True)]
+        done, marked = self.after(*padded)
         return done.as_subclass(Tensor), marked[0].as_subclass(Tensor)

@@ -118,7 +118,11 @@ def _results(read: Callable[[int], T], indices: Sequence[int], what: str) -> Ite
     with ThreadPoolExecutor() as pool:
         results = pool.map(tried, indices)
         shown = bar(results, desc=f"checking {what}", total=len(indices), unit="image", show=len(indices) > 0)
-        yield from zip(indices, shown, strict=True)
+        try:
+            yield from zip(indices, shown, strict=True)
+        finally:
+            # Where one is refused, those that wait are not to be read first.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def common_folder(paths: Sequence[str]) -> str:

@@ -62,7 +62,9 @@ def opened(path: Path, side: int | None = None) -> Image.Image:
         if side is not None:
             image.draft(None, (side, side))
         # Pillow reads the upper 8 of 16 bits in colour, and no longer says so then.
-        image.info[DEEP] = any("16" in _raw_mode(tile[3]) for tile in getattr(image, "tile", ()))
+        raw = [_raw_mode(tile[3]) for tile in getattr(image, "tile", ())]
+        # BGR;15 and BGR;16 are bits of a pixel.
+        image.info[DEEP] = any("16" in mode and not mode.startswith("BGR;1") for mode in raw)
         image.load()
     return image
 
@@ -179,16 +181,20 @@ class Stored(NamedTuple):
     width: int
     height: int
     content: str
-    """Digest of its pixels: those of two copies are equal."""
+    """Digest of its pixels, or of those of a smaller picture of it: those of two copies in one format are equal."""
     dim: bool
     """Whether it has more than 8 bits a channel, and none of its values uses the upper four."""
 
     @classmethod
-    def of(cls, pixels: np.ndarray, mode: str, sides: tuple[int, int] | None = None) -> "Stored":
-        """Of pixels (H, W, C) uint8, those of the file or made smaller, whose `sides` are then the file's."""
+    def of(cls, pixels: np.ndarray, mode: str, sides: tuple[int, int] | None = None, orientation: int = 1) -> "Stored":
+        """Of pixels (H, W, C) uint8: those of the image, or of the file, of which EXIF says the `orientation`.
+
+        Where they were made smaller `sides` are the file's.
+        """
         height, width = pixels.shape[:2]
-        content = blake2b(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes(), digest_size=10)
         width, height = sides or (width, height)
+        about = repr((pixels.shape, width, height, orientation)).encode()
+        content = blake2b(about + np.ascontiguousarray(pixels).tobytes(), digest_size=10)
         return cls(mode, width, height, content.hexdigest(), dim=mode.endswith("bits") and bool(pixels.max() < 16))
 
 
@@ -200,7 +206,8 @@ def stored(path: Path) -> Stored:
     image = opened(path, 64)
     with _naming(path):
         _check_sides(image.info[SIDES], path)
-        return Stored.of(np.array(_coloured(image, path)), mode_of(image), image.info[SIDES])
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return Stored.of(np.array(_coloured(image, path)), mode_of(image), image.info[SIDES], orientation)
 
 
 def _check_sides(sides: tuple[int, int], path: Path) -> None:

@@ -10,37 +10,41 @@ import torch
 
 from px_seg.data.base import LabelledImage, Sample
 from px_seg.data.images import Stored
-from px_seg.data.survey import Survey
+from px_seg.data.survey import Survey, named
+from px_seg.errors import InputError
 from px_seg.progress import bar
 
 
 class InMemory:
     """The samples of another dataset, decoded once and held as bytes, each what it was there.
 
-    `survey` is of that dataset, and knows how large its images are. All are in one tensor, which torch shares with the
-    processes of a data loader however these are started. Raises what reading a sample does.
+    `sizes` has the bytes of every sample, see `sample_sizes`. All are in one tensor: processes that load images take
+    part of it where they are forked, and `shared` puts it where those see it that are started anew. Raises what reading
+    a sample does, and InputError for one that is no longer of its size.
     """
 
-    def __init__(self, data: Any, survey: Survey, what: str) -> None:
+    def __init__(self, data: Any, sizes: Sequence[int], what: str, shared: bool = False, show: bool = True) -> None:
         self.data, self.classes, self.faults, self.channels = data, data.classes, data.faults, data.channels
-        sizes = [_sample_bytes(survey.stored[index], data.channels, survey.of_pixels) for index in range(len(data))]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._bytes = torch.empty(int(self._starts[-1]), dtype=torch.uint8)
+        if shared:
+            self._bytes.share_memory_()
         self._heights = np.zeros(len(data), np.int64)
         self._modes = [""] * len(data)
         with ThreadPoolExecutor() as pool:
-            for _ in bar(pool.map(self._keep, range(len(data))), desc=f"keeping {what}", total=len(data), unit="image"):
+            kept = pool.map(self._keep, range(len(data)))
+            for _ in bar(kept, desc=f"keeping {what}", total=len(data), unit="image", show=show):
                 pass
 
     def _keep(self, index: int) -> None:
         sample = self.data[index]
         place = self._place(index)
-        image = sample.image.reshape(-1)
-        place[: image.size] = image
+        parts = [sample.image, sample.mask] if isinstance(sample, Sample) else [sample.image]
+        if sum(part.size for part in parts) != place.size:
+            raise InputError(f"{named(self.data, index)} was changed while it was read: start again")
+        np.concatenate([part.reshape(-1) for part in parts], out=place)
         self._heights[index] = len(sample.image)
-        if isinstance(sample, Sample):
-            place[image.size :] = sample.mask.reshape(-1)
-            self._modes[index] = sample.mode
+        self._modes[index] = sample.mode if isinstance(sample, Sample) else ""
 
     def _place(self, index: int) -> np.ndarray:
         return self._bytes[self._starts[index] : self._starts[index + 1]].numpy()
@@ -72,10 +76,6 @@ class InMemory:
         return self.data.labels
 
 
-def bytes_of(survey: Survey, channels: int = 3) -> int:
-    """What all samples of a survey take, of images of so many channels."""
-    return sum(_sample_bytes(stored, channels, survey.of_pixels) for stored in survey.stored.values())
-
-
-def _sample_bytes(stored: Stored, channels: int, masks: bool) -> int:
-    return stored.width * stored.height * (channels + masks)
+def sample_sizes(survey: Survey, channels: int = 3) -> list[int]:
+    """The bytes that every sample of a survey takes, of images of so many channels, with masks where it has them."""
+    return [stored.width * stored.height * (channels + survey.of_pixels) for stored in survey.stored.values()]

@@ -112,7 +112,8 @@ def without_training(config: D) -> D:
     if not isinstance(config, SegmentationDataConfig):
         return config
     own = config.name == "folders" and has_split(config.images, config.val_split)
-    alone = own or config.name in ("voc2012", "coco")
+    # What train_aug is depends on the other list.
+    alone = own or config.name == "coco" or (config.name == "voc2012" and config.val_split != "train_aug")
     return replace(config, train_split=config.val_split) if alone else config
 
 
@@ -124,7 +125,7 @@ def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[
     """
     parts = found(readers, config)
     if faults := [fault for part in parts for fault in part.faults]:
-        more = f"; {len(faults) - 1} more are missing, and px_seg check lists all" if len(faults) > 1 else ""
+        more = f"; {len(faults) - 1} more are wrong, and px_seg check lists all" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{more}")
     return parts
 

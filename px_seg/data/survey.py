@@ -82,16 +82,17 @@ def conversions(data: SegmentationData | ClassificationData, survey: Survey, wha
     others = Counter(stored.mode for stored in survey.stored.values() if wanted and stored.mode != wanted)
     if not others or not any(data.files(0)):
         return []
-    kinds = ", ".join(f"{count} {mode}{LOST.get(mode, '')}" for mode, count in sorted(others.items()))
+    kinds = ", ".join(f"{count} {mode}{LOST.get(mode.split()[0], '')}" for mode, count in sorted(others.items()))
     first = next(index for index, stored in survey.stored.items() if stored.mode != wanted)
     name = "grey" if data.channels == 1 else "RGB"
+    name += " of 8 bits" if any(mode.endswith("bits") for mode in others) else ""
     return [f"{others.total()} of the {what} are not {name} and are converted ({kinds}, such as {named(data, first)})"]
 
 
 def too_dim(data: SegmentationData | ClassificationData, survey: Survey, what: str) -> list[str]:
-    """What is wrong with images of 16 bits of which none uses the upper four: of their eight little would be seen."""
+    """What is wrong where most images have 16 bits and none of these uses the upper four: little would be seen."""
     deep = [index for index, stored in survey.stored.items() if stored.mode.endswith("bits")]
-    if not deep or not all(survey.stored[index].dim for index in deep):
+    if len(deep) <= len(data) / 2 or not all(survey.stored[index].dim for index in deep):
         return []
     return [
         f"{len(deep)} of the {what} have 16 bits a channel, and none of them a value above 4095, such as "
@@ -100,7 +101,7 @@ def too_dim(data: SegmentationData | ClassificationData, survey: Survey, what: s
 
 
 def in_both(training: Survey, validation: Survey, data: SegmentationData | ClassificationData) -> list[str]:
-    """A note where images of validation, whose `data` this is, are training images too, by what they show."""
+    """A note where images of validation, whose `data` this is, are training images too, by `Stored.content`."""
     known = {stored.content for stored in training.stored.values()}
     shared = [index for index, stored in validation.stored.items() if stored.content in known]
     if not shared:

@@ -51,7 +51,7 @@ class _Pipeline:
         return self._normalised(done["image"]), torch.from_numpy(done["mask"]).to(torch.int64)
 
     def _normalised(self, image: np.ndarray) -> Tensor:
-        """What A.Normalize and ToTensorV2 make of it, ten times as fast, and laid out as a batch will be."""
+        """What A.Normalize and ToTensorV2 make of it, in less time, and laid out as a batch will be."""
         planes = torch.from_numpy(image).permute(2, 0, 1)
         return planes.to(torch.float32, memory_format=torch.contiguous_format).sub_(self._mean).mul_(self._scale)
 

@@ -10,7 +10,7 @@ from px_seg.data.normalisation import Normalisation
 from px_seg.data.palette import voc_colours
 from px_seg.errors import InputError
 from px_seg.files import parse_json
-from px_seg.run.folder import RunFolder
+from px_seg.run.folder import EXPORTED, EXPORTED_BEST, EXPORTED_BEST_WHOLE, EXPORTED_WHOLE, RunFolder
 
 FORMAT = "px_seg.card/1"
 
@@ -87,8 +87,17 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def run_of(folder: Path) -> Path:
     """The run that a folder is of: that of RUN/best, the network of its best epoch, is RUN."""
-    of_best = folder.name == RunFolder(folder.parent).best.name and not (folder / "results.json").exists()
-    return folder.parent if of_best else folder
+    run = RunFolder(folder.parent)
+    of_best = folder.name == run.best.name and run.results.exists() and not RunFolder(folder).results.exists()
+    return run.path if of_best else folder
+
+
+def export_folder(folder: Path, compacted: bool = True) -> Path:
+    """Where the exported files of a run, or of its best epoch, are, by the folder of either."""
+    run = run_of(folder)
+    if run == folder:
+        return run / (EXPORTED if compacted else EXPORTED_WHOLE)
+    return run / (EXPORTED_BEST if compacted else EXPORTED_BEST_WHOLE)
 
 
 def read_card(folder: Path) -> Card:

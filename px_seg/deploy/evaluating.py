@@ -20,7 +20,7 @@ from px_seg.metrics import without_counts
 from px_seg.progress import bar
 from px_seg.run.results import scores_in
 from px_seg.tasks import Task, presets, task_of
-from px_seg.tasks.base import VALIDATION, check_parts
+from px_seg.tasks.base import VALIDATION, check_parts, further
 from px_seg.text import columns
 
 
@@ -56,7 +56,7 @@ def validation_of(folder: Path, flags: Sequence[str] = ()) -> Images:
     config = _config(folder, flags)
     images = _found(folder, replace(config, data=without_training(config.data)))
     task = images.task
-    lists = {VALIDATION: task.val.data, **{f"images of {split}": data.data for split, data in task.also.items()}}
+    lists = {VALIDATION: task.val.data, **further({split: own.data for split, own in task.also.items()})}
     return _noted(images, check_parts(type(task), images.config, lists))
 
 

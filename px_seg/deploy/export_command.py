@@ -4,13 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from px_seg.deploy.arguments import Parser, add_threads, from_one_on, set_threads
-from px_seg.deploy.card import run_of
+from px_seg.deploy.card import export_folder
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.exported.network import FILES
 from px_seg.deploy.exporting import Export, export_run
 from px_seg.files import user_path
 from px_seg.flags import list_of
-from px_seg.run.folder import EXPORTED, EXPORTED_BEST, EXPORTED_WHOLE
 
 EXPORT = """Write the network of a finished run as ONNX and for OpenVINO, and evaluate what was written.
 
@@ -32,8 +31,8 @@ def export(argv: Sequence[str]) -> None:
     asked = _read(argv)
     set_threads(asked)
     run = user_path(asked.run, "the run")
-    usual = EXPORTED_BEST if run_of(run) != run else EXPORTED_WHOLE if asked.no_compact else EXPORTED
-    folder = ExportFolder(run_of(run) / usual if asked.out is None else user_path(asked.out, "--out"))
+    usual = export_folder(run, compacted=not asked.no_compact)
+    folder = ExportFolder(usual if asked.out is None else user_path(asked.out, "--out"))
     export_run(
         run,
         folder,
@@ -57,9 +56,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
         default=("onnx",),
         help=f"one or more of {', '.join(FILES)}, commas between (onnx)",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder for the files (RUN/export, RUN/export.whole or RUN/export.best)"
-    )
+    parser.add_argument("--out", metavar="DIR", help="folder for the files (RUN/export, or RUN/export.best)")
     parser.add_argument("--calibration", type=from_one_on, default=300, help="training images that INT8 sees (300)")
     parser.add_argument(
         "--int8_range",

@@ -7,7 +7,6 @@ from shlex import join
 
 from px_seg.command_line import parse
 from px_seg.config import RunConfig
-from px_seg.data.checked import record_folder
 from px_seg.errors import InputError
 from px_seg.files import make_folder, user_path, write_text
 from px_seg.flags import Parser, run_flags
@@ -15,6 +14,7 @@ from px_seg.inspection.findings import Findings, inspect
 from px_seg.inspection.recognition import recognised
 from px_seg.inspection.tables import SHOWN, as_csv, by_class, overview
 from px_seg.tasks import TASKS, Task, presets, task_of
+from px_seg.tasks.base import TRAINING
 from px_seg.text import columns
 
 CHECK = """Read every image and mask of a dataset, and say at once all that is wrong with it, file by file.
@@ -43,12 +43,25 @@ def check(argv: Sequence[str]) -> bool:
     files = [word for file in asked.config or () for word in ("--config", file)]
     config = parse(task.config_type, [*files, *flags], presets(task))
     folder = _folder(asked, config)
-    findings = inspect(task, config)
+    parts = task.parts(config)
+    make_folder(folder, "--output_dir")
+    findings = inspect(task, config, parts)
     faults = _written(folder, findings, f"{config.data.name}: nine of the training images")
     print(_report(findings, folder, faults))
     if not findings.faults:
-        print(f"nothing is wrong: train with px_seg {task.name} {join([*files, *flags])}".rstrip())
+        words = [*files, *flags, *_fitting(config, len(findings.parts[TRAINING].survey.stored))]
+        print(f"nothing is wrong: train with px_seg {task.name} {join(words)}".rstrip())
     return not findings.faults
+
+
+def _fitting(config: RunConfig, images: int) -> list[str]:
+    """The flags that a run needs on so few images, if it needs any."""
+    asked, fitting = config.pruning, []
+    if config.batch_size > images:
+        fitting += ["--batch_size", str(images)]
+    if asked.per_class is None and asked.batches * asked.batch_size > images:
+        fitting += ["--pruning.batches", "1", "--pruning.batch_size", str(min(asked.batch_size, images))]
+    return fitting
 
 
 def _data_asked_for(asked: argparse.Namespace, flags: Sequence[str]) -> tuple[type[Task], list[str]]:
@@ -75,7 +88,6 @@ def _written(folder: Path, findings: Findings, title: str) -> Path:
     """Write table, picture and faults, in place of what an earlier check found; the file of the faults."""
     from px_seg.inspection.picture import draw
 
-    make_folder(folder, "--output_dir")
     faults, picture = folder / "faults.txt", folder / "samples.png"
     for old in (faults, picture):
         old.unlink(missing_ok=True)
@@ -95,8 +107,7 @@ def _report(findings: Findings, folder: Path, faults: Path) -> str:
     lines += [f"wrong: {fault}" for fault in findings.faults[:LISTED]]
     if len(findings.faults) > LISTED:
         lines.append(f"and {len(findings.faults) - LISTED} more faults, in {faults}")
-    where = "" if record_folder() is None else "; what is good is on record"
-    return "\n".join([*lines, f"samples and classes: {folder}{where}"])
+    return "\n".join([*lines, f"samples and classes: {folder}"])
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

@@ -30,13 +30,11 @@ class Findings(NamedTuple):
     """What a run would do, and users may not expect."""
 
 
-def inspect(task: type[Task], config: RunConfig) -> Findings:
-    """Read what is not on record as good of all the images that a run would have, and go on where one is wrong.
+def inspect(task: type[Task], config: RunConfig, found: Mapping[str, Any]) -> Findings:
+    """Read what is not on record as good of the images that `Task.parts` found, and go on where one is wrong.
 
-    What is found to be right is on record, from where runs know it. Raises InputError for lists and folders that cannot
-    be read at all.
+    What is found to be right is on record, from where runs know it.
     """
-    found = task.parts(config)
     notes, faults = task.meaning(found[TRAINING]), list[str]()
     parts: dict[str, Part] = {}
     for what, data in found.items():

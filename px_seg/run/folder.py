@@ -27,11 +27,11 @@ COSTS = "latency.json"
 EXPORTED = "export"
 """The folder of the run's network in files for other runtimes."""
 
-EXPORTED_BEST = "export.best"
-"""Where the network of the best epoch goes."""
-
 EXPORTED_WHOLE = "export.whole"
 """The same of a network that was not compacted for it."""
+
+EXPORTED_BEST, EXPORTED_BEST_WHOLE = "export.best", "export.best.whole"
+"""The same of the network of the best epoch."""
 
 COMPACT_MASKS = "masks.compact.safetensors"
 """The masks of a network that was made smaller."""
@@ -283,7 +283,7 @@ class RunFolder:
             picture.unlink(missing_ok=True)
         delete_known(self.model, MODEL_FILES)
         self.drop_best()
-        for name in (EXPORTED, EXPORTED_WHOLE, EXPORTED_BEST):
+        for name in (EXPORTED, EXPORTED_WHOLE, EXPORTED_BEST, EXPORTED_BEST_WHOLE):
             sweep_up(self.path / name, EXPORT_FILES)
             delete_known(self.path / name, EXPORT_FILES)
         shutil.rmtree(self.path / TRACKED, ignore_errors=True)

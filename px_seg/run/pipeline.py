@@ -97,7 +97,8 @@ class Run:
         )
         self.val_loader = self._loader(task.val)
         self.notes = main_only(self.accelerator, task.check_data) or []
-        self.notes += keep_in_memory(task) if config.data.cache else []
+        if config.data.cache:
+            self.notes += keep_in_memory(task, self.accelerator, self.agreement, config.data.workers)
         self.notes += zero_scales(getattr(self.model, task.scope))
         self.notes += notes_on(setup.source, config) if isinstance(setup.source, Masks) else []
         source = setup.source

@@ -22,6 +22,7 @@ LARGEST = 8192
 
 C = TypeVar("C", bound=RunConfig)
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 class Task(Protocol[C, M]):
@@ -120,6 +121,11 @@ class Task(Protocol[C, M]):
 
 
 TRAINING, VALIDATION = "training images", "validation images"
+
+
+def further(lists: Mapping[str, T]) -> dict[str, T]:
+    """What belongs to further lists, by what their images are called."""
+    return {f"images of {split}": own for split, own in lists.items()}
 
 
 def check_parts(kind: type[Task], config: RunConfig, parts: Mapping[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ from px_seg.models import (
 )
 from px_seg.pruning import CRITERIA
 from px_seg.pruning.distributed import all_reduce, everyone
-from px_seg.tasks.base import TRAINING, VALIDATION, check_parts, check_size, spread
+from px_seg.tasks.base import TRAINING, VALIDATION, check_parts, check_size, further, spread
 from px_seg.tasks.loss_terms import TrainingLoss, check_classes, check_loss, class_weights
 from px_seg.tasks.segmentation_losses import SEGMENTATION_LOSSES
 
@@ -119,14 +119,14 @@ class Segmentation:
 
     def check_data(self) -> list[str]:
         parts = {TRAINING: self.train, VALIDATION: self.val}
-        parts |= {_of(split): own for split, own in self.also.items()}
+        parts |= further(self.also)
         return check_parts(Segmentation, self.config, {what: own.data for what, own in parts.items()})
 
     @staticmethod
     def parts(config: SegmentationConfig) -> dict[str, SegmentationData]:
         train, val = found(SEGMENTATION, config.data)
-        also = {_of(split): found(SEGMENTATION, own)[1] for split, own in also_of(config.data).items()}
-        return {TRAINING: train, VALIDATION: val, **also}
+        also = {split: found(SEGMENTATION, own)[1] for split, own in also_of(config.data).items()}
+        return {TRAINING: train, VALIDATION: val, **further(also)}
 
     @staticmethod
     def survey(data: SegmentationData, what: str, check: Check = check_all) -> Survey:
@@ -321,10 +321,6 @@ def wrong_labels(data: SegmentationData, survey: Survey, what: str, mostly_void:
             f"{written}; where most pixels were left without a label on purpose, give --data.mostly_void"
         ]
     return []
-
-
-def _of(split: str) -> str:
-    return f"images of {split}"
 
 
 def _same_size(batch: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """Files that were found good are not decoded again."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from px_seg import InputError
 from px_seg.data import checked
-from px_seg.data.checked import check_all, record_folder
+from px_seg.data.checked import check_all, check_each, record_folder
 from px_seg.data.class_folders import read_class_folders
 from px_seg.data.synthetic import Synthetic
 from px_seg.data.torchvision_sets import ArrayImages
@@ -324,3 +325,25 @@ def test_nobody_has_no_home(monkeypatch) -> None:
 
     monkeypatch.setattr(Path, "expanduser", homeless)
     assert record_folder() is None
+
+
+def test_after_a_fault_a_run_reads_no_more(voc, monkeypatch) -> None:
+    """But for what is being read already."""
+    data = VOC(voc, "train")
+    monkeypatch.setattr(VOC, "__len__", lambda self: 400)
+    monkeypatch.setattr(VOC, "files", lambda self, index: ())
+    reads = []
+
+    def read(index: int) -> int:
+        reads.append(index)
+        if index == 3:
+            raise InputError("it is damaged")
+        time.sleep(0.001)
+        return index
+
+    with pytest.raises(InputError, match="it is damaged"):
+        check_all(read, data, "images", "any")
+    assert len(reads) < 200
+    reads.clear()
+    found = check_each(read, data, "images", "any")
+    assert (len(reads), len(found.values), list(found.faults)) == (400, 399, [3])

@@ -76,7 +76,7 @@ class TestVOC:
         assert [Path(fault).name for fault in (*train.faults, *val.faults)] == ["train_4.png is missing", "val_0.jpg"]
         assert train.faults[0].startswith("the image train_4.jpg of split train has no mask: ")
         assert val.faults[0].startswith("split val lists an image that is missing: ")
-        with pytest.raises(InputError, match=r"train_4.*; 1 more are missing, and px_seg check lists all$"):
+        with pytest.raises(InputError, match=r"train_4.*; 1 more are wrong, and px_seg check lists all$"):
             load(SEGMENTATION, parsed("--data.name", "voc2012", "--data.root", voc).data)
 
     def test_a_mask_of_another_size_is_named(self, voc) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.commands import main
 from px_seg.data.class_folders import ImageFiles
+from px_seg.data.loaders import check_fills
 from px_seg.data.mask_folders import read_mask_folders
 from px_seg.data.survey import survey_images, survey_masks, too_dim
 from px_seg.inspection.findings import inspect
@@ -108,7 +109,7 @@ def test_all_faults_are_listed_at_once_and_the_rest_is_on_record(folder, check, 
     monkeypatch.setattr(Image, "open", lambda path, *more: opened.append(Path(path).name) or real(path, *more))
     flags = ("--data.name", "folders", "--data.images", folder / "images", "--data.masks", folder / "masks")
     config = parsed(*flags, "--data.classes", folder / "classes.txt", "--data.size", 32)
-    found = inspect(Segmentation, config)
+    found = inspect(Segmentation, config, Segmentation.parts(config))
     assert set(opened) == {"1.png", "3.png", "4.png"}
     assert len(found.faults) == 4
     with pytest.raises(InputError, match=r"2.png has no mask"):
@@ -180,6 +181,49 @@ def test_voc_trees_are_known_by_their_folders(voc) -> None:
         assert (found.task, found.flags[:2]) == (Segmentation, ("--data.name", "voc2012"))
 
 
+def test_images_and_masks_within_train_and_val_are_no_classes(folder, check) -> None:
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (folder / "other" / split).mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder / name, folder / "other" / split / name)
+    status, said = check(folder / "other")
+    assert status == 2
+    assert "has images and masks in train and in val: move them to images/train, images/val" in said
+
+
+def test_the_flags_that_few_images_need_are_said(voc, check) -> None:
+    """A run with them is not refused before it reads weights."""
+    status, said = check(voc)
+    assert status == 0
+    words = said[said.index("--data.name") :].splitlines()[0].split()
+    assert words[4:] == ["--pruning.batches", "1", "--pruning.batch_size", "4"]
+    config = parsed(*words)
+    task = Segmentation(config)
+    assert len(task.pruning_draw()) == 1
+    check_fills(len(task.train), config.batch_size, 1)
+
+
+def test_many_faults_and_classes_are_cut_short_for_a_terminal(folder, check, tmp_path) -> None:
+    (folder / "classes.txt").write_text("\n".join(["background,0", "object,255", *(f"c{n},{n}" for n in range(1, 60))]))
+    for number in range(100, 130):
+        (folder / "images" / f"{number}.png").write_bytes(b"")
+    status, said = check(folder)
+    assert status == 1
+    assert said.count("wrong: ") == 20
+    assert f"and 10 more faults, in {tmp_path / 'out' / 'faults.txt'}" in said
+    assert "and 21 more classes, in " in said
+    assert len((tmp_path / "out" / "faults.txt").read_text().splitlines()) == 30
+
+
+def test_a_runs_file_names_its_data(folder, check, tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        f"data:\n  name: folders\n  images: {folder}/images\n  masks: {folder}/masks\n  classes: {folder}/classes.txt\n"
+    )
+    status, said = check("--config", tmp_path / "run.yaml")
+    assert status == 0
+    assert f"px_seg seg --config {tmp_path / 'run.yaml'}" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -205,7 +249,8 @@ def test_what_cannot_be_checked_is_one_line(words, message, folder, tmp_path, ch
 def test_a_class_that_no_training_image_has_is_noted(folder) -> None:
     (folder / "classes.txt").write_text("background,0\nobject,255\nghost,9\n")
     flags = ("--data.name", "folders", "--data.images", folder / "images", "--data.masks", folder / "masks")
-    found = inspect(Segmentation, parsed(*flags, "--data.classes", folder / "classes.txt"))
+    config = parsed(*flags, "--data.classes", folder / "classes.txt")
+    found = inspect(Segmentation, config, Segmentation.parts(config))
     assert "no training image has ghost: it cannot be learned" in found.notes
 
 
@@ -237,6 +282,13 @@ def test_images_that_use_twelve_of_sixteen_bits_are_refused(tmp_path) -> None:
     assert Classification.problems(config, data, survey_images(data, "images"), "images") == [problem]
     sixteen(paths[1], 4200)
     assert too_dim(data, survey_images(data, "images"), "images") == []
+    # A dark one among others is no reason to stop.
+    others = [*paths, *(tmp_path / f"bright{number}.png" for number in range(4))]
+    for path in others[3:]:
+        Image.new("RGB", (40, 32), 99).save(path)
+    sixteen(paths[1], 4095)
+    mixed = ImageFiles({"a": others, "b": []}, None, "here")
+    assert too_dim(mixed, survey_images(mixed, "images"), "images") == []
 
 
 def test_a_survey_counts_what_the_masks_hold(voc) -> None:

@@ -12,13 +12,12 @@ from PIL import Image
 from torch import nn
 
 from px_seg.cost import timings
-from px_seg.deploy.card import Card
+from px_seg.deploy.card import Card, export_folder
 from px_seg.deploy.exported import files_of
 from px_seg.deploy.exported.folder import ExportFolder
 from px_seg.deploy.predicting import Segmenter, Views
 from px_seg.deploy.run_network import saved_network, smallest
 from px_seg.models import is_compacted
-from px_seg.run.folder import EXPORTED
 
 
 class Contender(NamedTuple):
@@ -51,7 +50,7 @@ def contenders(folder: Path, card: Card, device: str) -> tuple[dict[str, Contend
     if small.kind == "compacted" and not is_compacted(folder):
         networks = {"masked": saved_network(folder, card), **networks}
     found = {name: Contender(Segmenter.of(one.to(device)), _bytes(one)) for name, one in networks.items()}
-    files, left = ExportFolder(folder / EXPORTED).opened()
+    files, left = ExportFolder(export_folder(folder)).opened()
     for kind, one in files.items():
         found[kind] = Contender(Segmenter.of(one), sum(part.stat().st_size for part in files_of(one.file)))
     missing = [] if "int8" in files else [f"px_seg export {folder} --format int8 puts a quantised network beside these"]
