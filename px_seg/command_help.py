@@ -15,8 +15,8 @@ from px_seg.files import read_yaml
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "what is pruned, and by which method": (
-        *("sparsity", "method", "rounds", "ranking", "pattern", "granularity", "keep_dense", "pruning", "criteria"),
-        *("masks", "shuffle_masks", "reinit", "recalibrate", "recalibrate_rounds", "compact"),
+        *("sparsity", "method", "rounds", "ranking", "pattern", "granularity", "density_from", "keep_dense", "pruning"),
+        *("criteria", "masks", "shuffle_masks", "reinit", "recalibrate", "recalibrate_rounds", "compact"),
     ),
     "network": ("architecture", "encoder", "weights", "output_stride", "ridge"),
     "data": ("data",),

@@ -12,8 +12,9 @@ from PIL import Image
 
 from px_seg import load_model
 from px_seg.commands import main
-from px_seg.deploy.card import read_card, run_of
+from px_seg.deploy.card import export_folder, read_card, run_of
 from px_seg.models import save_model
+from px_seg.run.folder import RunFolder
 
 
 @pytest.fixture
@@ -54,9 +55,13 @@ def test_it_labels_images_and_is_exported_beside_the_run(kept: Path, tmp_path: P
         labels.append(np.array(Image.open(tmp_path / "labels" / name / "a.png")))
     assert (labels[0] != labels[1]).any()
     main(["export", str(kept / "best"), "--no_evaluation"])
-    assert (kept / "export.best" / "model.onnx").is_file()
+    main(["export", str(kept / "best"), "--no_evaluation", "--no_compact"])
+    sizes = [(kept / f"export.best{ending}" / "model.onnx").stat().st_size for ending in ("", ".whole")]
+    assert sizes[0] < sizes[1]
     assert not (kept / "export").exists()
-    assert {path.name for path in (kept / "best").iterdir()} <= {path.name for path in (kept / "model").iterdir()}
+    assert export_folder(kept / "best") == kept / "export.best"
+    RunFolder(kept).clear()
+    assert not list(kept.glob("export*"))
 
 
 def test_the_training_images_need_not_be_there(kept: Path, tmp_path: Path, capsys) -> None:

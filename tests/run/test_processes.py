@@ -90,12 +90,15 @@ def test_two_processes_weigh_clip_and_average_as_one_does(tiny_session: Path, tm
     more += ("--optimizer.clip", 0.5, "--schedule.name", "cosine", "--schedule.warmup", 0.4)
     flags = ("--config", tiny_session, *FLAGS, *more)
     go(*flags, "--batch_size", 4, "--output_dir", tmp_path / "alone", task=Undropped)
-    done = divided(tmp_path / "written.json", *flags, "--batch_size", 2, "--output_dir", tmp_path / "pair")
+    # Each with its own images in memory.
+    pair = (*flags, "--batch_size", 2, "--data.cache", "--output_dir", tmp_path / "pair")
+    done = divided(tmp_path / "written.json", *pair)
     assert done.returncode == 0, done.stderr
     check_same(tmp_path / "pair", tmp_path / "alone")
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("pair", "alone"))
     assert found["unaveraged"]["miou"] == pytest.approx(expected["unaveraged"]["miou"], abs=1e-4)
     assert found["best"]["epoch"] == expected["best"]["epoch"]
+    assert sum("are kept in memory" in note for note in found["notes"]) == 2
 
 
 @pytest.mark.slow
