@@ -24,6 +24,9 @@ from px_seg.run.given_masks import mask_file, origin
 
 C = TypeVar("C", bound=RunConfig)
 
+PLACES = {"--data.images": ("folders", "coco"), "--data.masks": ("folders", "coco")}
+"""Flags that name where data lies, and the datasets that read there."""
+
 PRINT = "--print_config"
 """Asks for the configuration in place of the run."""
 
@@ -68,6 +71,11 @@ def _settled(config: C, argv: Sequence[str]) -> C:
     A flag overrides what a file says about them, and a file overrides a preset. InputError where the two contradict
     each other and are given in the same place, or the decided one in the stronger place.
     """
+    unread = PLACES.keys() & {word.partition("=")[0] for word in argv}
+    if wrong := [flag for flag in sorted(unread) if config.data.name not in PLACES[flag]]:
+        raise InputError(
+            f"{wrong[0]} is for --data.name {' or '.join(PLACES[wrong[0]])}, and data.name is {config.data.name}"
+        )
     if config.weights == "clip" and config.encoder.partition(".")[0] != CLIP_ENCODER:
         config = _decided(config, argv, "weights", encoder=CLIP_ENCODER)
     if config.masks is not None:

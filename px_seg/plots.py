@@ -102,6 +102,10 @@ def segmentations(
     figure.savefig(path, dpi=120)
 
 
+NAMED = 60
+"""Labels that a legend names."""
+
+
 def framed(axes: Axes, picture: np.ndarray) -> None:
     """Show a picture (H, W, 3) uint8 as it is, in a thin frame."""
     axes.set_axis_on()
@@ -113,7 +117,11 @@ def framed(axes: Axes, picture: np.ndarray) -> None:
 def name_labels(figure: Figure, labels: Sequence[int], classes: Sequence[str]) -> None:
     """A legend below the figure: the classes of these labels in VOC's colours, and void in white."""
     colours = voc_colours()
-    patches = [Patch(facecolor=colours[label] / 255, edgecolor=GREY, label=classes[label]) for label in labels]
+    patches = [
+        Patch(facecolor=colours[label] / 255, edgecolor=GREY, label=_short(classes[label])) for label in labels[:NAMED]
+    ]
+    if len(labels) > NAMED:
+        patches.append(Patch(facecolor="none", edgecolor="none", label=f"and {len(labels) - NAMED} more"))
     patches.append(Patch(facecolor="white", edgecolor=GREY, label="void (ignored)"))
     legend = figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=9)
     for text in legend.get_texts():

@@ -186,14 +186,11 @@ class Stored(NamedTuple):
     """Whether it has more than 8 bits a channel, and none of its values uses the upper four."""
 
     @classmethod
-    def of(cls, pixels: np.ndarray, mode: str, sides: tuple[int, int] | None = None, orientation: int = 1) -> "Stored":
-        """Of pixels (H, W, C) uint8: those of the image, or of the file, of which EXIF says the `orientation`.
-
-        Where they were made smaller `sides` are the file's.
-        """
+    def of(cls, pixels: np.ndarray, mode: str, sides: tuple[int, int] | None = None) -> "Stored":
+        """Of pixels (H, W, C) uint8, turned as EXIF says; where they were made smaller `sides` are the image's."""
         height, width = pixels.shape[:2]
         width, height = sides or (width, height)
-        about = repr((pixels.shape, width, height, orientation)).encode()
+        about = repr((pixels.shape, width, height)).encode()
         content = blake2b(about + np.ascontiguousarray(pixels).tobytes(), digest_size=10)
         return cls(mode, width, height, content.hexdigest(), dim=mode.endswith("bits") and bool(pixels.max() < 16))
 
@@ -206,8 +203,11 @@ def stored(path: Path) -> Stored:
     image = opened(path, 64)
     with _naming(path):
         _check_sides(image.info[SIDES], path)
+        sides, mode = image.info[SIDES], mode_of(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return Stored.of(np.array(_coloured(image, path)), mode_of(image), image.info[SIDES], orientation)
+        if orientation in TURNED:
+            sides, image = sides if orientation < 5 else sides[::-1], ImageOps.exif_transpose(image)
+        return Stored.of(np.array(_coloured(image, path)), mode, sides)
 
 
 def _check_sides(sides: tuple[int, int], path: Path) -> None:

@@ -28,6 +28,8 @@ class MaskCode(NamedTuple):
     """Class index, or 255, of every value, or of every colour as 0xRRGGBB."""
     coloured: bool
     file: Path
+    named: bool = False
+    """Whether the file has names alone."""
 
     def __str__(self) -> str:
         shown = [f"{self._shown(code)} {self._name(label)}" for code, label in self.labels.items()]
@@ -48,9 +50,13 @@ class MaskCode(NamedTuple):
         if (stray := codes[known[places] != codes]).size:
             what = self._shown(int(stray[0]))
             lossy = ": a JPEG blurs its labels, save masks as PNG" if path.suffix.lower() in (".jpg", ".jpeg") else ""
-            raise InputError(
-                f"{path} holds {what}, which {self.file} does not list{lossy}: add a line for it, such as void,{what}"
-            )
+            way_out = f"add a line for it, NAME,{what}, or void,{what} if it is no label"
+            if self.named:
+                example = f"{self.classes[0]},0"
+                way_out = f"give every line its value, such as {example}, and then NAME,{what}, or void,{what}"
+            elif self.coloured:
+                way_out += "; where masks hold indices and no colours, write NAME,VALUE on every line"
+            raise InputError(f"{path} holds {what}, which {self.file} does not list{lossy}: {way_out}")
         return np.array([self.labels[code] for code in known.tolist()], np.uint8)[places]
 
     def _shown(self, code: int) -> str:
@@ -63,14 +69,14 @@ class MaskCode(NamedTuple):
 def read_classes(file: Path) -> MaskCode:
     """The classes that a text file names, the background first: a line `name`, `name,value` or `name,colour` for each.
 
-    A colour is #rrggbb, or r,g,b. Lines of names alone stand for the values 0, 1, 2, ... and 255 for void; otherwise
-    void has lines of its own. Raises InputError for anything else.
+    Lines that begin with # are left out. A colour is #rrggbb, or r,g,b. Lines of names alone stand for the values 0, 1,
+    2, ... and 255 for void; otherwise void has lines of its own. Raises InputError for anything else.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--data.classes {file} is not a readable UTF-8 text file: {error}") from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if not line.startswith("#")]
     rows = [_row(number, line) for number, line in lines if line]
     kind = _kind(rows[0][2]) if rows else "name"
     if wrong := next((row for row in rows if _kind(row[2]) in (None, *_KINDS.keys() - {kind})), None):
@@ -84,6 +90,11 @@ def read_classes(file: Path) -> MaskCode:
     for number, name, code in rows:
         void = kind != "name" and name.lower() in VOID
         value = len(classes) if kind == "name" else _code(code)
+        if kind == "name" and name.lower() in VOID:
+            raise InputError(
+                f"{file}, line {number}: {name} is no class, and where no line has a value 255 has no label anyway: "
+                "leave that line out, or give every line its value"
+            )
         if not name:
             raise InputError(f"{file}, line {number}: a class has no name")
         if name in classes and not void:
@@ -98,7 +109,7 @@ def read_classes(file: Path) -> MaskCode:
         labels[IGNORE] = IGNORE
     if not 2 <= len(classes) <= IGNORE:
         raise InputError(f"{file} names {len(classes)} classes: it must name 2 to {IGNORE}, the background first")
-    return MaskCode(tuple(classes), labels, kind == "colour", file)
+    return MaskCode(tuple(classes), labels, kind == "colour", file, kind == "name")
 
 
 def _row(number: int, line: str) -> tuple[int, str, str]:

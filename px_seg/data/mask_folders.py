@@ -1,5 +1,6 @@
 """Images and masks in two folders, as one has them."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -65,7 +66,8 @@ def read_mask_folders(
     """Training and validation part of the images in one folder, at any depth, whose masks have their names in another.
 
     `classes` is the file for `read_classes`. Each of the `splits` is a folder inside both, or a text file of names;
-    where there is neither for `train` and `val`, a `share` of the images, drawn by `seed`, is validation. Images and
+    where there is a list for one of `train` and `val`, the other is the rest, and where there is neither, a `share` of
+    the images, drawn by `seed`, is validation. Images and
     masks that are missing are the `faults` of the part. Raises InputError for folders and lists that are missing or do
     not fit.
     """
@@ -75,6 +77,13 @@ def read_mask_folders(
         if not place.is_dir():
             raise InputError(f"--data.{flag} {place} is no folder")
     found = [_split(split, *places) for split in splits]
+    for own, other in ((0, 1), (1, 0)):
+        # Beside a list, the rest.
+        listed = found[other]
+        if found[own] is None and listed is not None and splits[other].endswith(".txt"):
+            rest = _pairs(*places)
+            taken = set(listed.found)
+            found[own] = Pairs([pair for pair in rest.found if pair not in taken], rest.faults)
     if found[0] is None and found[1] is None:
         if not 0 < share < 1:
             raise InputError(f"data.val_share must be above 0 and below 1, got {share}")
@@ -127,10 +136,10 @@ def _listed(file: Path, images: Path, masks: Path) -> Pairs:
     stems = {name: name if name in every else str(PurePosixPath(name).with_suffix("")) for name in names}
     unknown = [name for name, stem in stems.items() if stem not in every]
     wanted = [stem for stem in stems.values() if stem in every]
-    twice = len(set(wanted)) < len(wanted) or len(stems) < len(names)
+    again = [stem for stem, count in Counter(stems[name] for name in names).items() if count > 1]
     pairs = _matched(dict.fromkeys(wanted), every, labelled, masks)
     faults = [f"{file} lists {name[:80]!r}, of which there is no image in {images}" for name in unknown]
-    faults += [f"{file} lists an image twice"] if twice else []
+    faults += [f"{file} lists an image twice, {name[:80]}" for name in again]
     return Pairs(pairs.found, [*faults, *pairs.faults])
 
 

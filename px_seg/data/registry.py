@@ -106,11 +106,16 @@ def also_of(config: SegmentationDataConfig) -> dict[str, SegmentationDataConfig]
     return {split: replace(config, val_split=split, also=[], download=False) for split in config.also}
 
 
-def without_training(config: D) -> D:
+def without_training(config: D, elsewhere: bool = False) -> D:
     """The configuration with its validation images in place of those of training, where these have a place of their own
-    and may be missing: for what only evaluates."""
+    and may be missing: for what only evaluates.
+
+    Of folders that are not a run's own, `elsewhere`, and have no such place, all images are for validation.
+    """
     if not isinstance(config, SegmentationDataConfig):
         return config
+    if elsewhere and config.name == "folders" and not has_split(config.images, config.val_split):
+        return replace(config, train_split=".", val_split=".")
     own = config.name == "folders" and has_split(config.images, config.val_split)
     # What train_aug is depends on the other list.
     alone = own or config.name == "coco" or (config.name == "voc2012" and config.val_split != "train_aug")
@@ -124,7 +129,7 @@ def load(readers: Mapping[str, Callable[[D], tuple[T, T]]], config: D) -> tuple[
     files shows when they are read, which a task's `check_data` does for all.
     """
     parts = found(readers, config)
-    if faults := [fault for part in parts for fault in part.faults]:
+    if faults := list(dict.fromkeys(fault for part in parts for fault in part.faults)):
         more = f"; {len(faults) - 1} more are wrong, and px_seg check lists all" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{more}")
     return parts

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ def images_of(folder: Path, flags: Sequence[str] = ()) -> Images:
 def validation_of(folder: Path, flags: Sequence[str] = ()) -> Images:
     """The same of the validation images and further lists; those of training need not be there, and may be others."""
     config = _config(folder, flags)
-    images = _found(folder, replace(config, data=without_training(config.data)))
+    elsewhere = any(flag.partition("=")[0] == "--data.images" for flag in flags)
+    images = _found(folder, replace(config, data=without_training(config.data, elsewhere)))
     task = images.task
     lists = {VALIDATION: task.val.data, **further({split: own.data for split, own in task.also.items()})}
     return _noted(images, check_parts(type(task), images.config, lists))
@@ -88,7 +90,12 @@ def _found(folder: Path, config: RunConfig) -> Images:
     kind.check(config, synchronised=True)
     task = kind(config)
     if tuple(task.classes) != card.classes:
-        raise InputError(f"the images in {config.data.root} have other classes than the run in {folder}")
+        pairs = zip_longest(task.classes, card.classes)
+        number, (now, then) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"the images have other classes than those of the run in {folder}: class {number} is {now}, and there "
+            f"{then}; names and order have to be the same"
+        )
     had = card.normalisation or IMAGENET
     if task.normalisation != had:
         raise InputError(

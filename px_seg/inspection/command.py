@@ -46,7 +46,7 @@ def check(argv: Sequence[str]) -> bool:
     parts = task.parts(config)
     make_folder(folder, "--output_dir")
     findings = inspect(task, config, parts)
-    faults = _written(folder, findings, f"{config.data.name}: nine of the training images")
+    faults = _written(folder, findings, config.data.name)
     print(_report(findings, folder, faults))
     if not findings.faults:
         words = [*files, *flags, *_fitting(config, len(findings.parts[TRAINING].survey.stored))]
@@ -70,6 +70,8 @@ def _data_asked_for(asked: argparse.Namespace, flags: Sequence[str]) -> tuple[ty
         if not flags and not asked.config:
             raise InputError("which dataset is to be checked? Give its folder, or --data.name and where it lies")
         return task_of(asked.task or "seg"), list(flags)
+    if wrong := {flag.partition("=")[0] for flag in flags} & {"--data.name", "--data.root"}:
+        raise InputError(f"{asked.folder} is a dataset by itself: leave it out, or {' and '.join(sorted(wrong))}")
     found = recognised(user_path(asked.folder, "the folder"))
     if asked.task not in (None, found.task.name):
         raise InputError(f"{asked.folder} is a dataset for px_seg {found.task.name}: leave --task {asked.task} out")

@@ -1,5 +1,6 @@
 """A few samples of a dataset as a picture."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ def draw(path: Path, findings: Findings, title: str) -> None:
     samples = [part.data[usable[place]] for place in spread(len(usable), ROWS * ROWS)] if usable else []
     if not samples:
         return
-    if isinstance(samples[0], Sample):
-        _masks(path, samples, findings.classes, title)
-    else:
-        _classes(path, samples, findings.classes, title)
+    title = f"{title}: {len(samples)} of {len(part.data)} training images"
+    with warnings.catch_warnings():
+        # A letter that the font lacks is a box, and no reason for a line of it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        if isinstance(samples[0], Sample):
+            _masks(path, samples, findings.classes, title)
+        else:
+            _classes(path, samples, findings.classes, title)
 
 
 def _masks(path: Path, samples: Sequence[Sample], classes: Sequence[str], title: str) -> None:

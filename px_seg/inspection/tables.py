@@ -47,4 +47,6 @@ def _described(part: Part) -> list[str]:
     shown = [f"{width}x{height}" for width, height in places] or [""] * 3
     pixels = part.survey.pixels()
     void = f"{pixels[IGNORE] / max(1, pixels.sum()):.2%}"
-    return [str(len(sizes)), *shown, str(len(set(sizes))), void]
+    every = len(part.data) + len(part.data.faults)
+    count = str(len(sizes)) if len(sizes) == every else f"{len(sizes)} of {every}"
+    return [count, *shown, str(len(set(sizes))), void]

@@ -180,6 +180,8 @@ def _rest_of(
     batches = bar(left, desc=label, unit="batch", total=len(loader), initial=begun.batches, show=show)
     with keeper.undisturbed():
         for update in _in_groups(batches, accelerator.gradient_accumulation_steps):
+            # Just before their memory is used again: freed earlier, it goes back to the system, page by page.
+            prepared.optimizer.zero_grad()
             for batch, share in zip(update, _shares(accelerator, task, update), strict=True):
                 images, targets = send_to_device(batch, accelerator.device, non_blocking=True)
                 with accelerator.accumulate(model):
@@ -188,7 +190,6 @@ def _rest_of(
                     if prepared.clip is not None and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), prepared.clip)
                     prepared.stepper.step()
-                    prepared.stepper.zero_grad()
                 losses.append(loss.detach().float())
             if not accelerator.optimizer_step_was_skipped:
                 rates = schedule.get_last_lr()

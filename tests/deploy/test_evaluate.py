@@ -63,7 +63,7 @@ def test_the_runs_flags_are_told_from_the_commands() -> None:
         (("--data.rot", "x"), "a run of the task seg has no data.rot: it has data.name, data.size, "),
         (("--optimizer.name", "sgd"), "unrecognized arguments: --optimizer.name sgd"),
         (("--data.val_split", "nowhere"), "there is no split 'nowhere'"),
-        (("--data.name", "synthetic"), "have other classes than the run"),
+        (("--data.name", "synthetic"), "have other classes than those of the run"),
         (("--evaluation.scales", "[9]"), "evaluation.scales must be factors from 1/8 to 8"),
         (("--evaluation.window", "many"), "evaluation.window"),
     ],

@@ -13,6 +13,7 @@ from PIL import Image
 from px_seg import InputError
 from px_seg.commands import main
 from px_seg.data.class_folders import ImageFiles
+from px_seg.data.images import stored
 from px_seg.data.loaders import check_fills
 from px_seg.data.mask_folders import read_mask_folders
 from px_seg.data.survey import survey_images, survey_masks, too_dim
@@ -235,6 +236,8 @@ def test_a_runs_file_names_its_data(folder, check, tmp_path) -> None:
         (("{mine}", "--data.classes", "{empty}/none.txt"), "none.txt is not a readable UTF-8 text file"),
         (("{mine}", "--sparsity", "0.5"), "unrecognized arguments: --sparsity 0.5"),
         (("{mine}", "--data.imgs", "x"), "imgs"),
+        (("{mine}", "--data.name", "synthetic"), "is a dataset by itself: leave it out, or --data.name"),
+        (("--data.images", "{mine}"), "--data.images is for --data.name folders or coco, and data.name is synthetic"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line(words, message, folder, tmp_path, check) -> None:
@@ -244,6 +247,18 @@ def test_what_cannot_be_checked_is_one_line(words, message, folder, tmp_path, ch
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_copies_and_sizes_are_those_of_images_as_they_are_shown(tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    about = Image.Exif()
+    about[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "stored.png")
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=about)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "shown.png")
+    found = {name: stored(tmp_path / f"{name}.png") for name in ("stored", "turned", "shown")}
+    assert found["turned"].content == found["shown"].content != found["stored"].content
+    assert (found["turned"].width, found["turned"].height) == (300, 400)
 
 
 def test_a_class_that_no_training_image_has_is_noted(folder) -> None:
