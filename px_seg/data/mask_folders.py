@@ -25,6 +25,8 @@ class Pairs(NamedTuple):
 
     found: Sequence[tuple[Path, Path]]
     faults: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    """What users may not expect, in lines."""
 
 
 class MaskFolders:
@@ -32,6 +34,7 @@ class MaskFolders:
 
     def __init__(self, pairs: Pairs, code: MaskCode, channels: int = 3) -> None:
         self.pairs, self.faults, self.channels = list(pairs.found), pairs.faults, channels
+        self.notes = [str(code), *pairs.notes]
         self.code, self.classes = code, code.classes
         self.encoding = f"{sorted(code.labels.items())}{' in colours' if code.coloured else ''}"
 
@@ -148,7 +151,9 @@ def _pairs(images: Path, masks: Path) -> Pairs:
     every, labelled = _by_stem(images), _by_stem(masks)
     if not every:
         raise InputError(f"there is no image in {images} (JPEG, PNG, TIFF and the like)")
-    return _matched(sorted(every), every, labelled, masks)
+    alone = sorted(labelled.keys() - every.keys())
+    notes = [f"{len(alone)} masks have no image in {images}, such as {labelled[alone[0]]}"] if alone else []
+    return _matched(sorted(every), every, labelled, masks)._replace(notes=notes)
 
 
 def _matched(stems: Iterable[str], images: Mapping[str, Path], labelled: Mapping[str, Path], masks: Path) -> Pairs:
@@ -184,7 +189,7 @@ def _stem(path: Path, folder: Path) -> str:
 
 def _drawn(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
     """Two parts, and what is missing with the first."""
-    every, faults = pairs
+    every, faults, notes = pairs
     if len(every) < 2:
         raise InputError(
             "; ".join([*faults[:1], f"there are masks for {len(every)} images: training and validation need one each"])
@@ -192,4 +197,4 @@ def _drawn(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
     count = min(max(1, round(share * len(every))), len(every) - 1)
     order = np.random.default_rng(seed).permutation(len(every))
     train, val = ([every[place] for place in sorted(part)] for part in (order[count:].tolist(), order[:count].tolist()))
-    return Pairs(train, faults), Pairs(val)
+    return Pairs(train, faults, notes), Pairs(val)

@@ -134,7 +134,7 @@ class Segmentation:
 
     @staticmethod
     def meaning(data: SegmentationData) -> list[str]:
-        return [str(data.code)] if isinstance(data, MaskFolders) else []
+        return list(data.notes) if isinstance(data, MaskFolders) else []
 
     @staticmethod
     def problems(config: SegmentationConfig, data: SegmentationData, survey: Survey, what: str) -> list[str]:
