@@ -37,7 +37,7 @@ def test_the_configuration_that_is_printed_is_the_one_that_would_run(flags, caps
         (["--sparsity", "-0.5"], r"sparsity must be in \[0, 1\), got -0.5"),
         (["--sparsity", "much"], "sparsity"),
         (["--method", "sparkle"], "no method 'sparkle': choose one of dense, random, random_erk"),
-        (["--data.name", "coco"], "no dataset 'coco': choose one of folders, synthetic, voc2012"),
+        (["--data.name", "ade"], "no dataset 'ade': choose one of coco, folders, synthetic, voc2012"),
         (["--encoder", "resnet5O"], "no encoder 'resnet5O': did you mean resnet50"),
         (["--sparsiti", "0.5"], r"sparsiti.*the valid keys are: sparsity, method"),
         (["--data.sise", "64"], r"data.sise.*data.size"),

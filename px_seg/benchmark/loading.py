@@ -25,7 +25,7 @@ from px_seg.data.loaders import Shuffle, Transformed, training_loader
 from px_seg.data.memory import InMemory, sample_sizes
 from px_seg.data.normalisation import IMAGENET
 from px_seg.data.survey import survey_masks
-from px_seg.data.transforms import training
+from px_seg.data.transforms import Transform, training
 from px_seg.data.voc import VOC
 from px_seg.errors import InputError
 
@@ -82,7 +82,7 @@ def report_loading(case: Case) -> None:
     print("|---" * (len(case.workers) + 1) + "|")
     rates: dict[str, list[float]] = {name: [] for name in sets}
     for workers in case.workers:
-        epochs = {name: partial(_epoch, make(workers), case) for name, make in sets.items()}
+        epochs = {name: partial(_epoch, make(workers), case, ours) for name, make in sets.items()}
         for name, own in timings(torch.device("cpu"), epochs, case.turns).items():
             rates[name].append(whole / statistics.median(own))
     for name, own in rates.items():
@@ -92,11 +92,13 @@ def report_loading(case: Case) -> None:
     print("\nIn parentheses: over Pillow's.")
 
 
-def _epoch(loader: DataLoader[Pair], case: Case) -> None:
-    """Load all batches."""
+def _epoch(loader: DataLoader[Pair], case: Case, ours: Transform) -> None:
+    """Load all batches, and unpack those of our loader."""
+    packed = isinstance(loader.sampler, Shuffle)
     if isinstance(loader.sampler, Shuffle):
         loader.sampler.set_epoch(loader.sampler.epoch + 1)
-    for images, labels in loader:
+    for batch in loader:
+        images, labels = ours.unpacked(*batch) if packed else batch
         if images.shape != (case.batch_size, 3, case.size, case.size) or labels.dtype != torch.int64:
             raise RuntimeError(f"a batch is {tuple(images.shape)}, {labels.dtype}")
 

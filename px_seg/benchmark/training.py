@@ -12,11 +12,12 @@ from segmentation_models_pytorch import DeepLabV3Plus
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import PolynomialLR
+from torch.utils.data import DataLoader
 
 from px_seg.command_line import parse
 from px_seg.config import SegmentationConfig
 from px_seg.cost import timings
-from px_seg.data.loaders import Loader, training_loader
+from px_seg.data.loaders import Loader, Shuffle, training_loader
 from px_seg.errors import InputError
 from px_seg.pruning import Masks, Random, prune
 from px_seg.run.training import Unkept, fine_tune, prepare
@@ -75,7 +76,8 @@ def report_steps(case: Case) -> None:
             epochs = fine_tune(accelerator, task, prepared, config.epochs, Unkept())
             return lambda: next(epochs)
 
-        theirs = plain(accelerator, copy.deepcopy(model), loader, config)
+        same = DataLoader(task.train, config.batch_size, sampler=Shuffle(len(task.train), config.seed))
+        theirs = plain(accelerator, copy.deepcopy(model), same, config)
         loops = {"plain": lambda: next(theirs), "px_seg, dense": ours(None), "px_seg, masks held": ours(masks)}
         times = timings(accelerator.device, loops, case.turns)
     print(

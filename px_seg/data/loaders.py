@@ -2,7 +2,7 @@
 
 import atexit
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from multiprocessing import active_children
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -40,9 +40,13 @@ class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
         return len(self.data)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        return self.prepared(key, self.transform)
+
+    def prepared(self, key: Key, transform: Callable[[Any, int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A sample by one of the transform's ways. InputError, in a worker too, for a file that cannot be used."""
         index, seed = key
         try:
-            return self.transform(self.data[index], seed)
+            return transform(self.data[index], seed)
         except InputError as error:
             if get_worker_info() is None:
                 raise
@@ -51,6 +55,19 @@ class Transformed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
             files = ", ".join(map(str, self.data.files(index)))
             error.add_note(f"while preparing {files or f'sample {index}'}")
             raise
+
+
+class Packed(Dataset[tuple[Tensor, Tensor]], Generic[D]):
+    """Samples as `Transform.packed` has them, for a loader whose batches its `unpacked` takes."""
+
+    def __init__(self, data: Transformed[D]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        return self.data.prepared(key, self.data.transform.packed)
 
 
 class WorkerError(InputError):
@@ -87,7 +104,8 @@ class Shuffle(Sampler[Key]):
 def training_loader(
     data: Transformed, batch_size: int, seed: int, workers: int, processes: int = 1, accumulation: int = 1
 ) -> Loader:
-    """Shuffled batches, in the order in which processes, and the batches that an update accumulates, take them.
+    """Shuffled batches, packed as `Transform.packed` has them, in the order in which processes, and the batches that an
+    update accumulates, take them.
 
     Images that fill no whole update are left out: BatchNorm would see a short batch, and the gradient of fewer batches
     would count for less. So the images of an update depend on how many they are alone. Raises what `check_fills` does.
@@ -95,7 +113,7 @@ def training_loader(
     check_fills(len(data), batch_size, processes, accumulation)
     _end_workers_at_exit()
     return DataLoader(
-        data,
+        Packed(data),
         batch_size,
         sampler=Shuffle(len(data), seed, batch_size * processes * accumulation),
         num_workers=workers,
@@ -119,13 +137,13 @@ def check_fills(length: int, batch_size: int, processes: int, accumulation: int 
 def evaluation_loader(data: Transformed, batch_size: int, workers: int, process: int, processes: int) -> Loader:
     """This process's share of `data`, every image on exactly one process.
 
-    A batch is a list of (image, labels) pairs, because whole images differ in size.
+    A batch is a list of (image, labels) pairs, packed, because whole images differ in size.
     """
     share = range(process, len(data), processes)
     _end_workers_at_exit()
     return DataLoader(
         # torch knows of no other keys than whole numbers.
-        Subset(data, [(index, 0) for index in share]),  # type: ignore[misc]
+        Subset(Packed(data), [(index, 0) for index in share]),  # type: ignore[misc]
         batch_size,
         num_workers=workers,
         collate_fn=list,

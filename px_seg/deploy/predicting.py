@@ -128,11 +128,11 @@ def predict(
 
     Raises InputError for what is no such image, and for a model that says no normalisation or is a classifier.
     """
+    views = Views(flip, tuple(scales) if isinstance(scales, Sequence) else (scales,), window)
     image = np.asarray(image)
     channels = channels_of(model)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise InputError(f"predict takes an image (H, W, {channels}) of uint8, got {image.shape} of {image.dtype}")
-    views = Views(flip, tuple(scales) if isinstance(scales, Sequence) else (scales,), window)
     segmenter = Segmenter.of(model)
     with evaluating(model):
         return segmenter.labels(image[None].copy(), views)[0]

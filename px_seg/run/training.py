@@ -183,7 +183,8 @@ def _rest_of(
             # Just before their memory is used again: freed earlier, it goes back to the system, page by page.
             prepared.optimizer.zero_grad()
             for batch, share in zip(update, _shares(accelerator, task, update), strict=True):
-                images, targets = send_to_device(batch, accelerator.device, non_blocking=True)
+                packed = send_to_device(batch, accelerator.device, non_blocking=True)
+                images, targets = task.train.transform.unpacked(*packed)
                 with accelerator.accumulate(model):
                     loss = share * task.loss(model(images), targets)
                     accelerator.backward(loss)
@@ -221,7 +222,8 @@ def _shares(accelerator: Accelerator, task: Task, update: Sequence[Batch]) -> Te
     however these are divided among them, each by the weight of its class. 1 for the only batch of a single process.
     """
     # Counted where they are: only the batch in hand is on the device.
-    labels = torch.stack([task.labelled(targets) for _, targets in update]).float().to(accelerator.device)
+    labels = torch.stack([task.labelled(targets.to(torch.int64)) for _, targets in update]).float()
+    labels = labels.to(accelerator.device)
     total = accelerator.reduce(labels.sum(), "sum")
     return labels * (len(update) * accelerator.num_processes) / total.clamp(min=torch.finfo(total.dtype).tiny)
 

@@ -137,8 +137,9 @@ class Classification:
         width = model.head.in_features
         total = Moments(weights.new_zeros(width + 1, width + 1), weights.new_zeros(width + 1, classes))
         with evaluating(model), torch.no_grad():
-            for images, labels in map(default_collate, all_of(loader)):
-                total = total.plus(Moments.of(model.features(images.to(device)), labels.to(device), weights))
+            for packed in map(default_collate, all_of(loader)):
+                images, labels = shown.transform.unpacked(*(part.to(device) for part in packed))
+                total = total.plus(Moments.of(model.features(images), labels, weights))
         group = torch.distributed.group.WORLD if accelerator.num_processes > 1 else None
         total = Moments(*(all_reduce(group, part) for part in total))
         weight, bias = ridge_regression(total, self.config.ridge)
@@ -181,8 +182,9 @@ class Classification:
         among_five = torch.zeros((), dtype=torch.int64, device=device)
         model.eval()
         with torch.inference_mode():
-            for images, labels in map(default_collate, all_of(loader)):
-                logits, labels = model(images.to(device)), labels.to(device)
+            for packed in map(default_collate, all_of(loader)):
+                images, labels = self.val.transform.unpacked(*(part.to(device) for part in packed))
+                logits = model(images)
                 counts += confusion_of(labels, logits.argmax(1), classes)
                 among_five += (logits.topk(min(5, classes)).indices == labels[:, None]).sum()
         counts, among_five = (all_reduce(everyone(), part) for part in (counts, among_five))

@@ -199,8 +199,9 @@ class Segmentation:
         model.eval()
         with torch.inference_mode():
             for batch in all_of(loader):
-                for images, labels in _same_size(batch):
-                    predicted, labels = self.predict(model, images.to(device)), labels.to(device)
+                for packed in _same_size(batch):
+                    images, labels = self.val.transform.unpacked(*(part.to(device) for part in packed))
+                    predicted = self.predict(model, images)
                     counts += confusion_of(labels, predicted, classes, IGNORE)
                     near += boundary_counts(labels, predicted, classes, IGNORE)
         counts, near = (all_reduce(everyone(), part) for part in (counts, near))

@@ -252,14 +252,14 @@ class Killed(Segmentation):
 
     def __init__(self, config) -> None:
         super().__init__(config)
-        parent, read = os.getpid(), self.train.transform
+        parent, read = os.getpid(), self.train.transform.packed
 
         def die(sample, seed):
             if os.getpid() != parent:
                 os.kill(os.getpid(), 9)
             return read(sample, seed)
 
-        self.train.transform = die
+        self.train.transform.packed = die
 
 
 def test_a_data_loader_that_is_killed_is_said_in_one_line(tiny: Path, tmp_path, capsys) -> None:
@@ -274,7 +274,7 @@ class Broken(Segmentation):
 
     def __init__(self, config) -> None:
         super().__init__(config)
-        self.train.transform = lambda sample, seed: 1 // 0
+        self.train.transform.packed = lambda sample, seed: 1 // 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -50,6 +50,10 @@ class TestTransforms:
             assert torch.equal(image, expected["image"])
             assert torch.equal(labels, expected["mask"].long())
             assert image.is_contiguous()
+            packed = [torch.stack([part] * 3) for part in transform.packed(sample, 0)]
+            assert [part.dtype for part in packed] == [torch.uint8] * 2
+            for found, single in zip(transform.unpacked(*packed), (image, labels), strict=True):
+                assert torch.equal(found, torch.stack([single] * 3))
 
     def test_what_the_image_does_not_cover_is_ignored(self, voc) -> None:
         """A size the stride does not divide is rounded up, and padding is mean colour with label 255."""

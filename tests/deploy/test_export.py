@@ -633,7 +633,7 @@ def test_bad_input_is_one_line(
         assert len(line) < 500
     results = json.loads((finished / "results.json").read_text())
     (finished / "results.json").write_text(json.dumps({**results, "class_iou": {"one": 0.5, "two": 0.5}}))
-    assert "have other classes than the run" in failing("evaluate", finished, capsys=capsys)
+    assert "have other classes than those of the run" in failing("evaluate", finished, capsys=capsys)
     (finished / "results.json").write_text(json.dumps(results))
     (finished / "model").rename(finished / "own")
     px_seg.save_model(px_seg.build_segmenter("tu-test_resnet", 3, None), finished / "model")
