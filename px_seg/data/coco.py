@@ -120,18 +120,24 @@ class _Folders:
 
     def __init__(self, images: Path, masks: Path | None) -> None:
         self.images, self.masks = images, masks
-        self._known: dict[Path, dict[str, Path]] = {}
+        self._known: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, folder: Path, name: str) -> Path | None:
-        """A file by its name; None where there is none. InputError for a name that leads elsewhere."""
+        """A file by its name; None where there is none. InputError for a name that leads elsewhere, or to several."""
         parts = PurePosixPath(name)
         if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
             raise InputError(f"{name[:80]!r} is no file's name below {folder}")
         if (folder / name).is_file():
             return folder / name
         if folder not in self._known:
-            self._known[folder] = {path.name: path for path in sorted(folder.rglob("*")) if path.is_file()}
-        return self._known[folder].get(parts.name)
+            known = self._known[folder] = {}
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    known.setdefault(path.name, []).append(path)
+        found = self._known[folder].get(parts.name, [])
+        if len(found) > 1:
+            raise InputError(f"{name} may be {found[0]} or {found[1]}: name the folder above it as --data.images")
+        return next(iter(found), None)
 
 
 class _Listed(NamedTuple):
@@ -160,7 +166,7 @@ def _read(split: str, key: str, folders: _Folders, channels: int) -> Coco:
         raise InputError(f"--data.{key}_split {file} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
-            raise
+            raise InputError(f"{file}: {error}") from None
         raise InputError(f"{file} is not in COCO's format: {type(error).__name__} {one_line(error, 120)}") from None
     if panoptic and folders.masks is None:
         raise InputError(f"{file} is of panoptic segments: give the folder of their pictures, --data.masks")

@@ -70,9 +70,8 @@ def read_mask_folders(
 
     `classes` is the file for `read_classes`. Each of the `splits` is a folder inside both, or a text file of names;
     where there is a list for one of `train` and `val`, the other is the rest, and where there is neither, a `share` of
-    the images, drawn by `seed`, is validation. Images and
-    masks that are missing are the `faults` of the part. Raises InputError for folders and lists that are missing or do
-    not fit.
+    the images, drawn by `seed`, is validation. Images and masks that are missing are the `faults` of the part. Raises
+    InputError for folders and lists that are missing or do not fit.
     """
     places = _given("images", images), _given("masks", masks)
     code = read_classes(_given("classes", classes))

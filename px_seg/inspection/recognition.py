@@ -27,7 +27,7 @@ class Recognised(NamedTuple):
 def recognised(folder: Path) -> Recognised:
     """The dataset in a folder. InputError where it is none that is known."""
     # A name that begins with a dash would be taken for a flag.
-    folder = Path(f"./{folder}") if str(folder).startswith("-") else folder
+    folder = folder.absolute() if str(folder).startswith("-") else folder
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give that of a dataset, or its --data.name and --data.root")
     if has_tree(folder):

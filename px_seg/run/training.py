@@ -202,6 +202,7 @@ def _rest_of(
             before = time.perf_counter()
             keeper.after_update(here)
             started += time.perf_counter() - before
+        prepared.optimizer.zero_grad()
         return here()
 
 

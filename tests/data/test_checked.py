@@ -338,6 +338,7 @@ def test_after_a_fault_a_run_reads_no_more(voc, monkeypatch) -> None:
         reads.append(index)
         if index == 3:
             raise InputError("it is damaged")
+        # As long as a small file takes: in no time all are read before the first is looked at.
         time.sleep(0.001)
         return index
 

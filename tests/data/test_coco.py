@@ -141,11 +141,15 @@ Change = Callable[[About], object]
     ("change", "message"),
     [
         (lambda held: held.pop("categories"), r"train2017.json is not in COCO's format: KeyError 'categories'"),
-        (lambda held: held["categories"].append({"id": 3, "name": "cow"}), "need each a number and a name of its own"),
+        (
+            lambda held: held["categories"].append({"id": 3, "name": "cow"}),
+            r"n2017.json: the categories of",
+        ),
         (lambda held: held["categories"][0].update(name="background"), "a category is called background"),
         (lambda held: held["annotations"][1].update(category_id=5), "annotation 1 is of no category that is listed"),
         (lambda held: held["annotations"][1].update(image_id=99), "is not in COCO's format: KeyError 99"),
         (lambda held: held["images"][0].update(file_name="../a.png"), r"'../a.png' is no file's name below"),
+        (lambda held: held["images"][0].update(file_name="twice.png"), r"twice.png may be .*a/twice.png or .*b/twice"),
         (lambda held: held["images"].clear() or held["annotations"].clear(), "lists no images"),
         (lambda held: held["categories"][0].update(name="wolf"), "have different categories"),
     ],
@@ -153,6 +157,9 @@ Change = Callable[[About], object]
 def test_annotations_that_cannot_be_used_are_refused(folder: Path, change: Change, message: str) -> None:
     file = folder / "train2017.json"
     held = json.loads(file.read_text())
+    for place in ("a", "b"):
+        (folder / "images" / place).mkdir()
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / place / "twice.png")
     change(held)
     file.write_text(json.dumps(held))
     with pytest.raises(InputError, match=message):

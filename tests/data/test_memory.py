@@ -1,8 +1,8 @@
 """Images kept in memory: the same samples, read once, by every worker, and only where they fit."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -158,38 +158,39 @@ def test_processes_of_one_machine_share_its_memory(turned, monkeypatch) -> None:
     assert all("are read from their files" in note for note in keep(task))
 
 
-Group = Callable[[Path, int], str]
+class Group(NamedTuple):
+    """How a version of control groups says what memory is left."""
+
+    inside: str
+    line: str
+    most: str
+    taken: str
+    spare: str
+
+    def make(self, place: Path, left: int) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / self.most).write_text("1000000\n")
+        (place / self.taken).write_text(f"{1200000 - left}\n")
+        (place / "memory.stat").write_text(f"anon 5\n{self.spare} 200000\n")
 
 
-def version_two(place: Path, left: int) -> str:
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "memory.max").write_text("1000000\n")
-    (place / "memory.current").write_text(f"{1200000 - left}\n")
-    (place / "memory.stat").write_text("anon 5\ninactive_file 200000\n")
-    return "0::"
+ONE = Group("memory", "3:cpu:/x\n4:memory:", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+TWO = Group("", "0::", "memory.max", "memory.current", "inactive_file")
 
 
-def version_one(place: Path, left: int) -> str:
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "memory.limit_in_bytes").write_text("1000000\n")
-    (place / "memory.usage_in_bytes").write_text(f"{1200000 - left}\n")
-    (place / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 200000\n")
-    return "3:cpu,cpuacct:/elsewhere\n4:memory:"
-
-
-@pytest.mark.parametrize(("group", "inside"), [(version_one, "memory"), (version_two, "")])
+@pytest.mark.parametrize("group", [ONE, TWO], ids=["version 1", "version 2"])
 @pytest.mark.parametrize(("outer", "inner"), [(500_000, 400_000), (300_000, 400_000), (500_000, None)])
-def test_the_groups_of_a_container_or_job_bound_what_is_free(tmp_path, group: Group, inside, outer, inner) -> None:
+def test_the_groups_of_a_container_or_job_bound_what_is_free(tmp_path, group: Group, outer, inner) -> None:
     root, own = tmp_path / "groups", tmp_path / "own"
-    start = group(root / inside / "slurm", outer)
+    group.make(root / group.inside / "slurm", outer)
     if inner is not None:
-        group(root / inside / "slurm" / "job", inner)
-    own.write_text(f"{start}/slurm/job\n")
+        group.make(root / group.inside / "slurm" / "job", inner)
+    own.write_text(f"{group.line}/slurm/job\n")
     assert free_memory(torch.device("cpu"), root, own) == min(outer, inner or outer)
 
 
 def test_without_a_bound_all_of_the_machine_is_free(tmp_path) -> None:
-    version_two(tmp_path / "groups", 1)
+    TWO.make(tmp_path / "groups", 1)
     (tmp_path / "groups" / "memory.max").write_text("max\n")
     everything = free_memory(torch.device("cpu"), tmp_path / "groups", tmp_path / "nowhere")
     assert everything > 10**8

@@ -176,6 +176,14 @@ def test_folders_of_classes_are_known_and_counted(tmp_path, check) -> None:
     assert f"train with px_seg cls --data.name folder --data.root {tmp_path}/pets" in said
 
 
+def test_a_name_that_begins_with_a_dash_is_a_folder(folder, check, monkeypatch) -> None:
+    folder.rename(folder.with_name("-odd"))
+    monkeypatch.chdir(folder.parent)
+    status, said = check("./-odd")
+    assert status == 0
+    assert "nothing is wrong" in said
+
+
 def test_voc_trees_are_known_by_their_folders(voc) -> None:
     for place in (voc, voc / "VOCdevkit", voc / "VOCdevkit" / "VOC2012"):
         found = recognised(place)

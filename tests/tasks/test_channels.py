@@ -175,10 +175,11 @@ def test_what_has_other_channels_is_refused_before_time_is_spent(tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_page_and_videos_are_of_three_channels(tmp_path: Path) -> None:
+def test_the_page_is_of_three_channels(tmp_path: Path, capsys) -> None:
     flags = make(tmp_path / "data", 4, ".tif")
     out = tmp_path / "out"
     go(*flags, "--method", "random", "--sparsity", 0.5, "--epochs", 0, "--output_dir", out)
     assert len(json.loads((out / "results.json").read_text())["normalisation"]["mean"]) == 4
     with pytest.raises(SystemExit, match="2"):
         main(["demo", str(out)])
+    assert "has images of 4 channels: the page takes pictures of 3" in capsys.readouterr().err
